@@ -1,0 +1,32 @@
+"""Pure: what the core wants done. The shell does it and decides nothing."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hotpool.messages import Message
+
+
+class ToClient(NamedTuple):
+    """Send on the clients' socket. connection: as ROUTER names it."""
+
+    connection: bytes
+    message: Message
+    payload: bytes | None = None
+
+
+class ToWorker(NamedTuple):
+    """Send on the workers' socket, to a worker or a supervisor."""
+
+    connection: bytes
+    message: Message
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchProcess:
+    """Report at once when this local process ends."""
+
+    pid: int
+
+
+Action = ToClient | ToWorker | WatchProcess

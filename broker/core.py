@@ -1,0 +1,389 @@
+"""Pure: the broker without its sockets: messages and `now` in, actions out.
+
+    requests   `dispatch`    queue, leases, retries, deadlines
+    workers    `roster`      sessions, states, who is free
+    versions   `routing`     what may serve, epochs
+
+Liveness is judged here: a session is lost when its process ends, when it is silent for 4 heartbeats, or when a lease or a load
+takes longer than allowed (then the process is hung and the supervisor is told to end it).
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from hotpool.errors import Conflict, HotpoolError, TooLarge, UnknownVersion
+from hotpool.messages import (
+    PROTOCOL,
+    SILENT_HEARTBEATS,
+    Ack,
+    Cancel,
+    Changed,
+    ClientHello,
+    Done,
+    Drain,
+    Failed,
+    FromAdmin,
+    FromClient,
+    FromWorker,
+    GetReport,
+    Kill,
+    Leaving,
+    Load,
+    LoadEnded,
+    LoadState,
+    LoadVersion,
+    Ping,
+    Pong,
+    Pulse,
+    QueueReport,
+    Released,
+    Report,
+    Request,
+    Seats,
+    SetVersions,
+    Undrain,
+    Welcome,
+    Who,
+    WorkerHello,
+)
+from hotpool.states import WorkerState
+
+from .actions import Action, ToClient, ToWorker, WatchProcess
+from .dispatch import Dispatcher, Limits, Pending, error_reply
+from .lifecycle import WorkerEvent
+from .metrics import Metrics
+from .roster import Roster, Worker
+from .routing import Routing
+
+S, E = WorkerState, WorkerEvent
+
+FORGET_CLIENT_S = 30.0  # a client pings every heartbeat; one that was silent for so long must say hello again
+SWEEP_S = 0.05  # how often silence and overdue leases are looked for; small against heartbeats and leases
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one broker process. boot: random, names it; all durations in seconds."""
+
+    boot: int
+    default_model: str
+    heartbeat_s: float
+    load_timeout_s: float
+    max_bytes: int
+    limits: Limits
+
+
+class Core:
+    """Each `from_*` takes one message of a peer and returns what to do; `take_changes` tells which workers changed."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self._settings, self._started_at, self._sweep_at = settings, now, now + SWEEP_S
+        self.metrics = Metrics()
+        self.roster = Roster()
+        self.routing = Routing(settings.default_model)
+        # 20 bits of the boot's random number and 2**32 jobs: together below 2**53, the limit of `messages.Count`.
+        first_job = (settings.boot & 0xFFFFF) << 32
+        self.dispatch = Dispatcher(self.roster, self.metrics, settings.limits, first_job)
+        self._clients: dict[bytes, float] = {}  # connection -> last heard
+        self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
+        self._pong = Pong(settings.boot)
+
+    # ---- clients
+
+    def from_client(self, connection: bytes, message: FromClient, payload: bytes | None, now: float) -> list[Action]:
+        if connection not in self._clients and not isinstance(message, ClientHello):
+            self.metrics.strangers[("clients",)] += 1
+            return [ToClient(connection, Who())]
+        self._clients[connection] = now
+        match message:
+            case Request():
+                return self._submit(connection, message, payload, now)
+            case Ping():
+                return [ToClient(connection, self._pong)]
+            case Cancel():
+                self.dispatch.cancel(message.id, connection)
+                return []
+            case ClientHello():
+                return [ToClient(connection, self._welcome)]
+
+    def client_gone(self, connection: bytes) -> None:
+        """Its answer could not be delivered, or it was silent for too long."""
+        self._clients.pop(connection, None)
+        self.dispatch.abandon(connection)
+
+    def _submit(self, connection: bytes, request: Request, payload: bytes | None, now: float) -> list[Action]:
+        model = ""
+        try:
+            model = self.routing.model_of(request.model, self.roster.models())
+            self.routing.check_version(model, request.version)
+            if payload is None or len(payload) > self._settings.max_bytes:
+                raise TooLarge(_payload_problem(payload, self._settings.max_bytes))
+            deadline = now + request.budget_us / 1e6
+            pending = Pending(
+                request.id, connection, model, request.version, request.priority, now, deadline, request.work, payload
+            )
+            return self.dispatch.submit(pending, now)
+        except HotpoolError as error:
+            self.metrics.requests[model, "", error.code] += 1
+            return [ToClient(connection, error_reply(request.id, error))]
+
+    # ---- workers and their supervisor
+
+    def from_worker(self, connection: bytes, message: FromWorker, payload: bytes | None, now: float) -> list[Action]:
+        match message:
+            case WorkerHello():
+                return self._join(connection, message, now)
+            case Pulse():
+                return self._pulse(connection, message, now)
+            case Seats():
+                return self._seat(connection, message, now)
+        worker = self.roster.of_connection(connection)
+        if worker is not None:
+            worker.heard_at = now
+        elif connection not in self.roster.supervisors.values():
+            self.metrics.strangers[("workers",)] += 1
+            return [ToWorker(connection, Who())]
+        if isinstance(message, Ping):
+            return [ToWorker(connection, self._pong)]
+        return self._from_member(worker, message, payload, now) if worker else []
+
+    def process_ended(self, pid: int, now: float) -> list[Action]:
+        """The operating system says that this local process is no more."""
+        gone = [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
+        return [action for worker in gone for action in self.lose(worker, "exit", now)]
+
+    def worker_gone(self, connection: bytes, now: float) -> list[Action]:
+        """A message could not be sent to it."""
+        worker = self.roster.of_connection(connection)
+        return self.lose(worker, "unreachable", now) if worker else []
+
+    def lose(self, worker: Worker, cause: str, now: float) -> list[Action]:
+        """Ends the worker's session; its requests go to others."""
+        if not worker.leaving:
+            self.metrics.workers_lost[(cause,)] += 1
+        blame = cause in ("exit", "hung", "silent") and not worker.leaving
+        actions = self.dispatch.take_back(worker, cause, now, blame=blame)
+        self.roster.part(worker, cause)
+        return actions + self.dispatch.feed_all(now)
+
+    def _from_member(self, worker: Worker, message: FromWorker, payload: bytes | None, now: float) -> list[Action]:
+        match message:
+            case Done():
+                actions = self.dispatch.done(worker, message, payload, now)
+            case Failed():
+                actions = self.dispatch.failed(worker, message, now)
+            case LoadState():
+                return self._load_state(worker, message)
+            case LoadEnded():
+                return self._load_ended(worker, message)
+            case Leaving():
+                worker.leaving = True
+                self._drain(worker, "leaving")
+                actions = []
+            case _:
+                return []
+        if worker.leaving and not worker.leases:
+            actions.append(ToWorker(worker.connection, Released()))
+        return actions
+
+    def _join(self, connection: bytes, hello: WorkerHello, now: float) -> list[Action]:
+        known = self.roster.workers.get(hello.worker)
+        if known is not None and hello.incarnation <= known.given_up:
+            return []  # a process that is being killed came to life again
+        actions: list[Action] = []
+        for stale in {self.roster.of_connection(connection), known}:
+            if stale is not None and stale.is_connected:
+                cause = "new session" if stale.incarnation == hello.incarnation else "exit"
+                actions += self.lose(stale, cause, now)
+        self.routing.epoch = max(self.routing.epoch, hello.epoch)
+        admitted = self.routing.admits(hello.model, hello.digest)
+        worker = self.roster.join(connection, hello, admitted=admitted, now=now)
+        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid)]
+        return actions + self.dispatch.feed(worker, now)
+
+    def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
+        worker = self.roster.workers.get(pulse.worker)
+        if worker is not None and worker.incarnation == pulse.incarnation:
+            worker.heard_at = now
+            worker.rss_bytes, worker.private_bytes = pulse.rss_bytes, pulse.private_bytes
+        return [ToWorker(connection, self._pong)]
+
+    def _seat(self, connection: bytes, message: Seats, now: float) -> list[Action]:
+        is_new = self.roster.supervisors.get(message.model) != connection
+        gone = self.roster.seat(connection, message)
+        for worker in self.roster:
+            if is_new and worker.model == message.model:
+                worker.given_up = 0  # a supervisor that was started anew counts its processes from the beginning
+            if worker.state is S.STARTING and worker.load_ends_at == inf:
+                worker.load_ends_at = now + self._settings.load_timeout_s
+        lost = [action for worker in gone for action in self.lose(worker, "exit", now)]
+        answer = self._welcome if is_new else self._pong
+        return [*lost, ToWorker(connection, answer)]
+
+    def _load_state(self, worker: Worker, message: LoadState) -> list[Action]:
+        if worker.state is S.LOADING and message.token == worker.token and message.state == S.VERIFYING:
+            self.roster.change(worker, E.LOADED, "loaded")
+        return []
+
+    def _load_ended(self, worker: Worker, ended: LoadEnded) -> list[Action]:
+        if worker.state not in (S.LOADING, S.VERIFYING) or ended.token != worker.token:
+            return []
+        self.roster.set_version(worker, ended.version, ended.digest)
+        worker.load_reason = ended.reason
+        worker.load_s, worker.verify_s = ended.load_us / 1e6, ended.verify_us / 1e6
+        worker.load_ends_at = inf
+        self.roster.change(worker, E.LOAD_ENDED, ended.reason or "verified")
+        return []
+
+    # ---- controller and command line
+
+    def from_admin(self, message: FromAdmin, now: float) -> tuple[Ack | Report, list[Action]]:
+        """The reply to the one who ordered, and what to do besides. Every order may be repeated without harm."""
+        if isinstance(message, GetReport):
+            return self._report(message.seq, now), []
+        try:
+            match message:
+                case SetVersions():
+                    actions = self._set_versions(message, now)
+                case Drain():
+                    actions = self._order_drain(message)
+                case Undrain():
+                    actions = self._order_undrain(message, now)
+                case LoadVersion():
+                    actions = self._order_load(message, now)
+                case _:
+                    actions = []
+        except HotpoolError as error:
+            return Ack(message.seq, error.code, str(error)), []
+        return Ack(message.seq), actions
+
+    def _set_versions(self, order: SetVersions, now: float) -> list[Action]:
+        self.routing.fence(order.epoch)
+        self.routing.set_versions(order)
+        for worker in self.roster:
+            if worker.model == order.model and not self.routing.admits(worker.model, worker.digest):
+                self._drain(worker, "version not admitted")
+        served = {None, order.stable, order.target}
+        served |= {name for name, digest in order.names.items() if digest in served}
+        return self.dispatch.refuse_versions(order.model, served) + self.dispatch.feed_all(now)
+
+    def _order_drain(self, order: Drain) -> list[Action]:
+        worker = self._ordered(order.epoch, order.worker)
+        ready = self.roster.ready(worker.model)
+        if worker.state is S.READY and ready - 1 < order.floor:
+            raise Conflict(f"{worker.name} stays: {ready} ready, at least {order.floor} must remain after draining")
+        self._drain(worker, "ordered")
+        return []
+
+    def _order_undrain(self, order: Undrain, now: float) -> list[Action]:
+        worker = self._ordered(order.epoch, order.worker)
+        if worker.state in (S.LOADING, S.VERIFYING) or worker.leaving:
+            raise Conflict(f"{worker.name} is {'leaving' if worker.leaving else worker.state}, it can't rejoin now")
+        if not self.routing.admits(worker.model, worker.digest):
+            raise UnknownVersion(f"{worker.name} holds {worker.version}, which is not admitted")
+        if worker.state is not S.READY:
+            self.roster.change(worker, E.UNDRAIN, "ordered")
+        return self.dispatch.feed(worker, now)
+
+    def _order_load(self, order: LoadVersion, now: float) -> list[Action]:
+        worker = self._ordered(order.epoch, order.worker)
+        if worker.token == order.token:
+            return []  # under way or ended; the report says which
+        if worker.state is not S.DRAINED or worker.leaving:
+            raise Conflict(f"{worker.name} is {worker.state}; only a drained worker loads")
+        worker.token, worker.load_reason = order.token, ""
+        worker.load_ends_at = now + self._settings.load_timeout_s
+        self.roster.change(worker, E.LOAD, "ordered")
+        return [ToWorker(worker.connection, Load(order.token, order.digest, order.epoch))]
+
+    def _ordered(self, epoch: int, name: str) -> Worker:
+        self.routing.fence(epoch)
+        worker = self.roster.workers.get(name)
+        if worker is None or not worker.is_connected:
+            state = worker.state if worker else "unknown here"
+            raise Conflict(f"{name} is {state}: it has no running process to order")
+        return worker
+
+    def _drain(self, worker: Worker, cause: str) -> None:
+        if worker.state is S.READY:
+            self.roster.change(worker, E.DRAIN, cause)
+
+    def _report(self, seq: int, now: float) -> Report:
+        limits, queue = self._settings.limits, (self.dispatch.queued, self.dispatch.queued_bytes)
+        return Report(
+            seq=seq,
+            boot=self._settings.boot,
+            uptime_s=now - self._started_at,
+            epoch=self.routing.epoch,
+            workers=tuple(worker.report() for worker in sorted(self.roster, key=_by_number)),
+            queue=QueueReport(queue[0], limits.max_requests, queue[1], limits.max_bytes),
+            models=self.routing.report(),
+            metrics=self.metrics.families(self.roster, queue),
+        )
+
+    # ---- time
+
+    def tick(self, now: float) -> list[Action]:
+        """What is due by now."""
+        actions = self.dispatch.expire(now)
+        if now >= self._sweep_at:
+            self._forgive_own_pause(now - self._sweep_at)
+            self._sweep_at = now + SWEEP_S
+            for connection in [c for c, heard_at in self._clients.items() if now - heard_at > FORGET_CLIENT_S]:
+                self.client_gone(connection)
+            for worker in list(self.roster):
+                if worker.state is not S.DOWN and (cause := self._overdue(worker, now)):
+                    actions += self._give_up(worker, cause, now)
+        return actions
+
+    def next_tick(self) -> float:
+        """When to call `tick` at the latest."""
+        deadline = self.dispatch.next_deadline()
+        return self._sweep_at if deadline is None else min(self._sweep_at, deadline)
+
+    def take_changes(self, now: float) -> list[Changed]:
+        """Workers' changes of state since the last call."""
+        changes, self.roster.changes = self.roster.changes, []
+        at_us = int((now - self._started_at) * 1e6)
+        return [Changed(at_us, *change) for change in changes]
+
+    def _overdue(self, worker: Worker, now: float) -> str | None:
+        """Why this worker's process must end. A process that never says hello counts: it may have hung under an earlier
+        broker, which alone knew of its lease."""
+        if now > worker.lease_ends_at or now > worker.load_ends_at:
+            return "hung"
+        silent_s = now - worker.heard_at if worker.is_connected else 0.0
+        return "silent" if silent_s > SILENT_HEARTBEATS * self._settings.heartbeat_s else None
+
+    def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
+        worker.given_up = worker.incarnation
+        supervisor = self.roster.supervisors.get(worker.model)
+        kill = [ToWorker(supervisor, Kill(worker.name, worker.given_up, cause))] if supervisor else []
+        return [*kill, *self.lose(worker, cause, now)]
+
+    def _forgive_own_pause(self, pause: float) -> None:
+        """After a pause of our own (SIGSTOP, a suspended machine) nobody else was silent (ipyparallel, dask#6391)."""
+        if pause <= self._settings.heartbeat_s:
+            return
+        self._clients = {connection: heard_at + pause for connection, heard_at in self._clients.items()}
+        for worker in self.roster:
+            worker.heard_at += pause
+            worker.lease_ends_at += pause
+            worker.load_ends_at += pause
+
+    def check(self) -> None:
+        """Invariants; tests call this after every event."""
+        self.roster.check()
+        self.dispatch.check()
+
+
+def _by_number(worker: Worker) -> tuple[str, int, str]:
+    """worker-10 after worker-9."""
+    number = worker.name.rpartition("-")[2]
+    return worker.model, int(number) if number.isdigit() else 0, worker.name
+
+
+def _payload_problem(payload: bytes | None, max_bytes: int) -> str:
+    if payload is None:
+        return "the request came without its payload"
+    return f"the payload has {len(payload)} bytes, at most {max_bytes} are allowed"

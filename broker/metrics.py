@@ -1,0 +1,75 @@
+"""Pure: everything the broker counts, and the report made of it. Names: docs/metrics.md."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from hotpool.messages import Family
+from hotpool.metrics import Counter, Histograms, gauge
+from hotpool.states import WorkerState
+
+from .roster import Worker
+
+
+class Metrics:
+    """Counters live here; gauges are derived from the workers when somebody asks."""
+
+    def __init__(self) -> None:
+        by_version = ("model", "version")
+        self.requests = Counter("hotpool_requests_total", "Requests by outcome.", *by_version, "outcome")
+        self.queue_s = Histograms("hotpool_queue_seconds", "From submit to the last lease.", *by_version)
+        self.service_s = Histograms("hotpool_service_seconds", "In the worker, as it measured.", *by_version)
+        self.total_s = Histograms("hotpool_total_seconds", "From submit to the answer, at the broker.", *by_version)
+        self.redispatched = Counter(
+            "hotpool_redispatched_total", "Requests leased again because a worker was lost.", "cause"
+        )
+        self.workers_lost = Counter("hotpool_workers_lost_total", "Worker sessions that ended.", "cause")
+        self.duplicates = Counter("hotpool_duplicates_dropped_total", "Requests that were sent again while held.")
+        self.late = Counter("hotpool_late_answers_total", "Answers of workers that nobody waited for any more.")
+        self.undeliverable = Counter("hotpool_undeliverable_total", "Answers whose caller was gone.")
+        self.malformed = Counter("hotpool_malformed_total", "Messages dropped because they are none.", "socket")
+        self.strangers = Counter("hotpool_strangers_total", "Messages from connections without a session.", "socket")
+
+    def expired(self) -> int:
+        """Requests whose deadline passed while the broker held them."""
+        return int(sum(n for (_, _, outcome), n in self.requests.items() if outcome == "deadline_exceeded"))
+
+    def families(self, workers: Iterable[Worker], queue: tuple[int, int]) -> tuple[Family, ...]:
+        """queue: requests and bytes in it now."""
+        workers = list(workers)
+        counted = (
+            self.requests, self.queue_s, self.service_s, self.total_s, self.redispatched, self.workers_lost,
+            self.duplicates, self.late, self.undeliverable, self.malformed, self.strangers,
+        )  # fmt: skip
+        return (
+            *(metric.family() for metric in counted),
+            gauge("hotpool_queue_requests", "Requests that wait for a worker.", [((), queue[0])]),
+            gauge("hotpool_queue_bytes", "Payload bytes that wait for a worker.", [((), queue[1])]),
+            *_worker_gauges(workers),
+        )
+
+
+def _worker_gauges(workers: list[Worker]) -> tuple[Family, ...]:
+    states = Tally((worker.model, worker.state.value) for worker in workers)
+    every_state = [((model, state.value), states[model, state.value]) for model in {w.model for w in workers}
+                   for state in WorkerState]  # fmt: skip
+    restarts = [
+        ((worker.name, cause), n) for worker in workers if worker.seat for cause, n in worker.seat.restarts.items()
+    ]
+    return (
+        gauge("hotpool_workers", "Workers by state.", every_state, "model", "state"),
+        gauge(
+            "hotpool_in_flight", "Open leases.",
+            [((w.name, w.model, w.version), len(w.leases)) for w in workers], "worker", "model", "version",
+        ),
+        gauge(
+            "hotpool_worker_private_bytes", "Memory that is the worker's own.",
+            [((w.name,), w.private_bytes) for w in workers], "worker",
+        ),
+        gauge(
+            "hotpool_worker_resident_bytes", "Memory with what is shared.",
+            [((w.name,), w.rss_bytes) for w in workers], "worker",
+        ),
+        gauge(
+            "hotpool_worker_restarts", "Processes that were started again in the seat.", restarts, "worker", "cause"
+        ),
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Pure: the workers: who is there, in which state, who is free, who has gone silent."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+from hotpool.messages import Seat, Seats, WorkerHello, WorkerReport
+from hotpool.states import WorkerState
+
+from .lifecycle import WorkerEvent, next_state
+
+if TYPE_CHECKING:
+    from .dispatch import Lease
+
+S, E = WorkerState, WorkerEvent
+
+Change = tuple[str, WorkerState, WorkerState, str, str, int]  # all of a `Changed` but its time
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A numbered seat. It outlives its processes; what belongs to one process is set anew by its hello."""
+
+    name: str
+    model: str
+    state: WorkerState = S.DOWN
+    connection: bytes = b""  # of its session; empty without one
+    hello: WorkerHello | None = None  # of its present or last process
+    version: str = ""
+    digest: str = ""
+    heard_at: float = -inf
+    served: int = 0
+    # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
+    leases: "dict[int, Lease]" = field(default_factory=dict)
+    lease_ends_at: float = inf
+    turn: int = 0  # when it became free, counted
+    leaving: bool = False  # its process asked to stop
+    given_up: int = 0  # hellos of this incarnation and lower come from a process that is being killed
+    # The last load that was ordered.
+    token: str = ""
+    load_reason: str = ""
+    load_s: float = 0.0
+    verify_s: float = 0.0
+    load_ends_at: float = inf
+    # From heartbeats and from the supervisor.
+    rss_bytes: int = 0
+    private_bytes: int = 0
+    seat: Seat | None = None
+
+    @property
+    def incarnation(self) -> int:
+        """Of the process in the seat, as far as we know."""
+        if self.hello and self.is_connected:
+            return self.hello.incarnation
+        return max(self.hello.incarnation if self.hello else 0, self.seat.incarnation if self.seat else 0)
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.connection)
+
+    @property
+    def is_free(self) -> bool:
+        return self.state is S.READY and not self.leases
+
+    def report(self) -> WorkerReport:
+        hello, seat = self.hello, self.seat
+        return WorkerReport(
+            worker=self.name,
+            state=self.state,
+            model=self.model,
+            version=self.version,
+            digest=self.digest,
+            incarnation=self.incarnation,
+            pid=(hello.pid if hello and self.is_connected else 0) or (seat.pid if seat else 0),
+            cores=hello.cores if hello else (),
+            threads=hello.threads if hello else 0,
+            in_flight=len(self.leases),
+            served=self.served,
+            rss_bytes=self.rss_bytes,
+            private_bytes=self.private_bytes,
+            restarts=dict(seat.restarts) if seat else {},
+            token=self.token,
+            load_reason=self.load_reason,
+            load_s=self.load_s,
+            verify_s=self.verify_s,
+            note=seat.note if seat else "",
+        )
+
+
+class Roster:
+    """All workers, and for each model and version the free ones, the least recently used first."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.changes: list[Change] = []  # since the core last looked
+        self._by_connection: dict[bytes, Worker] = {}
+        self._free: dict[str, dict[str, OrderedDict[str, Worker]]] = {}
+        self._turn = 0
+        self.supervisors: dict[str, bytes] = {}  # model -> connection
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self.workers.values())
+
+    def of_connection(self, connection: bytes) -> Worker | None:
+        return self._by_connection.get(connection)
+
+    def models(self) -> set[str]:
+        return {worker.model for worker in self}
+
+    def ready(self, model: str) -> int:
+        return sum(worker.state is S.READY for worker in self if worker.model == model)
+
+    # ---- sessions
+
+    def join(self, connection: bytes, hello: WorkerHello, *, admitted: bool, now: float) -> Worker:
+        """A process with verified weights takes its seat. The seat must be without a session."""
+        worker = self.workers.setdefault(hello.worker, Worker(hello.worker, hello.model))
+        worker.connection, worker.hello, worker.heard_at = connection, hello, now
+        worker.model, worker.version, worker.digest = hello.model, hello.version, hello.digest
+        worker.token, worker.load_reason = hello.token, hello.load_reason
+        worker.leaving = False
+        worker.load_ends_at = inf
+        self._by_connection[connection] = worker
+        self.change(worker, E.JOINED if admitted else E.STOOD_BY, "hello")
+        return worker
+
+    def part(self, worker: Worker, cause: str) -> None:
+        """The session is over; whoever calls this has taken the leases back."""
+        assert not worker.leases
+        self._by_connection.pop(worker.connection, None)
+        worker.connection = b""
+        worker.lease_ends_at = worker.load_ends_at = inf
+        self.change(worker, E.LOST, cause)
+
+    def seat(self, connection: bytes, message: Seats) -> list[Worker]:
+        """What the supervisor says of its seats. Returns workers whose session belongs to a process that is no more."""
+        self.supervisors[message.model] = connection
+        gone = []
+        for seat in message.seats:
+            worker = self.workers.setdefault(seat.worker, Worker(seat.worker, message.model))
+            worker.seat = seat
+            if worker.is_connected and (seat.incarnation > worker.incarnation or not seat.pid):
+                gone.append(worker)
+            elif worker.state is S.DOWN and seat.pid and seat.incarnation > worker.given_up:
+                self.change(worker, E.FORKED, "forked")
+            elif worker.state is S.STARTING and not seat.pid:
+                self.change(worker, E.LOST, "exit")
+        self._forget_seats(message)
+        return gone
+
+    def _forget_seats(self, message: Seats) -> None:
+        """The supervisor was started anew with fewer workers: seats that it does not have are no more."""
+        kept = {seat.worker for seat in message.seats}
+        for worker in [w for w in self if w.model == message.model and w.name not in kept and w.state is S.DOWN]:
+            del self.workers[worker.name]
+
+    # ---- states and who is free
+
+    def change(self, worker: Worker, event: WorkerEvent, cause: str) -> None:
+        """The only place that changes a worker's state."""
+        before = worker.state
+        self._withdraw(worker)
+        worker.state = next_state(worker.name, before, event)
+        self.changes.append((worker.name, before, worker.state, cause, worker.version, self.ready(worker.model)))
+        if worker.state is S.DRAINING and not worker.leases:
+            self.change(worker, E.IDLE, cause)
+        self.offer(worker)
+
+    def idle(self, worker: Worker) -> None:
+        """Its last lease closed."""
+        if worker.state is S.DRAINING:
+            self.change(worker, E.IDLE, "no open lease")
+        else:
+            self.offer(worker)
+
+    def offer(self, worker: Worker) -> None:
+        """Puts the worker among the free, behind those that wait longer, if it is free."""
+        if worker.is_free:
+            self._turn += 1
+            worker.turn = self._turn
+            self._group(worker)[worker.name] = worker
+
+    def set_version(self, worker: Worker, version: str, digest: str) -> None:
+        """Only while the worker is not free: the free are sorted by version."""
+        assert not worker.is_free
+        worker.version, worker.digest = version, digest
+
+    def open_lease(self, worker: Worker, lease: "Lease") -> None:
+        self._withdraw(worker)
+        worker.leases[lease.job] = lease
+
+    def next_free(self, model: str, version: str | None) -> Worker | None:
+        """The least recently used free worker that can answer for this version (alias or digest; None: any)."""
+        best: Worker | None = None
+        for group in self._free.get(model, {}).values():
+            if not group:
+                continue
+            worker = next(iter(group.values()))
+            fits = version is None or version in (worker.version, worker.digest)
+            if fits and (best is None or worker.turn < best.turn):
+                best = worker
+        return best
+
+    def n_free(self, worker: Worker) -> int:
+        """How many workers are free with this one's model and version, itself included."""
+        return len(self._group(worker))
+
+    def _group(self, worker: Worker) -> OrderedDict[str, Worker]:
+        return self._free.setdefault(worker.model, {}).setdefault(worker.digest, OrderedDict())
+
+    def _withdraw(self, worker: Worker) -> None:
+        groups = self._free.get(worker.model)
+        if groups and (group := groups.get(worker.digest)):
+            group.pop(worker.name, None)
+
+    def check(self) -> None:
+        """Invariants; tests call this after every event."""
+        free = {name for groups in self._free.values() for group in groups.values() for name in group}
+        assert free == {worker.name for worker in self if worker.is_free}
+        for worker in self:
+            connected = worker.state not in (S.DOWN, S.STARTING)
+            assert worker.is_connected == connected, (
+                f"{worker.name} is {worker.state}, connection {worker.connection!r}"
+            )
+            assert not worker.leases or worker.state in (S.READY, S.DRAINING), (
+                f"{worker.name} {worker.state} holds leases"
+            )
+            assert connected == (self._by_connection.get(worker.connection) is worker)

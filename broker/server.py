@@ -1,0 +1,219 @@
+"""Shell: sockets, the poll loop, and doing what the core says.
+
+One thread and the synchronous poller: asyncio doubles the cost of a request here and can drop a message when a receive is
+cancelled (pyzmq#1925), and a second thread would cost up to 5 ms each time it takes the interpreter lock.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+from math import ceil
+from time import monotonic
+
+import zmq
+
+from hotpool.config import Config
+from hotpool.errors import RemoteProtocolError
+from hotpool.home import Home
+from hotpool.messages import Changed, Message, Watch
+from hotpool.wire import encode, from_admin, from_client, from_worker
+
+from .actions import Action, ToClient, ToWorker, WatchProcess
+from .core import Core, Settings
+from .dispatch import Limits
+
+log = logging.getLogger("hotpool.broker")
+
+Socket = zmq.Socket[bytes]
+
+# How many messages one socket may deliver before the others have their turn. Answers free workers, so they go first.
+WORKER_BUDGET, CLIENT_BUDGET, ADMIN_BUDGET = 256, 64, 16
+ADMIN_MAX_BYTES = 64 * 1024
+RESULT_MAX_BYTES = 16 * 1024 * 1024  # logits of 256 inputs and 16,000 classes
+HEADER_SLACK_BYTES = 64 * 1024
+
+
+def core_settings(config: Config) -> Settings:
+    """What the core needs of the configuration, and a random name for this process."""
+    dispatch, pool = config.dispatch, config.pool
+    limits = Limits(
+        dispatch.queue_max_requests, dispatch.queue_max_bytes, pool.max_batch, dispatch.max_attempts, dispatch.lease_s
+    )
+    return Settings(
+        secrets.randbits(48), pool.model, dispatch.heartbeat_s, config.rollout.load_timeout_s, config.pictures.max_bytes,
+        limits,
+    )  # fmt: skip
+
+
+class Server:
+    """The broker's process. `run` returns after `stop`."""
+
+    def __init__(self, home: Home, config: Config) -> None:
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._core = Core(core_settings(config), monotonic())
+        max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
+        self._clients = self._bind(home.endpoint("clients"), max_bytes, high_water=1000)
+        self._workers = self._bind(
+            home.endpoint("workers"), RESULT_MAX_BYTES, high_water=2 * config.pool.max_batch + 16
+        )
+        self._admin = self._bind(home.endpoint("admin"), ADMIN_MAX_BYTES, high_water=1000)
+        self._watchers: set[bytes] = set()
+        self._processes: dict[int, int] = {}  # pidfd -> pid
+        self._poller = zmq.Poller()
+        self._wakeup, self._waker = socket.socketpair()
+        for polled in (self._clients, self._workers, self._admin, self._wakeup):
+            self._poller.register(polled, zmq.POLLIN)
+        self._stopping = False
+
+    def stop(self, *_: object) -> None:
+        """Safe in a signal handler: only sets a flag; the handler's wake-up byte ends the poll."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Poll, decode, ask the core, do what it says."""
+        self._wakeup.setblocking(False)
+        self._waker.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        gc.freeze()  # what lives from here to the end need not be scanned again
+        while not self._stopping:
+            ready = dict(self._poller.poll(self._wait_ms()))
+            if self._admin in ready:
+                self._read_admin()
+            if self._workers in ready:
+                self._read_workers()
+            self._reap(ready)
+            if self._clients in ready:
+                self._read_clients()
+            self._do(self._core.tick(monotonic()))
+            for changed in self._core.take_changes(monotonic()):
+                self._announce(changed)
+
+    def close(self) -> None:
+        for pidfd in self._processes:
+            os.close(pidfd)
+        # LINGER 0 was set at birth; destroy closes what is open and never waits for peers (pyzmq#1003).
+        self._context.destroy(linger=0)
+
+    # ---- reading
+
+    def _read_clients(self) -> None:
+        for _ in range(CLIENT_BUDGET):
+            frames = _receive(self._clients)
+            if frames is None:
+                return
+            try:
+                message, payload = from_client.decode(frames[1:])
+            except RemoteProtocolError as error:
+                self._drop("clients", error)
+                continue
+            self._do(self._core.from_client(frames[0], message, payload, monotonic()))
+
+    def _read_workers(self) -> None:
+        for _ in range(WORKER_BUDGET):
+            frames = _receive(self._workers)
+            if frames is None:
+                return
+            try:
+                message, payload = from_worker.decode(frames[1:])
+            except RemoteProtocolError as error:
+                self._drop("workers", error)
+                continue
+            self._do(self._core.from_worker(frames[0], message, payload, monotonic()))
+
+    def _read_admin(self) -> None:
+        for _ in range(ADMIN_BUDGET):
+            frames = _receive(self._admin)
+            if frames is None:
+                return
+            try:
+                message, _payload = from_admin.decode(frames[1:])
+            except RemoteProtocolError as error:
+                self._drop("admin", error)
+                continue
+            if isinstance(message, Watch):
+                self._watchers.add(frames[0])
+            reply, actions = self._core.from_admin(message, monotonic())
+            _send(self._admin, frames[0], reply, None)
+            self._do(actions)
+
+    def _reap(self, ready: "dict[object, int]") -> None:
+        for pidfd in [polled for polled in ready if polled in self._processes]:
+            assert isinstance(pidfd, int)
+            self._poller.unregister(pidfd)
+            os.close(pidfd)
+            self._do(self._core.process_ended(self._processes.pop(pidfd), monotonic()))
+
+    def _drop(self, name: str, error: RemoteProtocolError) -> None:
+        """Any bytes may come: they are counted and dropped. Logged at debug, or a stranger could fill the disk."""
+        self._core.metrics.malformed[(name,)] += 1
+        log.debug("dropped socket=%s reason=%s", name, error)
+
+    # ---- doing
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case ToWorker(connection, message, payload):
+                    if not _send(self._workers, connection, message, payload):
+                        self._do(self._core.worker_gone(connection, monotonic()))
+                case ToClient(connection, message, payload):
+                    if not _send(self._clients, connection, message, payload):
+                        self._core.metrics.undeliverable[()] += 1
+                case WatchProcess(pid):
+                    self._watch(pid)
+
+    def _watch(self, pid: int) -> None:
+        if not hasattr(os, "pidfd_open"):
+            return  # macOS: the supervisor tells, a little later
+        # Gone already, or not of this host: silence will tell.
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            self._processes[pidfd] = pid
+            self._poller.register(pidfd, zmq.POLLIN)
+
+    def _announce(self, changed: Changed) -> None:
+        log.info(
+            "worker=%s state=%s before=%s cause=%s version=%s ready=%d",
+            changed.worker, changed.after, changed.before, changed.cause.replace(" ", "_"), changed.version, changed.ready,
+        )  # fmt: skip
+        self._watchers = {watcher for watcher in self._watchers if _send(self._admin, watcher, changed, None)}
+
+    def _wait_ms(self) -> int:
+        # Rounded up: never wake early and spin.
+        return max(0, ceil((self._core.next_tick() - monotonic()) * 1000))
+
+    def _bind(self, endpoint: str, max_bytes: int, high_water: int) -> Socket:
+        router = self._context.socket(zmq.ROUTER)
+        # An unknown or full peer must be an error, not a silent loss (pitfall 5); NOBLOCK on every send, or one full peer
+        # would block us all. No HANDOVER: it lets a stranger take over a name (pitfall 4). No HEARTBEAT_IVL (pitfalls 1, 2).
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.LINGER, 0)
+        router.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        router.setsockopt(zmq.SNDHWM, high_water)
+        router.setsockopt(zmq.BACKLOG, 1024)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.bind(endpoint)
+        return router
+
+
+def _receive(router: Socket) -> list[bytes] | None:
+    try:
+        return router.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+
+
+def _send(router: Socket, connection: bytes, message: Message, payload: bytes | None) -> bool:
+    """False when the peer is gone or does not read; nothing was sent then: both are checked at the first frame."""
+    frames = [connection, encode(message)] if payload is None else [connection, encode(message), payload]
+    try:
+        router.send_multipart(frames, zmq.NOBLOCK)
+    except zmq.ZMQError as error:
+        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            return False
+        raise
+    return True

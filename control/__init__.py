@@ -1,0 +1,1 @@
+"""Versions, rollouts, journal and audit, the controller and the CLI."""

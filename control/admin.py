@@ -1,0 +1,95 @@
+"""Shell: questions and commands to the broker's admin socket, one at a time.
+
+Used by the controller and the CLI, each from one thread.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from math import ceil
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from hotpool.errors import BrokerUnreachable
+from hotpool.messages import Ack, Changed, FromAdmin, GetReport, Report, Watch
+from hotpool.wire import encode, to_admin
+
+DEFAULT_TIMEOUT_S = 2.0
+
+
+class Admin:
+    """A connection to the broker that survives its restarts: each call that gets no answer ends with a new socket."""
+
+    def __init__(self, endpoint: str, *, watch: bool = False) -> None:
+        """watch: let the broker send `Changed` messages, for `changes`."""
+        self._endpoint, self._watch = endpoint, watch
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._seq = count(1)
+        self._changes: list[Changed] = []
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def request(self, make: Callable[[int], FromAdmin], timeout_s: float = DEFAULT_TIMEOUT_S) -> Ack | Report:
+        """Sends the message made for this call's number and returns the broker's answer to it.
+
+        Raises:
+            BrokerUnreachable: no answer within `timeout_s`; a command may or may not have been carried out.
+            RemoteProtocolError: what answers there does not speak this protocol.
+        """
+        seq = next(self._seq)
+        self._socket.send(encode(make(seq)))
+        deadline = monotonic() + timeout_s
+        while (left_s := deadline - monotonic()) > 0 and self._socket.poll(ceil(left_s * 1000)):
+            message = self._receive()
+            if not isinstance(message, Changed) and message.seq == seq:
+                return message
+        self._socket.close(linger=0)
+        self._open()
+        raise BrokerUnreachable(
+            f"no broker answered at {self._endpoint} within {timeout_s:g} s; "
+            "is the pool running? start it with: hotpool up"
+        )
+
+    def report(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> Report:
+        """The whole state of the broker now. Raises like `request`."""
+        answer = self.request(GetReport, timeout_s)
+        assert isinstance(answer, Report), answer
+        return answer
+
+    def changes(self, timeout_s: float) -> list[Changed]:
+        """What changed since the last call. Waits up to `timeout_s` for the first change."""
+        if not self._changes:
+            self._socket.poll(ceil(timeout_s * 1000))
+        while self._socket.poll(0):
+            self._receive()
+        changes, self._changes = self._changes, []
+        return changes
+
+    def _receive(self) -> Ack | Report | Changed:
+        message, _ = to_admin.decode(self._socket.recv_multipart())
+        if isinstance(message, Changed):
+            self._changes.append(message)
+        return message
+
+    def _open(self) -> None:
+        # LINGER 0: a command that was not answered must not reach a later broker behind our back.
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        self._socket.connect(self._endpoint)
+        if self._watch:
+            self._socket.send(encode(Watch(next(self._seq))))

@@ -1,0 +1,225 @@
+"""Shell: `hotpool versions`: the store of what can be served."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from hotpool.errors import BadVersion
+from hotpool.manifest import Manifest, Preprocessing, public_view
+
+from . import registry, render
+from .ledger import Ledger
+from .terminal import Terminal, model_option, output_option, pass_terminal, reason_option
+from .versions import find_version, list_versions, prepare, verify_version
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as manifest.Name; here it fails before the work
+
+
+def _check_name(ctx: click.Context, option: click.Parameter, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise click.BadParameter(f"{value!r}: letters, digits, '.', '_' and '-', at most 64, not a sign first")
+    return value
+
+
+@click.group()
+def versions() -> None:
+    """Add, list, check and remove the versions that can be served.
+
+    A version is a set of weights with its manifest. It never changes; its id is its digest, its name is for people.
+
+    \b
+    Example:
+      hotpool versions list
+    """
+
+
+@versions.command()
+@click.argument("source")
+@model_option
+@click.option("--name", required=True, callback=_check_name, help="How people call it, such as v2.")
+@click.option("--arch", help="A classifier of torchvision by its registry name.  [the source's, else resnet18]")
+@click.option("--labels", type=click.Path(path_type=Path), help="A text file, one label a line.")
+@click.option("--resize", type=click.IntRange(8, 2048), help="Shorter side of a picture before the crop.  [256]")
+@click.option("--crop", type=click.IntRange(8, 2048), help="Side of the square the model sees.  [224]")
+@click.option("--sha256", help="Refuse a file with another one.")
+@click.option("--md5", help="Refuse a file with another one.")
+@reason_option
+@output_option
+@pass_terminal
+def add(
+    terminal: Terminal,
+    source: str,
+    model: str | None,
+    name: str,
+    arch: str | None,
+    labels: Path | None,
+    resize: int | None,
+    crop: int | None,
+    sha256: str | None,
+    md5: str | None,
+    reason: str,
+    output: str,
+) -> None:
+    """Check weights and put them into the store as a new version.
+
+    SOURCE is a .safetensors file, a .pth or .pt state dict, or torchvision:ARCH/WEIGHTS such as
+    torchvision:resnet18/IMAGENET1K_V1. The first version of a model is its stable one at once.
+
+    \b
+    Example:
+      hotpool versions add resnet18.pth --name v2 --labels labels.txt
+    """
+    given = {key: value for key, value in (("resize", resize), ("crop", crop)) if value is not None}
+    model = model or terminal.config.pool.model
+    since = monotonic()
+    with terminal.journal() as journal:
+        with terminal.err.status(f"checking {source} in a process of its own"):
+            prepared = prepare(
+                terminal.home, source, model=model, name=name, operator=terminal.operator,
+                memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
+                preprocessing=Preprocessing.model_validate(given), sha256=sha256, md5=md5,
+            )  # fmt: skip
+        is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)
+    lines = _added_lines(prepared.manifest, is_first, monotonic() - since)
+    terminal.show(output, {**public_view(prepared.manifest), "is_stable": is_first}, "\n".join(lines))
+
+
+def _added_lines(manifest: Manifest, is_first: bool, seconds: float) -> tuple[str, str]:
+    what = f"{manifest.arch}, {manifest.classes} classes, {render.duration(seconds)}"
+    return (
+        f"added {manifest.name} ({render.short(manifest.digest)}) to {manifest.model}: {what}",
+        f"{manifest.name} is the first version of {manifest.model}, so it is stable and serves now"
+        if is_first
+        else f"roll it out with: hotpool rollout start --version {manifest.name}",
+    )
+
+
+@versions.command("list")
+@model_option
+@output_option
+@pass_terminal
+def list_(terminal: Terminal, model: str | None, output: str) -> None:
+    """List the versions in the store, the oldest first.
+
+    \b
+    Example:
+      hotpool versions list -o json
+    """
+    known, ledger = list_versions(terminal.home, model), terminal.ledger()
+    views = [{**public_view(manifest), "use": _use(ledger, manifest)} for manifest in known]
+    terminal.show(output, views, _table(known, ledger))
+
+
+def _table(known: list[Manifest], ledger: Ledger) -> Table:
+    made = render.table(
+        "MODEL", "VERSION", "DIGEST", "USE", "ARCH", "CLASSES", "ADDED", "BY", "SOURCE", right=["CLASSES"]
+    )
+    for manifest in known:
+        made.add_row(
+            manifest.model,
+            manifest.name,
+            render.short(manifest.digest),
+            Text(_use(ledger, manifest) or "-", style="green" if _use(ledger, manifest) == "stable" else ""),
+            manifest.arch,
+            str(manifest.classes),
+            f"{manifest.added_ts:%Y-%m-%d %H:%M:%S}",
+            manifest.added_by,
+            Text(manifest.source, style="dim"),
+        )
+    return made
+
+
+def _use(ledger: Ledger, manifest: Manifest) -> str:
+    uses = {
+        ledger.previous_stable(manifest.model): "previous stable",
+        ledger.target(manifest.model): "target",
+        ledger.stable(manifest.model): "stable",
+    }
+    return uses.get(manifest.digest, "")
+
+
+@versions.command()
+@click.argument("version")
+@model_option
+@output_option
+@pass_terminal
+def show(terminal: Terminal, version: str, model: str | None, output: str) -> None:
+    """Show a version's manifest: what it is and where it came from.
+
+    \b
+    Example:
+      hotpool versions show v2
+    """
+    manifest = find_version(terminal.home, model or terminal.config.pool.model, version)
+    view = {**public_view(manifest), "use": _use(terminal.ledger(), manifest)}
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    for key, value in view.items():
+        rows.add_row(Text(key, style="bold"), Text(_field(value)))
+    terminal.show(output, view, rows)
+
+
+def _field(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_field(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        shown = " ".join(str(part) if isinstance(part, float) else f"{part}," for part in value[:6]).rstrip(",")
+        return f"{shown} ... ({len(value)})" if len(value) > 6 else shown
+    return "-" if value in (None, "") else str(value)
+
+
+@versions.command()
+@click.argument("version")
+@model_option
+@output_option
+@pass_terminal
+def verify(terminal: Terminal, version: str, model: str | None, output: str) -> None:
+    """Check that a stored version still is what its manifest says.
+
+    Digest of the files and of the tensors, every value finite, outputs for the golden inputs.
+
+    \b
+    Example:
+      hotpool versions verify v2
+    """
+    digest = _digest(terminal, model or terminal.config.pool.model, version)
+    with terminal.err.status(f"checking {version} in a process of its own"):
+        checked = verify_version(terminal.home, digest, memory_mb=terminal.config.rollout.preflight_memory_mb)
+    text = (
+        f"{version} ({render.short(digest)}) is intact: {checked.tensors} tensors, outputs differ by at most "
+        f"{checked.max_difference:.1e} (allowed {checked.allowed:.0e}), "
+        f"load {render.duration(checked.load_s)}, verify {render.duration(checked.verify_s)}"
+    )
+    terminal.show(output, {"digest": digest, **asdict(checked)}, text)
+
+
+@versions.command()
+@click.argument("version")
+@model_option
+@reason_option
+@output_option
+@pass_terminal
+def remove(terminal: Terminal, version: str, model: str | None, reason: str, output: str) -> None:
+    """Remove a version from the store; not one that is stable, was stable before, or is a rollout's target.
+
+    \b
+    Example:
+      hotpool versions remove v1 --reason "older than a year"
+    """
+    model = model or terminal.config.pool.model
+    digest = _digest(terminal, model, version)
+    with terminal.journal() as journal:
+        registry.remove(journal, terminal.home, model, digest, operator=terminal.operator, reason=reason)
+    terminal.show(output, {"removed": digest}, f"removed {version} ({render.short(digest)}) from {model}")
+
+
+def _digest(terminal: Terminal, model: str, version: str) -> str:
+    """From the journal, else from the store: so a version whose manifest is damaged can be named too."""
+    try:
+        return terminal.ledger().find(model, version)
+    except BadVersion:
+        return find_version(terminal.home, model, version).digest

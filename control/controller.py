@@ -1,0 +1,191 @@
+"""Shell: the controller: reads the journal and the pool, decides, writes down, acts. If it is down, nothing changes."""
+
+import logging
+import os
+from collections.abc import Callable
+from threading import Event as Flag
+from time import monotonic
+from typing import Protocol
+
+from hotpool import messages
+from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch
+from hotpool.home import Home
+from hotpool.manifest import read_stable, write_stable
+from hotpool.messages import Ack, Changed, FromAdmin, Report
+from hotpool.states import Phase
+
+from .checks import check_weights
+from .decide import (
+    Action,
+    CheckWeights,
+    Drain,
+    Finding,
+    Load,
+    PointStable,
+    Record,
+    RunPreflight,
+    SetTable,
+    Undrain,
+    View,
+    decide,
+)
+from .events import Event, EventKind
+from .journal import Journal
+from .ledger import Ledger, fold, replay
+from .rollout import Settings
+
+LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
+LOOK_IDLE_S = 0.5
+
+log = logging.getLogger("hotpool.control")
+
+
+class Broker(Protocol):
+    """What the controller needs of `Admin`."""
+
+    def report(self) -> Report: ...
+    def request(self, make: Callable[[int], FromAdmin]) -> Ack | Report: ...
+    def changes(self, timeout_s: float) -> list[Changed]: ...
+
+
+class Preflight(Protocol):
+    """What the controller needs of `Scratch`."""
+
+    def start(self, digest: str, settings: Settings) -> None: ...
+    def poll(self) -> Finding | None: ...
+    def stop(self) -> None: ...
+
+
+class Controller:
+    """Carries out rollouts of one model. Whoever makes one holds the home's control lock."""
+
+    def __init__(
+        self, home: Home, model: str, journal: Journal, broker: Broker, preflight: Preflight, operator: str
+    ) -> None:
+        """operator: who its own events are signed by."""
+        self._home, self._model, self._journal, self._operator = home, model, journal, operator
+        self._broker, self._preflight = broker, preflight
+        self._ledger = Ledger()
+        self._weights: Finding | None = None
+        self._is_holding = False
+        self._epoch = 0
+
+    def start(self, now: float) -> None:
+        """Begins a new epoch. What was under way goes on from the journal.
+
+        Raises:
+            JournalCorrupt: nothing was changed.
+        """
+        self._journal.verify()
+        body = {"pid": os.getpid()}
+        started = self._journal.append(
+            EventKind.CONTROLLER_STARTED, model=self._model, operator=self._operator, body=body
+        )
+        self._epoch = started.epoch
+        self._ledger = replay(self._journal.events(), now)
+        log.info("started epoch=%d events=%d model=%s", self._epoch, self._ledger.seq, self._model)
+
+    def run(self, stopping: Flag) -> None:
+        """Until `stopping` is set, which is noticed within `LOOK_S`, or within seconds while the broker does not answer."""
+        self.start(monotonic())
+        while not stopping.is_set():
+            if not self._try_step(monotonic()):
+                self._wait(stopping)
+        self._preflight.stop()
+
+    def step(self, now: float) -> bool:
+        """Does at most one thing. False: there is nothing more to do before something happens.
+
+        Raises:
+            BrokerUnreachable: nothing was done; the next step tries again.
+            StaleEpoch: another controller has taken over; this one must end.
+        """
+        for event in self._journal.events(after=self._ledger.seq):
+            self._fold(event, now)
+        if self._ledger.epoch != self._epoch:
+            raise StaleEpoch(f"a newer controller has started: epoch {self._ledger.epoch}, ours is {self._epoch}")
+        rollout = self._ledger.active(self._model)
+        if rollout is None or rollout.phase is not Phase.PREFLIGHT:
+            self._preflight.stop()
+        action = decide(self._ledger, self._model, self._look(), now)
+        return action is not None and self.carry_out(action, now)
+
+    def carry_out(self, action: Action, now: float) -> bool:
+        """False: its effect takes a while; look again when the pool has changed."""
+        epoch, model = self._epoch, self._model
+        match action:
+            case Record():
+                self._record(action, now)
+                return True
+            case SetTable(stable, target, names):
+                return self._send(lambda seq: messages.SetVersions(seq, epoch, model, stable, target, names))
+            case PointStable(digest):
+                write_stable(self._home, model, digest)
+                return True
+            case CheckWeights(digest):
+                self._weights = check_weights(self._home, digest)
+                return True
+            case RunPreflight(digest, settings):
+                self._preflight.start(digest, settings)
+            case Drain(worker, floor):
+                self._send(lambda seq: messages.Drain(seq, epoch, worker, floor))
+            case Load(worker, digest, token):
+                self._send(lambda seq: messages.LoadVersion(seq, epoch, worker, digest, token))
+            case Undrain(worker):
+                self._send(lambda seq: messages.Undrain(seq, epoch, worker))
+        return False
+
+    def _look(self) -> View:
+        report = self._broker.report()
+        return View(
+            workers={worker.worker: worker for worker in report.workers if worker.model == self._model},
+            table=next((table for table in report.models if table.model == self._model), None),
+            pointer=read_stable(self._home, self._model),
+            preflight=self._preflight.poll(),
+            weights=self._weights,
+        )
+
+    def _record(self, record: Record, now: float) -> None:
+        """Unless an order came in since we read the journal: then what was decided may be wrong, and is decided anew."""
+        with self._journal.transaction():
+            if self._journal.last_seq() != self._ledger.seq:
+                return
+            event = self._journal.append(
+                record.kind, model=self._model, rollout=record.rollout, operator=self._operator, body=record.body
+            )
+            self._fold(event, now)  # inside: an event that can't follow must not stay in the journal
+
+    def _fold(self, event: Event, now: float) -> None:
+        self._ledger = fold(self._ledger, event, now)
+        self._weights = None  # a finding holds for the moment only
+        details = " ".join(f"{key}={value!r}" for key, value in event.body.items())
+        log.info("event seq=%d kind=%s rollout=%s %s", event.seq, event.kind, event.rollout, details)
+
+    def _send(self, make: Callable[[int], FromAdmin]) -> bool:
+        answer = self._broker.request(make)
+        assert isinstance(answer, Ack), answer
+        if answer.code == StaleEpoch.code:
+            raise StaleEpoch(answer.message)
+        if answer.code:
+            log.warning("refused command=%r code=%s reason=%s", make(answer.seq), answer.code, answer.message)
+        return not answer.code
+
+    def _try_step(self, now: float) -> bool:
+        try:
+            is_busy = self.step(now)
+        except (BrokerUnreachable, RemoteProtocolError) as error:
+            if not self._is_holding:
+                log.warning("holding reason=%s", error)
+            self._is_holding = True
+            return False
+        if self._is_holding:
+            log.info("going on: the broker is back")
+        self._is_holding = False
+        return is_busy
+
+    def _wait(self, stopping: Flag) -> None:
+        """Until there is an order, a change in the pool, or it is time to look anyway."""
+        until = monotonic() + (LOOK_S if self._ledger.active(self._model) else LOOK_IDLE_S)
+        while not stopping.is_set() and monotonic() < until and self._journal.last_seq() == self._ledger.seq:
+            if self._broker.changes(LOOK_S):
+                return

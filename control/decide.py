@@ -1,0 +1,392 @@
+"""Pure: what to do next, from what is wanted (the ledger) and what is (the view). At most one action per call.
+
+Commands follow from the difference and may be sent twice: a controller that was killed decides the same again. An event comes
+back as `Record` and is in the journal before the command it announces is decided at all.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hotpool.messages import ModelReport, WorkerReport
+from hotpool.states import Phase, WorkerState
+
+from .events import EventKind
+from .ledger import Ledger, Repair
+from .rollout import Fault, Outcome, Part, Rollout, Settings, Step
+
+K, S = EventKind, WorkerState
+
+REPAIR_DOUBLINGS = 12  # of one second: in the end about once an hour
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has found. reason: what is wrong, empty when nothing is."""
+
+    is_good: bool
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is, as far as the controller can see.
+
+    workers: of the model, by name. table: the broker's version table. pointer: the digest workers boot. preflight, weights: of
+    the target, None while not known.
+    """
+
+    workers: Mapping[str, WorkerReport]
+    table: ModelReport | None
+    pointer: str | None
+    preflight: Finding | None = None
+    weights: Finding | None = None
+
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Append this event."""
+
+    kind: EventKind
+    body: dict[str, Any]
+    rollout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTable:
+    """Tell the broker which versions may serve."""
+
+    stable: str
+    target: str | None
+    names: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PointStable:
+    """Let workers boot this version from now on."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreflight:
+    """Check the version in a scratch process; the view's `preflight` tells when it has ended."""
+
+    digest: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWeights:
+    """Compare the weights file with its manifest; the view's `weights` tells the result."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """floor: how many workers must stay ready; the broker looks once more at the moment of draining."""
+
+    worker: str
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    worker: str
+    digest: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    worker: str
+
+
+Action = Record | SetTable | PointStable | RunPreflight | CheckWeights | Drain | Load | Undrain
+
+
+def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
+    """The next action for a model; None: wait."""
+    stable = ledger.stable(model)
+    if stable is None:
+        return None
+    rollout = ledger.active(model)
+    pointer = rollout.target if rollout and rollout.phase is Phase.COMMITTING else stable
+    if view.pointer != pointer:
+        return PointStable(pointer)
+    if table := _table(ledger, model, stable, view):
+        return table
+    if rollout is None:
+        return _repair(ledger, stable, view, now)
+    return _DECIDERS[rollout.phase](rollout, view, now)
+
+
+def _table(ledger: Ledger, model: str, stable: str, view: View) -> SetTable | None:
+    wanted = ModelReport(model, ledger.epoch, stable, ledger.target(model), ledger.versions.get(model, {}))
+    return None if view.table == wanted else SetTable(wanted.stable, wanted.target, wanted.names)
+
+
+# ---- by phase
+
+
+def _decide_pending(rollout: Rollout, view: View, now: float) -> Action | None:
+    if rollout.abort:
+        return _record(rollout, K.REJECTED, cause="abort", reason=rollout.abort)
+    return None if rollout.paused else _record(rollout, K.PREFLIGHT_STARTED)
+
+
+def _decide_preflight(rollout: Rollout, view: View, now: float) -> Action | None:
+    if rollout.abort:
+        return _record(rollout, K.REJECTED, cause="abort", reason=rollout.abort)
+    if view.preflight is None:
+        return RunPreflight(rollout.target, rollout.settings)
+    if not view.preflight.is_good:
+        return _record(rollout, K.REJECTED, cause="preflight", reason=view.preflight.reason)
+    return _record(rollout, K.PREFLIGHT_PASSED, seconds=view.preflight.seconds)
+
+
+def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
+    return (
+        _give_up(rollout, now, rollout.settings.progress_deadline_s)
+        or _go_on(rollout, view, now)
+        or _start_step(rollout, view)
+        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) else None)
+    )
+
+
+def _decide_baking(rollout: Rollout, view: View, now: float) -> Action | None:
+    deadline_s = rollout.settings.bake_s + rollout.settings.progress_deadline_s
+    return _give_up(rollout, now, deadline_s) or _start_step(rollout, view) or _end_bake(rollout, view, now)
+
+
+def _end_bake(rollout: Rollout, view: View, now: float) -> Action | None:
+    """`since` is when the bake began, when it was resumed or when this controller started: it begins anew each time."""
+    if not _is_settled(rollout, view) or now - rollout.since < rollout.settings.bake_s:
+        return None
+    if view.weights is None:
+        return CheckWeights(rollout.target)
+    if not view.weights.is_good:
+        return _record(rollout, K.ROLLBACK_STARTED, cause="version", reason=view.weights.reason)
+    return _record(rollout, K.COMMIT_STARTED, digest=rollout.target)
+
+
+def _decide_committing(rollout: Rollout, view: View, now: float) -> Action | None:
+    """`decide` has seen to the pointer before it asks here."""
+    return _record(rollout, K.SUCCEEDED, digest=rollout.target)
+
+
+def _decide_rolling_back(rollout: Rollout, view: View, now: float) -> Action | None:
+    if now - rollout.since >= rollout.settings.progress_deadline_s:
+        return _end_overdue_rollback(rollout, view)
+    return (
+        _go_on(rollout, view, now)
+        or _start_step(rollout, view)
+        or (_record(rollout, K.ROLLED_BACK) if _is_settled(rollout, view) else None)
+    )
+
+
+_DECIDERS: dict[Phase, Callable[[Rollout, View, float], Action | None]] = {
+    Phase.PENDING: _decide_pending,
+    Phase.PREFLIGHT: _decide_preflight,
+    Phase.ROLLING: _decide_rolling,
+    Phase.BAKING: _decide_baking,
+    Phase.COMMITTING: _decide_committing,
+    Phase.ROLLING_BACK: _decide_rolling_back,
+}
+
+
+def _give_up(rollout: Rollout, now: float, deadline_s: float) -> Action | None:
+    """The rollback, when there is a reason for it. An abort comes first: it is the operator's word."""
+    if rollout.abort:
+        return _record(rollout, K.ROLLBACK_STARTED, cause="abort", reason=rollout.abort)
+    if rollout.version_fault:
+        return _record(rollout, K.ROLLBACK_STARTED, cause="version", reason=rollout.version_fault)
+    if not rollout.paused and now - rollout.since >= deadline_s:
+        reason = f"no progress for {deadline_s:g} s in phase {rollout.phase}"
+        return _record(rollout, K.ROLLBACK_STARTED, cause="deadline", reason=reason)
+    return None
+
+
+def _end_overdue_rollback(rollout: Rollout, view: View) -> Action:
+    """A worker that was down for so long has no process; the next one will boot the stable version."""
+    down = [worker for worker in _seats(rollout, view) if _state(view, worker) is S.DOWN]
+    if _is_settled(rollout, view, apart_from=down):
+        return _record(rollout, K.ROLLED_BACK)
+    where = ", ".join(f"{worker} {_state(view, worker)}" for worker in _seats(rollout, view))
+    reason = f"no progress for {rollout.settings.progress_deadline_s:g} s while rolling back: {where}"
+    return _record(rollout, K.ROLLBACK_FAILED, cause="deadline", reason=reason)
+
+
+# ---- steps
+
+
+def _start_step(rollout: Rollout, view: View) -> Action | None:
+    """The next worker that needs its step and may have it. Who is not ready anyway goes first and costs nothing."""
+    if rollout.paused:
+        return None
+    waiting = [view.workers[worker] for worker in _seats(rollout, view) if _needs_step(rollout, view, worker)]
+    for worker in sorted(waiting, key=lambda worker: worker.state is S.READY):
+        if rollout.attempts.get(worker.worker, 0) > rollout.settings.max_worker_retries:
+            return _out_of_attempts(rollout, worker.worker)
+        if worker.state is not S.READY or _may_drain(rollout, view, worker.worker):
+            attempt = rollout.attempts.get(worker.worker, 0) + 1
+            body = {"worker": worker.worker, "incarnation": worker.incarnation, "attempt": attempt}
+            return _record(rollout, K.STEP_STARTED, **body, goal=rollout.goal)
+    return None
+
+
+def _needs_step(rollout: Rollout, view: View, worker: str) -> bool:
+    """Down and starting workers are waited for: they will come with the stable version. A load under way is let end."""
+    report = view.workers.get(worker)
+    if report is None or worker in rollout.steps or _is_on_goal(rollout, view, worker):
+        return False
+    return report.state in (S.READY, S.DRAINING, S.DRAINED)
+
+
+def _out_of_attempts(rollout: Rollout, worker: str) -> Action:
+    failures = [
+        step.reason
+        for step in rollout.ended_steps
+        if (step.worker, step.goal, step.outcome) == (worker, rollout.goal, Outcome.FAILED)
+    ]
+    tried = f"{worker} needed more than {1 + rollout.settings.max_worker_retries} attempts"
+    reason = f"{tried}; the last failed because {failures[-1]}" if failures else f"{tried}: it was lost after each"
+    kind = K.ROLLBACK_FAILED if rollout.phase is Phase.ROLLING_BACK else K.ROLLBACK_STARTED
+    return _record(rollout, kind, cause="worker", reason=reason)
+
+
+def _go_on(rollout: Rollout, view: View, now: float) -> Action | None:
+    """The next thing to do for an open step, if any."""
+    for step in rollout.steps.values():
+        if action := _go_on_with(rollout, step, view, now):
+            return action
+    return None
+
+
+def _go_on_with(rollout: Rollout, step: Step, view: View, now: float) -> Action | None:
+    """By part and state, asked anew each time: so it holds too when the broker was restarted and forgot the drain."""
+    worker = view.workers.get(step.worker)
+    if worker is None or worker.state is S.DOWN:
+        return _time_out(rollout, step, S.DOWN, now)
+    spent_s = round(now - step.since, 6)
+    if worker.state is S.READY and worker.digest == step.goal:
+        return _record(rollout, K.STEP_FINISHED, worker=step.worker, rejoin_s=spent_s)
+    if worker.incarnation != step.incarnation:
+        return _fail(rollout, step, Fault.WORKER, "its process ended")
+    match step.part, worker.state:
+        case _, S.READY:
+            return _take_out(rollout, step, view)
+        case Part.DRAIN, S.DRAINED:
+            return _record(rollout, K.STEP_DRAINED, worker=step.worker, drain_s=spent_s)
+        case Part.LOAD, S.DRAINED:
+            return _load(rollout, step, worker)
+        case Part.REJOIN, S.DRAINED:
+            return Undrain(step.worker)
+        case Part.DRAIN, S.DRAINING if worker.digest == step.goal:
+            return Undrain(step.worker)  # a rollback that came before the load: nothing to undo
+    return _time_out(rollout, step, worker.state, now)
+
+
+def _take_out(rollout: Rollout, step: Step, view: View) -> Action:
+    """The worker serves, but not its goal."""
+    if step.part is Part.REJOIN:
+        return _fail(rollout, step, Fault.WORKER, f"it came back with version {view.workers[step.worker].version}")
+    if _may_drain(rollout, view, step.worker):
+        return Drain(step.worker, _floor(rollout, view))
+    return _record(rollout, K.STEP_WITHDRAWN, worker=step.worker, reason="another worker went down first")
+
+
+def _load(rollout: Rollout, step: Step, worker: WorkerReport) -> Action:
+    """Judged by what the worker holds, not by what it was told: a failed load of the version it has is no failure."""
+    if worker.token != step.token:
+        return Load(step.worker, step.goal, step.token)
+    if worker.digest == step.goal:
+        seconds = {"load_s": worker.load_s, "verify_s": worker.verify_s}
+        return _record(rollout, K.STEP_LOADED, worker=step.worker, digest=worker.digest, **seconds)
+    if worker.load_reason:
+        fault = Fault.WORKER if rollout.phase is Phase.ROLLING_BACK else Fault.VERSION
+        return _fail(rollout, step, fault, worker.load_reason)
+    return _fail(rollout, step, Fault.WORKER, "its load was lost")
+
+
+def _time_out(rollout: Rollout, step: Step, state: WorkerState, now: float) -> Action | None:
+    settings = rollout.settings
+    limit_s = settings.drain_timeout_s if step.part is Part.DRAIN else settings.load_timeout_s
+    if now - step.since < limit_s:
+        return None
+    return _fail(rollout, step, Fault.WORKER, f"{step.part} took longer than {limit_s:g} s; it is {state}")
+
+
+def _fail(rollout: Rollout, step: Step, fault: Fault, reason: str) -> Record:
+    return _record(rollout, K.STEP_FAILED, worker=step.worker, part=step.part, fault=fault, reason=reason)
+
+
+# ---- the floor
+
+
+def _may_drain(rollout: Rollout, view: View, worker: str) -> bool:
+    """Whether enough workers stay ready without this one and without those whose drain is announced."""
+    announced = rollout.steps.keys() | {worker}
+    staying = sum(
+        report.state is S.READY and not _leaves(rollout, view, name, announced) for name, report in view.workers.items()
+    )
+    return staying >= _floor(rollout, view)
+
+
+def _floor(rollout: Rollout, view: View) -> int:
+    return max(1, len(_seats(rollout, view)) - rollout.settings.max_unavailable)
+
+
+def _leaves(rollout: Rollout, view: View, worker: str, announced: set[str]) -> bool:
+    """A step that holds its goal is about to finish, not to drain."""
+    return worker in announced and not _is_on_goal(rollout, view, worker)
+
+
+def _is_settled(rollout: Rollout, view: View, apart_from: Collection[str] = ()) -> bool:
+    """Every worker is ready on the goal, no step is open, nobody holds the rollout."""
+    workers = [worker for worker in _seats(rollout, view) if worker not in apart_from]
+    is_open = rollout.paused or any(worker in rollout.steps for worker in workers)
+    return not is_open and all(_is_on_goal(rollout, view, worker) for worker in workers)
+
+
+def _is_on_goal(rollout: Rollout, view: View, worker: str) -> bool:
+    report = view.workers.get(worker)
+    return report is not None and report.state is S.READY and report.digest == rollout.goal
+
+
+def _state(view: View, worker: str) -> WorkerState:
+    report = view.workers.get(worker)
+    return report.state if report else S.DOWN
+
+
+def _seats(rollout: Rollout, view: View) -> list[str]:
+    """Those of the beginning too: a broker that was just restarted has not heard of all workers yet."""
+    return list(dict.fromkeys((*rollout.workers, *view.workers)))
+
+
+# ---- outside rollouts
+
+
+def _repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
+    """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
+    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED)
+    actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
+    return next((action for action in actions if action), None)
+
+
+def _repair_worker(worker: WorkerReport, last: Repair | None, stable: str, now: float) -> Action | None:
+    if last is not None and worker.token == last.token and worker.digest == stable:
+        return Undrain(worker.worker)
+    if last is None or now - last.at >= 2.0 ** min(last.count - 1, REPAIR_DOUBLINGS):
+        reason = f"drained with version {worker.version} outside a rollout"
+        return Record(K.WORKER_REPAIRED, {"worker": worker.worker, "goal": stable, "reason": reason})
+    return None if worker.token == last.token else Load(worker.worker, stable, last.token)
+
+
+def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:
+    return Record(kind, body, rollout.number)

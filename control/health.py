@@ -1,0 +1,82 @@
+"""Pure: is the pool ready, is it healthy, and if not, why: from the broker's report."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from hotpool.messages import Report, WorkerReport
+from hotpool.states import WorkerState
+
+HOW_TO_ADD = "hotpool versions add resnet18.pth --name v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """is_settled: there is nothing more to wait for; the pool is ready, or it waits for a person."""
+
+    text: str
+    is_ready: bool = False
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """reasons: why it is degraded; empty when it is healthy."""
+
+    reasons: tuple[str, ...]
+
+    @property
+    def word(self) -> str:
+        return "degraded" if self.reasons else "healthy"
+
+
+def readiness(report: Report | None, model: str, stable: str | None) -> Readiness:
+    """How far a pool has come that was just started. stable: the digest its workers boot, if there is a version yet."""
+    if report is None:
+        return Readiness("waiting for the broker")
+    if stable is None:
+        return Readiness(f"no version of {model} yet; add one with: {HOW_TO_ADD}", is_settled=True)
+    workers = [worker for worker in report.workers if worker.model == model]
+    n_ready = sum(worker.state is WorkerState.READY for worker in workers)
+    text = f"{n_ready} of {len(workers)} workers ready{_on_versions(workers)}"
+    if not workers:
+        return Readiness("waiting for the workers")
+    if n_ready == len(workers):
+        return Readiness(text, is_ready=True, is_settled=True)
+    given_up = [f"{worker.worker}: {worker.note}" for worker in workers if worker.note]
+    return Readiness("; ".join([text, *given_up]))
+
+
+def service_health(
+    report: Report,
+    model: str,
+    *,
+    stable: str | None,
+    has_controller: bool,
+    n_in_step: int = 0,
+) -> Health:
+    """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry."""
+    reasons = []
+    if not has_controller:
+        reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
+    workers = [worker for worker in report.workers if worker.model == model]
+    if stable is None:
+        return Health((*reasons, f"no version of {model} yet; add one with: {HOW_TO_ADD}"))
+    if not workers:
+        return Health((*reasons, f"no workers of {model} are known to the broker (see logs/workers.log)"))
+    missing = [worker for worker in workers if worker.state is not WorkerState.READY]
+    in_step = [worker for worker in missing if worker.state not in (WorkerState.DOWN, WorkerState.STARTING)]
+    excused = {worker.worker for worker in in_step[:n_in_step]}
+    reasons += [_why(worker) for worker in missing if worker.worker not in excused]
+    return Health(tuple(reasons))
+
+
+def _why(worker: WorkerReport) -> str:
+    return f"{worker.worker} is {worker.state}" + (f": {worker.note}" if worker.note else "")
+
+
+def _on_versions(workers: list[WorkerReport]) -> str:
+    """` on v1`, or ` on v1 (1), v2 (1)` in the middle of a rollout."""
+    counts = Counter(worker.version for worker in workers if worker.state is WorkerState.READY and worker.version)
+    if len(counts) <= 1:
+        return "".join(f" on {name}" for name in counts)
+    return " on " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))

@@ -1,0 +1,146 @@
+"""Shell: the append-only `events` table in SQLite: journal of the controller, audit, and mailbox for orders in one.
+
+Several processes write it: the CLI appends orders, the controller carries them out. Whoever decides something from what
+it has read does so inside `transaction`, so that nothing new can come in between.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hotpool.errors import JournalCorrupt
+
+from .events import Event, EventKind, seal
+
+BUSY_TIMEOUT_S = 10.0  # transactions take milliseconds; who waits this long waits for a process that hangs
+
+# FULL: an event must be on the disk before its command is sent, or a power failure forgets what the pool was told.
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS events (
+    seq      INTEGER PRIMARY KEY,
+    ts       TEXT NOT NULL,
+    epoch    INTEGER NOT NULL,
+    kind     TEXT NOT NULL,
+    model    TEXT NOT NULL,
+    rollout  INTEGER,
+    operator TEXT NOT NULL,
+    body     TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash     TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS events_never_change BEFORE UPDATE ON events
+    BEGIN SELECT raise(ABORT, 'events are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS events_never_go BEFORE DELETE ON events
+    BEGIN SELECT raise(ABORT, 'events are never deleted'); END;
+"""
+_FIELDS = "seq, ts, epoch, kind, model, rollout, operator, body"
+
+
+class Journal:
+    """One connection to the table, for one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates file and table where they are missing.
+
+        Raises:
+            JournalCorrupt: the file is there and is no database.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError:
+            self.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise JournalCorrupt(f"{path} can't be read as the journal ({error}); restore it from a copy") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Until the block ends no other process writes. After an error nothing that the block appended remains."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def append(
+        self, kind: EventKind, *, model: str, rollout: int | None = None, operator: str, body: dict[str, Any]
+    ) -> Event:
+        """Writes an event down; outside a transaction it is on the disk when this returns. operator: `user@host`."""
+        with self.transaction():
+            last = self._connection.execute("SELECT seq, epoch, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+            seq, epoch, previous = last or (0, 0, "")
+            epoch += kind is EventKind.CONTROLLER_STARTED
+            ts = datetime.now(UTC).isoformat(timespec="milliseconds")
+            event = Event(seq + 1, ts, epoch, kind, model, rollout, operator, body)
+            row = (*_row(event), previous, seal(event, previous))
+            self._connection.execute(f"INSERT INTO events VALUES ({', '.join('?' * len(row))})", row)
+        return event
+
+    def last_seq(self) -> int:
+        """Of the newest event, 0 without one. Microseconds: made to be polled."""
+        seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+        return seq
+
+    def events(self, after: int = 0) -> list[Event]:
+        """All events with a seq above `after`, the oldest first."""
+        rows = self._connection.execute(f"SELECT {_FIELDS} FROM events WHERE seq > ? ORDER BY seq", (after,))
+        return [self._event(row) for row in rows]
+
+    def verify(self) -> int:
+        """Checks the chain and returns its number of events. It can't see that the newest events were cut off.
+
+        Raises:
+            JournalCorrupt: an event was changed, removed or put in between; the message names the row.
+        """
+        seq, previous = 0, ""
+        for *row, before, hashed in self._connection.execute(
+            f"SELECT {_FIELDS}, previous, hash FROM events ORDER BY seq"
+        ):
+            event = self._event(row)
+            seq += 1
+            if (event.seq, before, hashed) != (seq, previous, seal(event, previous)):
+                raise JournalCorrupt(
+                    f"{self._path}: row {event.seq} ({event.kind}) does not fit the rows before it: the journal was "
+                    "changed from outside; restore it from a copy"
+                )
+            previous = hashed
+        return seq
+
+    def _event(self, row: Any) -> Event:
+        try:
+            seq, ts, epoch, kind, model, rollout, operator, body = row
+            return Event(seq, ts, epoch, EventKind(kind), model, rollout, operator, json.loads(body))
+        except ValueError as error:
+            raise JournalCorrupt(f"{self._path}: row {row[0]} can't be read: {error}") from None
+
+
+def _row(event: Event) -> tuple[object, ...]:
+    body = json.dumps(event.body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return (event.seq, event.ts, event.epoch, event.kind, event.model, event.rollout, event.operator, body)

@@ -1,0 +1,91 @@
+"""Pure: what a rollout is doing now and how it ended, in one line for people."""
+
+from collections.abc import Sequence
+
+from hotpool.messages import WorkerReport
+from hotpool.states import Phase, WorkerState
+
+from .rollout import Kind, Rollout
+
+
+def title(rollout: Rollout) -> str:
+    """`rollout 12 of resnet18 (v6 -> v7)`"""
+    return f"{_name(rollout)} ({rollout.stable_name} -> {rollout.target_name})"
+
+
+def message(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    """What it does or waits for. Contains no clock: it changes only when something happened.
+
+    workers: those of the rollout's model, as the broker reports them; empty when it can't be reached.
+    """
+    if rollout.is_over:
+        return ending(rollout)
+    if rollout.paused:
+        return f"paused while {rollout.phase}; {_counts(rollout, workers)}"
+    return _MESSAGES[rollout.phase](rollout, workers)
+
+
+def ending(rollout: Rollout) -> str:
+    match rollout.phase:
+        case Phase.SUCCEEDED:
+            undone = " again" if rollout.kind is Kind.UNDO else ""
+            return f"{_name(rollout)} succeeded: {rollout.target_name} is stable{undone}"
+        case Phase.REJECTED:
+            return f"{_name(rollout)} rejected {rollout.target_name}: {rollout.ending}; the service was not touched"
+        case Phase.ROLLED_BACK:
+            return f"{_name(rollout)} rolled back to {rollout.stable_name}: {rollout.ending}"
+        case Phase.ROLLBACK_FAILED:
+            return (
+                f"{_name(rollout)} could not be rolled back: {rollout.ending}; the pool serves with the workers that are "
+                "ready: see hotpool status"
+            )
+        case _:
+            raise AssertionError(f"{rollout.phase} is not final")
+
+
+def _name(rollout: Rollout) -> str:
+    return f"rollout {rollout.number} of {rollout.model}"
+
+
+def _counts(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    if not workers:
+        return "the broker can't be reached"
+    n_updated = sum(worker.digest == rollout.goal and worker.state is WorkerState.READY for worker in workers)
+    n_ready = sum(worker.state is WorkerState.READY for worker in workers)
+    goal = rollout.target_name if rollout.goal == rollout.target else rollout.stable_name
+    busy = ", ".join(f"{w.worker} {w.state}" for w in workers if w.state is not WorkerState.READY)
+    return f"{n_updated} of {len(workers)} workers on {goal}, {n_ready} ready" + (f" ({busy})" if busy else "")
+
+
+def _pending(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return "waiting for the controller"
+
+
+def _preflight(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"preflight: checking {rollout.target_name} in a process of its own"
+
+
+def _rolling(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"rolling: {_counts(rollout, workers)}"
+
+
+def _baking(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"baking: {_counts(rollout, workers)}, watched for {rollout.settings.bake_s:g} s"
+
+
+def _committing(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"committing: {rollout.target_name} becomes stable"
+
+
+def _rolling_back(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"rolling back to {rollout.stable_name} ({rollout.ending}): {_counts(rollout, workers)}"
+
+
+_MESSAGES = {
+    Phase.PENDING: _pending,
+    Phase.PREFLIGHT: _preflight,
+    Phase.ROLLING: _rolling,
+    Phase.BAKING: _baking,
+    Phase.COMMITTING: _committing,
+    Phase.ROLLING_BACK: _rolling_back,
+}

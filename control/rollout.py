@@ -1,0 +1,319 @@
+"""Pure: a rollout, rebuilt from its events. The phase table says which event may come when and where it leads.
+
+What to do next is not here: `decide.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from hotpool.states import FINAL_PHASES, Phase
+
+from .events import Event, EventKind
+
+P, K = Phase, EventKind
+
+_ORDERS = (K.PAUSED, K.RESUMED, K.ABORT_REQUESTED)
+_STEP_GOES_ON = (K.STEP_WITHDRAWN, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED, K.STEP_FAILED)
+
+
+def _stay(phase: Phase, *kinds: EventKind) -> dict[EventKind, Phase]:
+    return dict.fromkeys(kinds, phase)
+
+
+TRANSITIONS: dict[Phase, dict[EventKind, Phase]] = {
+    P.PENDING: {K.PREFLIGHT_STARTED: P.PREFLIGHT, K.REJECTED: P.REJECTED, **_stay(P.PENDING, *_ORDERS)},
+    P.PREFLIGHT: {K.PREFLIGHT_PASSED: P.ROLLING, K.REJECTED: P.REJECTED, **_stay(P.PREFLIGHT, *_ORDERS)},
+    P.ROLLING: {
+        K.BAKE_STARTED: P.BAKING,
+        K.ROLLBACK_STARTED: P.ROLLING_BACK,
+        **_stay(P.ROLLING, K.STEP_STARTED, *_STEP_GOES_ON, *_ORDERS),
+    },
+    P.BAKING: {
+        K.STEP_STARTED: P.ROLLING,  # a worker was lost and booted the stable version: it needs its step again
+        K.COMMIT_STARTED: P.COMMITTING,
+        K.ROLLBACK_STARTED: P.ROLLING_BACK,
+        **_stay(P.BAKING, *_ORDERS),
+    },
+    P.COMMITTING: {K.SUCCEEDED: P.SUCCEEDED},  # the point of no return: no order, no fault, no deadline leads back
+    P.ROLLING_BACK: {
+        K.ROLLED_BACK: P.ROLLED_BACK,
+        K.ROLLBACK_FAILED: P.ROLLBACK_FAILED,
+        **_stay(P.ROLLING_BACK, K.STEP_STARTED, *_STEP_GOES_ON),
+    },
+    P.SUCCEEDED: {},
+    P.REJECTED: {},
+    P.ROLLED_BACK: {},
+    P.ROLLBACK_FAILED: {},
+}
+
+
+class IllegalTransition(Exception):
+    """A bug in hotpool: an event came in a phase that has no row for it. Never caught."""
+
+
+class Kind(StrEnum):
+    """Of a rollout: to another version, or back to the stable version before this one."""
+
+    START = "start"
+    UNDO = "undo"
+
+
+class Part(StrEnum):
+    """Of a step, in this order."""
+
+    DRAIN = "drain"
+    LOAD = "load"
+    REJOIN = "rejoin"
+
+
+class Fault(StrEnum):
+    """What failed a step. A version fault would come again on every worker; a worker's may not."""
+
+    VERSION = "version"
+    WORKER = "worker"
+
+
+class Outcome(StrEnum):
+    """How a step ended. `left`: the rollback began first."""
+
+    OPEN = "open"
+    FINISHED = "finished"
+    WITHDRAWN = "withdrawn"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one rollout, frozen when it is created. Names and meanings as in `[rollout]` of configs/default.toml."""
+
+    max_unavailable: int
+    bake_s: float
+    drain_timeout_s: float
+    load_timeout_s: float
+    progress_deadline_s: float
+    max_worker_retries: int
+    preflight_memory_mb: int
+    preflight_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One worker on its way to `goal`.
+
+    token: names its load. since: monotonic, when its part began. seconds: by part that has ended.
+    """
+
+    worker: str
+    incarnation: int
+    goal: str
+    attempt: int
+    token: str
+    since: float
+    part: Part = Part.DRAIN
+    seconds: dict[str, float] = field(default_factory=dict)
+    outcome: Outcome = Outcome.OPEN
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt to move the pool from stable to target.
+
+    workers: the seats when it was created; more may come. reason: why the operator wants it.
+    cause, ending: why it went back or was rejected; the cause is abort, preflight, version, worker or deadline.
+    since: monotonic, when its last event was seen. attempts: steps by worker since rolling or rolling back began.
+    """
+
+    number: int
+    model: str
+    kind: Kind
+    stable: str
+    stable_name: str
+    target: str
+    target_name: str
+    workers: tuple[str, ...]
+    settings: Settings
+    operator: str
+    reason: str
+    created_ts: str
+    since: float
+    phase: Phase = Phase.PENDING
+    paused: bool = False
+    abort: str = ""  # who ordered it and why; an abort is never taken back
+    version_fault: str = ""
+    steps: dict[str, Step] = field(default_factory=dict)  # open ones, by worker
+    ended_steps: tuple[Step, ...] = ()
+    attempts: dict[str, int] = field(default_factory=dict)
+    cause: str = ""
+    ending: str = ""
+    ended_ts: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in FINAL_PHASES
+
+    @property
+    def goal(self) -> str:
+        """The digest every worker is to hold: the target, or on the way back the stable version."""
+        return self.stable if self.phase in (P.ROLLING_BACK, P.ROLLED_BACK, P.ROLLBACK_FAILED) else self.target
+
+
+def next_phase(phase: Phase, kind: EventKind) -> Phase:
+    """Raises IllegalTransition."""
+    try:
+        return TRANSITIONS[phase][kind]
+    except KeyError:
+        raise IllegalTransition(f"{kind} is not allowed in phase {phase}") from None
+
+
+def created(event: Event, now: float) -> Rollout:
+    """The rollout that a `rollout_created` event begins."""
+    assert event.rollout is not None
+    body = event.body
+    return Rollout(
+        number=event.rollout,
+        model=event.model,
+        kind=Kind(body["kind"]),
+        stable=body["stable"],
+        stable_name=body["stable_name"],
+        target=body["target"],
+        target_name=body["target_name"],
+        workers=tuple(body["workers"]),
+        settings=Settings(**body["settings"]),
+        operator=event.operator,
+        reason=body["reason"],
+        created_ts=event.ts,
+        since=now,
+    )
+
+
+def advance(rollout: Rollout, event: Event, now: float) -> Rollout:
+    """The rollout after one more of its events.
+
+    Raises:
+        IllegalTransition: the event has no row in the phase table, or names a step that is not open.
+    """
+    moved = replace(rollout, phase=next_phase(rollout.phase, event.kind), since=now)
+    return _EFFECTS.get(event.kind, _nothing)(moved, event, now)
+
+
+# ---- what an event changes beside the phase
+
+
+def _nothing(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return rollout
+
+
+def _step_started(rollout: Rollout, event: Event, now: float) -> Rollout:
+    body = event.body
+    worker = body["worker"]
+    if worker in rollout.steps:
+        raise IllegalTransition(f"the step of {worker} is already open")
+    token = f"{rollout.number}-{worker}-{event.seq}"
+    step = Step(worker, body["incarnation"], body["goal"], body["attempt"], token, now)
+    attempts = {**rollout.attempts, worker: rollout.attempts.get(worker, 0) + 1}
+    return replace(rollout, steps={**rollout.steps, worker: step}, attempts=attempts)
+
+
+def _step_withdrawn(rollout: Rollout, event: Event, now: float) -> Rollout:
+    """It had no effect, so it does not count as an attempt."""
+    worker = event.body["worker"]
+    attempts = {**rollout.attempts, worker: rollout.attempts[worker] - 1}
+    return _end_step(replace(rollout, attempts=attempts), event, Outcome.WITHDRAWN)
+
+
+def _step_drained(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return _next_part(rollout, event, now, Part.LOAD, "drain_s")
+
+
+def _step_loaded(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return _next_part(rollout, event, now, Part.REJOIN, "load_s", "verify_s")
+
+
+def _step_finished(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return _end_step(rollout, event, Outcome.FINISHED, "rejoin_s")
+
+
+def _step_failed(rollout: Rollout, event: Event, now: float) -> Rollout:
+    body = event.body
+    if Fault(body["fault"]) is Fault.VERSION:
+        rollout = replace(rollout, version_fault=f"{body['worker']}: {body['reason']}")
+    return _end_step(rollout, event, Outcome.FAILED)
+
+
+def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
+    """The budget of attempts is full again: going back must not fail for what going forward has cost."""
+    left = tuple(replace(step, outcome=Outcome.LEFT) for step in rollout.steps.values())
+    rollout = replace(rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False)
+    return replace(rollout, cause=event.body["cause"], ending=event.body["reason"])
+
+
+def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(rollout, paused=True)
+
+
+def _resumed(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(rollout, paused=False)
+
+
+def _abort_requested(rollout: Rollout, event: Event, now: float) -> Rollout:
+    why = event.body.get("reason")
+    return replace(rollout, paused=False, abort=f"aborted by {event.operator}{f': {why}' if why else ''}")
+
+
+def _over(rollout: Rollout, event: Event, now: float) -> Rollout:
+    """What was said when the rollback began stays, unless the end has its own to say."""
+    body = event.body
+    cause, ending = body.get("cause") or rollout.cause, body.get("reason") or rollout.ending
+    return replace(rollout, paused=False, cause=cause, ending=ending, ended_ts=event.ts)
+
+
+_EFFECTS: dict[EventKind, Callable[[Rollout, Event, float], Rollout]] = {
+    K.STEP_STARTED: _step_started,
+    K.STEP_WITHDRAWN: _step_withdrawn,
+    K.STEP_DRAINED: _step_drained,
+    K.STEP_LOADED: _step_loaded,
+    K.STEP_FINISHED: _step_finished,
+    K.STEP_FAILED: _step_failed,
+    K.ROLLBACK_STARTED: _rollback_started,
+    K.PAUSED: _paused,
+    K.RESUMED: _resumed,
+    K.ABORT_REQUESTED: _abort_requested,
+    K.SUCCEEDED: _over,
+    K.REJECTED: _over,
+    K.ROLLED_BACK: _over,
+    K.ROLLBACK_FAILED: _over,
+}
+
+
+def _next_part(rollout: Rollout, event: Event, now: float, part: Part, *measured: str) -> Rollout:
+    step = _open_step(rollout, event)
+    step = replace(step, part=part, since=now, seconds=step.seconds | _seconds(event.body, measured))
+    return replace(rollout, steps={**rollout.steps, step.worker: step})
+
+
+def _end_step(rollout: Rollout, event: Event, outcome: Outcome, *measured: str) -> Rollout:
+    step = _open_step(rollout, event)
+    step = replace(
+        step,
+        outcome=outcome,
+        reason=event.body.get("reason", ""),
+        seconds=step.seconds | _seconds(event.body, measured),
+    )
+    others = {worker: other for worker, other in rollout.steps.items() if worker != step.worker}
+    return replace(rollout, steps=others, ended_steps=(*rollout.ended_steps, step))
+
+
+def _seconds(body: dict[str, Any], measured: tuple[str, ...]) -> dict[str, float]:
+    """`load_s` of a body becomes `load`."""
+    return {name.removesuffix("_s"): body[name] for name in measured}
+
+
+def _open_step(rollout: Rollout, event: Event) -> Step:
+    try:
+        return rollout.steps[event.body["worker"]]
+    except KeyError:
+        raise IllegalTransition(f"{event.kind}: no step of {event.body.get('worker')} is open") from None

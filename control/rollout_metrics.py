@@ -1,0 +1,37 @@
+"""Pure: what the journal says about rollouts, as metrics beside the broker's. Names: docs/metrics.md."""
+
+from hotpool.messages import Family
+from hotpool.metrics import Counter, Histograms, gauge
+from hotpool.states import Phase
+
+from .ledger import Ledger
+from .rollout import Rollout
+
+_WENT_BACK = {Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED}
+
+
+def rollout_families(ledger: Ledger) -> tuple[Family, ...]:
+    """Of all rollouts ever, so that a restarted controller does not begin at zero."""
+    ended = Counter("hotpool_rollouts_total", "Rollouts that ended, by outcome.", "model", "outcome")
+    rollbacks = Counter("hotpool_rollbacks_total", "Rollouts that went back, by cause.", "model", "cause")
+    steps = Counter("hotpool_steps_total", "Steps of workers that ended, by outcome.", "model", "outcome")
+    parts = Histograms("hotpool_step_seconds", "Parts of workers' steps.", "model", "part")
+    for rollout in ledger.rollouts.values():
+        if rollout.is_over:
+            ended[rollout.model, rollout.phase] += 1
+        if rollout.phase in _WENT_BACK:
+            rollbacks[rollout.model, rollout.cause] += 1
+        for step in rollout.ended_steps:
+            steps[rollout.model, step.outcome] += 1
+            for part, seconds in step.seconds.items():
+                parts[rollout.model, part].observe(seconds)
+    return (ended.family(), rollbacks.family(), steps.family(), parts.family(), _phases(ledger))
+
+
+def _phases(ledger: Ledger) -> Family:
+    """One sample a phase, 1 for the one the model's newest rollout is in: alerts and graphs need all the others as 0."""
+    newest: dict[str, Rollout] = {rollout.model: rollout for rollout in ledger.rollouts.values()}
+    values = [
+        ((model, phase.value), float(rollout.phase is phase)) for model, rollout in newest.items() for phase in Phase
+    ]
+    return gauge("hotpool_rollout_phase", "Where the newest rollout is.", values, "model", "phase")

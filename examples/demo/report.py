@@ -1,0 +1,120 @@
+"""Pure but for `save`: what the demo found, as a table and as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class RolloutReport:
+    """One `hotpool rollout start`. outcome: the phase it ended in; steps: seconds of each worker's step by part."""
+
+    version: str
+    what: str
+    outcome: str
+    exit_code: int
+    why: str
+    steps: list[dict[str, float | str]] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """All of `report.json`. accuracy: of each version on held-out pictures."""
+
+    workers: int
+    callers: int
+    accuracy: dict[str, float]
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    wrong_version: dict[str, int] = field(default_factory=dict)
+    answers_by_version: dict[str, int] = field(default_factory=dict)
+    answers_after_retry: int = 0
+    slowest_answer_s: float = 0.0
+    requests_per_s: float = 0.0
+    fewest_ready: int = 0
+    fewest_ready_in_injected_kills: int = 0
+    injected: list[str] = field(default_factory=list)
+    rollouts: list[RolloutReport] = field(default_factory=list)
+    stable_at_the_end: str = ""
+    seconds: float = 0.0
+
+    @property
+    def claims(self) -> dict[str, bool]:
+        """What must hold for exit code 0."""
+        by_version = {rollout.version: rollout for rollout in self.rollouts}
+        bad = {"v3", "v4"}
+        return {
+            "no request lost": self.sent > 0 and self.lost == 0,
+            "no error seen by a caller": not self.errors,
+            "no answer names the wrong version": not self.wrong_version,
+            "never fewer ready than workers - 1, but for the injected kills": self.fewest_ready >= self.workers - 1,
+            "v2 is stable at the end": self.stable_at_the_end == "v2" and by_version["v2"].outcome == "succeeded",
+            "v3 and v4 were rejected": all(by_version[name].outcome == "rejected" for name in bad),
+            "v3 and v4 never served a caller": not bad & set(self.answers_by_version),
+            "both v1 and v2 served callers": {"v1", "v2"} <= set(self.answers_by_version),
+        }
+
+    @property
+    def passed(self) -> bool:
+        return all(self.claims.values())
+
+
+def save(report: Report, path: Path) -> None:
+    body = {**asdict(report), "claims": report.claims, "passed": report.passed}
+    path.write_text(json.dumps(body, indent=2) + "\n")
+
+
+def show(report: Report, console: Console) -> None:
+    """The tables that people read."""
+    console.print(_figures(report))
+    console.print(_rollouts(report))
+    for claim, holds in report.claims.items():
+        console.print(f"  {'[green]holds[/]' if holds else '[bold red]FAILS[/]'}  {claim}")
+    console.print(f"{'[bold green]passed' if report.passed else '[bold red]failed'}[/] in {report.seconds:g} s")
+
+
+def _figures(report: Report) -> Table:
+    table = Table(title="Requests", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    served = ", ".join(f"{n} by {version}" for version, n in sorted(report.answers_by_version.items()))
+    for name, value in (
+        ("sent", report.sent),
+        ("answered", f"{report.answered} ({served})"),
+        ("lost", report.lost),
+        ("errors", _counts(report.errors)),
+        ("answers that name the wrong version", _counts(report.wrong_version)),
+        ("answered after a worker was lost with them", report.answers_after_retry),
+        ("slowest answer", f"{report.slowest_answer_s:.2f} s"),
+        ("rate", f"{report.requests_per_s:.0f} requests/s from {report.callers} threads"),
+        ("fewest ready workers", f"{report.fewest_ready} of {report.workers}"),
+        ("  in the moments of the injected kills", report.fewest_ready_in_injected_kills),
+        ("killed on the way", ", ".join(report.injected)),
+        ("accuracy", ", ".join(f"{version} {value:.1%}" for version, value in report.accuracy.items())),
+    ):
+        table.add_row(name, str(value))
+    return table
+
+
+def _rollouts(report: Report) -> Table:
+    table = Table(title="Rollouts", title_justify="left")
+    for column in ("version", "what it is", "ended", "why", "worker steps, s"):
+        table.add_column(column)
+    for rollout in report.rollouts:
+        steps = "\n".join(_step(step) for step in rollout.steps)
+        table.add_row(rollout.version, rollout.what, rollout.outcome, rollout.why, steps or "none")
+    return table
+
+
+def _step(step: dict[str, float | str]) -> str:
+    parts = " ".join(f"{name} {value:.2f}" for name, value in step.items() if isinstance(value, float))
+    return f"{step['worker']}: {parts}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "0"

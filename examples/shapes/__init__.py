@@ -1,0 +1,6 @@
+"""The demo model: ten classes of drawn shapes and textures, and a ResNet-18 trained on them.
+
+`pictures.py` draws the pictures, `train.py` trains on them. Nothing is downloaded and everything repeats by its seed.
+
+    python -m examples.shapes.train --out var/demo/model
+"""

@@ -1,0 +1,56 @@
+"""Pure: where everything is under one folder (`HOTPOOL_HOME`, default `./var`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ConfigError
+
+# A Unix socket's path must fit sockaddr_un: 108 bytes with the final zero on Linux, 104 on macOS.
+MAX_SOCKET_PATH_BYTES = 103
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of one pool. Nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        """Sockets, locks and process ids: meaningless after a reboot."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "hotpool.db"
+
+    @property
+    def versions(self) -> Path:
+        """One folder a version, named by its digest."""
+        return self.root / "versions"
+
+    def stable_pointer(self, model: str) -> Path:
+        """A file with the digest of the version that workers of this model boot."""
+        return self.root / "models" / model / "stable"
+
+    def lock(self, service: str) -> Path:
+        """Held (flock) by the one running process of a service; contains its process id."""
+        return self.run / f"{service}.lock"
+
+    def endpoint(self, name: str) -> str:
+        """The ZeroMQ address of the `clients`, `workers` or `admin` socket.
+
+        Raises:
+            ConfigError: the path is too long for a Unix socket.
+        """
+        path = str((self.run / f"{name}.sock").absolute())
+        if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(
+                f"{path} is too long for a Unix socket ({len(path.encode())} bytes, allowed are "
+                f"{MAX_SOCKET_PATH_BYTES}); set HOTPOOL_HOME to a shorter folder"
+            )
+        return f"ipc://{path}"

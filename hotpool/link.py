@@ -1,0 +1,130 @@
+"""Shell: one session with the broker over a DEALER socket, opened anew whenever the broker is lost.
+
+Used by clients, workers and the supervisor, each from one thread. What was sent on a lost session is gone or may arrive late:
+the owner keeps what it needs answered and sends it again after the next `Welcome`.
+
+Why a new socket for each session: libzmq's own reconnect replays queued sends into the new broker before any hello, and
+without it (RECONNECT_IVL=-1, IMMEDIATE=1) replies that were received but not yet read are thrown away.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import zmq
+
+from .errors import RemoteProtocolError
+from .messages import SILENT_HEARTBEATS, Ping, Pong, Welcome, Who
+from .wire import Decoder, encode
+
+T = TypeVar("T")
+
+DEFAULT_HEARTBEAT_S = 0.25  # until the broker's Welcome says otherwise
+RECEIVE_AT_ONCE = 256
+
+_PING = encode(Ping())
+
+
+class Link(Generic[T]):
+    """A session. `welcome` is None until the broker has answered the hello."""
+
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, decoder: Decoder[T], hello: Callable[[], bytes]
+    ) -> None:
+        self._context, self._endpoint, self._decoder, self._hello = context, endpoint, decoder, hello
+        self.welcome: Welcome | None = None
+        self.malformed = 0
+        self.sessions = 0
+        self._heard_at = self._ticked_at = self._pinged_at = 0.0
+        self._open()
+
+    @property
+    def sockets(self) -> "tuple[zmq.Socket[bytes], zmq.Socket[bytes]]":
+        """What to poll: the session and its monitor. Other objects after each reopening."""
+        return self._socket, self._monitor
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self.welcome.heartbeat_us / 1e6 if self.welcome else DEFAULT_HEARTBEAT_S
+
+    def send(self, frames: list[bytes | memoryview], *, copy: bool = True) -> bool:
+        """False when the socket is full (the broker does not read): nothing was sent."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Iterator[tuple[T, bytes | None]]:
+        """The messages that are here now, `Welcome` among them; `Pong` and `Who` are dealt with."""
+        for _ in range(RECEIVE_AT_ONCE):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message, payload = self._decoder.decode(frames)
+            except RemoteProtocolError:
+                self.malformed += 1
+                continue
+            self._heard_at = self._ticked_at
+            if isinstance(message, Who):
+                self.send([self._hello()])
+            elif isinstance(message, Pong):
+                if self.welcome and message.boot != self.welcome.boot:
+                    self.reopen()  # another broker answers on the same connection
+                    return
+            else:
+                if isinstance(message, Welcome):
+                    self.welcome = message
+                yield message, payload
+
+    def tick(self, now: float) -> float:
+        """Sends the heartbeat, opens a new session when the broker is lost, returns when to call again.
+
+        Call it before `receive` in each turn of the owner's loop.
+        """
+        if now - self._ticked_at > self.heartbeat_s:
+            self._heard_at = now  # we did not look for a while: our own pause is not the broker's silence
+        self._ticked_at = now
+        if self._disconnected() or now - self._heard_at > SILENT_HEARTBEATS * self.heartbeat_s:
+            # Jitter: a thousand clients must not come back in the same millisecond.
+            self._heard_at = now + random.uniform(0, self.heartbeat_s)
+            self.reopen()
+        if now - self._pinged_at >= self.heartbeat_s:
+            self._pinged_at = now
+            if self.welcome:
+                self.send([_PING])
+        return self._pinged_at + self.heartbeat_s
+
+    def reopen(self) -> None:
+        """Replies that were already here are read on by nobody: their requests are sent again under the same id."""
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        # LINGER 0 and an explicit close: the default waits for ever for a peer that is gone (pyzmq#1003, #1512).
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+        self.welcome = None
+
+    def _open(self) -> None:
+        self._socket = self._context.socket(zmq.DEALER)
+        # No HEARTBEAT_IVL: libzmq aborts the process when its heartbeats meet a full pipe (libzmq#3937, #4767), and its
+        # answers come from a thread that knows nothing of a hung program. No routing id (libzmq#4503). See docs/protocol.md.
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(self._endpoint)
+        self.sessions += 1
+        self.send([self._hello()])
+
+    def _disconnected(self) -> bool:
+        """The kernel told libzmq that the peer closed: milliseconds after its death, seconds before silence shows it."""
+        lost = False
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+            lost = True
+        return lost

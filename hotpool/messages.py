@@ -1,0 +1,387 @@
+"""Pure: one struct per message. `wire.py` turns them into frames and back.
+
+Each struct travels as a msgpack array: its tag, then its fields in order. Fields are only ever appended; a reader ignores a
+tail that it does not know. Durations on the wire are microseconds (`_us`); there is no wall clock in any message.
+A field of type `Raw` passes through the broker undecoded.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from .states import WorkerState
+
+PROTOCOL = 1
+SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death, a second of silence is
+
+# Limits are generous against real use and small against memory: a header is at most 64 KiB (wire.py) whatever they say.
+RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=2000)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Token = Annotated[str, Meta(max_length=128)]
+
+
+class Message(Struct, array_like=True, frozen=True, gc=False):
+    """Base only."""
+
+
+# ---- what work is: decoded by clients and workers, never by the broker
+
+
+class Work(Struct, array_like=True, frozen=True, gc=False):
+    """What to do with a request's payload.
+
+    kind: `picture` (bytes of an image file), `pixels` (uint8, (h, w, 3)) or `tensor` (little-endian float32, (n, 3, h, w)).
+    shape: of the payload for `pixels` and `tensor`. top: how many classes the reply lists.
+    """
+
+    kind: Annotated[str, Meta(max_length=16)]
+    top: Annotated[int, Meta(ge=1, le=100_000)] = 3
+    shape: tuple[int, ...] = ()
+
+
+class Result(Struct, array_like=True, frozen=True, gc=False):
+    """classes: (index, label, probability), most probable first, for `picture` and `pixels`; shape: of the float32 logits in
+    the reply's payload, for `tensor`."""
+
+    classes: tuple[tuple[int, str, float], ...] = ()
+    shape: tuple[int, ...] = ()
+
+
+# ---- client -> broker
+
+
+class ClientHello(Message, tag=1, frozen=True):
+    protocol: Count
+    client: Annotated[bytes, Meta(min_length=8, max_length=8)]
+
+
+class Request(Message, tag=2, frozen=True):
+    """Followed by one payload frame. budget_us: what is left of the deadline. resend: how often it was sent before."""
+
+    id: RequestId
+    model: Name | None
+    version: Name | None
+    priority: Annotated[int, Meta(ge=0, le=2)]
+    budget_us: Count
+    work: Raw
+    resend: Count = 0
+
+
+class Cancel(Message, tag=3, frozen=True):
+    id: RequestId
+
+
+class Ping(Message, tag=4, frozen=True):
+    pass
+
+
+# ---- broker -> client (Welcome, Pong and Who also to workers)
+
+
+class Welcome(Message, tag=16, frozen=True):
+    """boot: of this broker process. A session is dead after 4 heartbeats of silence."""
+
+    protocol: Count
+    boot: Count
+    heartbeat_us: Count
+    max_bytes: Count
+
+
+class Reply(Message, tag=17, frozen=True):
+    """Followed by one payload frame when the result has a shape."""
+
+    id: RequestId
+    model: Name
+    version: Name
+    digest: Name
+    worker: Name
+    attempt: Count
+    queue_us: Count
+    service_us: Count
+    result: Raw
+
+
+class ErrorReply(Message, tag=18, frozen=True):
+    id: RequestId
+    code: Name
+    message: Text
+    executed: Name
+    retry_after_us: Count | None = None
+
+
+class Pong(Message, tag=19, frozen=True):
+    boot: Count
+
+
+class Who(Message, tag=20, frozen=True):
+    """The broker does not know this connection: say hello again."""
+
+
+# ---- worker -> broker
+
+
+class WorkerHello(Message, tag=32, frozen=True):
+    """A worker process with verified weights reports for duty. epoch: highest controller epoch it has obeyed. token and
+    load_reason: how its last ordered load ended, for a broker that was not there to hear it."""
+
+    protocol: Count
+    worker: Name
+    incarnation: Count
+    pid: Count
+    model: Name
+    version: Name
+    digest: Name
+    epoch: Count
+    cores: tuple[int, ...]
+    threads: Count
+    token: Token = ""
+    load_reason: Text = ""
+
+
+class Done(Message, tag=33, frozen=True):
+    """Followed by one payload frame when the result has a shape. job: as in `Job`."""
+
+    job: Count
+    service_us: Count
+    result: Raw
+
+
+class Failed(Message, tag=34, frozen=True):
+    job: Count
+    service_us: Count
+    code: Name
+    message: Text
+    executed: Name
+
+
+class LoadState(Message, tag=35, frozen=True):
+    """How a load ordered under `token` goes: state is loading or verifying."""
+
+    token: Token
+    state: Name
+
+
+class LoadEnded(Message, tag=36, frozen=True):
+    """digest: of the tensors' version the worker serves now, whether the load succeeded or not. reason: empty when it did."""
+
+    token: Token
+    version: Name
+    digest: Name
+    load_us: Count
+    verify_us: Count
+    reason: Text = ""
+
+
+class Pulse(Message, tag=37, frozen=True):
+    """A worker's heartbeat, from a thread and a connection of its own, so that a long computation does not silence it."""
+
+    worker: Name
+    incarnation: Count
+    rss_bytes: Count
+    private_bytes: Count
+
+
+class Leaving(Message, tag=38, frozen=True):
+    """The worker process was asked to stop; it exits when the broker answers `Released`."""
+
+
+class Seat(Struct, array_like=True, frozen=True, gc=False):
+    """What the supervisor knows of one worker. restarts: by cause (exit, killed, hung, ...). note: why it is down."""
+
+    worker: Name
+    incarnation: Count
+    pid: Count
+    restarts: dict[str, int]
+    note: Text = ""
+
+
+class Seats(Message, tag=39, frozen=True):
+    """From the supervisor: on every change and every heartbeat."""
+
+    model: Name
+    seats: tuple[Seat, ...]
+
+
+# ---- broker -> worker or supervisor
+
+
+class Job(Message, tag=48, frozen=True):
+    """One lease. Followed by the request's payload frame."""
+
+    job: Count
+    budget_us: Count
+    work: Raw
+
+
+class Load(Message, tag=49, frozen=True):
+    """Load this version beside the present one, verify it, then serve it. Sent only to a drained worker."""
+
+    token: Token
+    digest: Name
+    epoch: Count
+
+
+class Released(Message, tag=50, frozen=True):
+    """Answers `Leaving`: no lease is open, none will come."""
+
+
+class Kill(Message, tag=51, frozen=True):
+    """To the supervisor: end the process of this worker. cause: hung or silent."""
+
+    worker: Name
+    incarnation: Count
+    cause: Name
+
+
+# ---- admin (controller, CLI) -> broker
+
+
+class GetReport(Message, tag=64, frozen=True):
+    seq: Count
+
+
+class Watch(Message, tag=65, frozen=True):
+    """From now on send `Changed` for every change of a worker's state."""
+
+    seq: Count
+
+
+class SetVersions(Message, tag=66, frozen=True):
+    """Which versions of a model may serve. target: only while a rollout moves to it. names: alias -> digest."""
+
+    seq: Count
+    epoch: Count
+    model: Name
+    stable: Name
+    target: Name | None
+    names: dict[str, str]
+
+
+class Drain(Message, tag=67, frozen=True):
+    """floor: refused when fewer than this many workers of the model would stay ready. The controller decides on a report that
+    may be milliseconds old; only the broker knows at the moment of draining."""
+
+    seq: Count
+    epoch: Count
+    worker: Name
+    floor: Count = 1
+
+
+class Undrain(Message, tag=68, frozen=True):
+    seq: Count
+    epoch: Count
+    worker: Name
+
+
+class LoadVersion(Message, tag=69, frozen=True):
+    """token: names this attempt; the worker's report carries it back."""
+
+    seq: Count
+    epoch: Count
+    worker: Name
+    digest: Name
+    token: Token
+
+
+# ---- broker -> admin
+
+
+class Ack(Message, tag=80, frozen=True):
+    """code is empty when the command was accepted."""
+
+    seq: Count
+    code: Text = ""
+    message: Text = ""
+
+
+class WorkerReport(Struct, frozen=True):
+    """One worker in a `Report`. token, load_reason: of its last load; load_reason is empty when it succeeded."""
+
+    worker: str
+    state: WorkerState
+    model: str
+    version: str = ""
+    digest: str = ""
+    incarnation: int = 0
+    pid: int = 0
+    cores: tuple[int, ...] = ()
+    threads: int = 0
+    in_flight: int = 0
+    served: int = 0
+    rss_bytes: int = 0
+    private_bytes: int = 0
+    restarts: dict[str, int] = {}
+    token: str = ""
+    load_reason: str = ""
+    load_s: float = 0.0
+    verify_s: float = 0.0
+    note: str = ""
+
+
+class QueueReport(Struct, frozen=True):
+    requests: int
+    requests_max: int
+    bytes: int
+    bytes_max: int
+
+
+class ModelReport(Struct, frozen=True):
+    """As the controller set it last; empty until then."""
+
+    model: str
+    epoch: int
+    stable: str
+    target: str | None
+    names: dict[str, str]
+
+
+class Sample(Struct, frozen=True):
+    """One counter or gauge value, or with buckets one histogram: (upper bound, cumulative count), the last bound infinite."""
+
+    labels: dict[str, str]
+    value: float = 0.0
+    buckets: tuple[tuple[float, int], ...] = ()
+
+
+class Family(Struct, frozen=True):
+    """All samples of one metric. kind: counter, gauge or histogram; a histogram's value is the sum."""
+
+    name: str
+    help: str
+    kind: str
+    samples: tuple[Sample, ...]
+
+
+class Report(Message, tag=81, frozen=True):
+    """The whole state of the broker at one instant."""
+
+    seq: Count
+    boot: Count
+    uptime_s: float
+    epoch: Count
+    workers: tuple[WorkerReport, ...]
+    queue: QueueReport
+    models: tuple[ModelReport, ...]
+    metrics: tuple[Family, ...]
+
+
+class Changed(Message, tag=82, frozen=True):
+    """A worker changed its state. at_us: since this broker started; ready: ready workers of its model after the change."""
+
+    at_us: Count
+    worker: Name
+    before: Name
+    after: Name
+    cause: Text
+    version: Text
+    ready: Count
+
+
+FromClient = ClientHello | Request | Cancel | Ping
+ToClient = Welcome | Reply | ErrorReply | Pong | Who
+FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
+ToWorker = Welcome | Job | Load | Released | Kill | Pong | Who
+FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion
+ToAdmin = Ack | Report | Changed

@@ -1,0 +1,35 @@
+"""The controller as `python -m control` runs it, for pools of no-op workers: their versions have nothing to preflight.
+
+python -m tests.control_process HOME
+"""
+
+import sys
+from pathlib import Path
+
+from bench.noop import MODEL
+from control.__main__ import serve
+from control.decide import Finding
+from control.rollout import Settings
+from hotpool.home import Home
+from hotpool.locks import hold
+from hotpool.logs import log_to_stderr
+
+
+class GoodPreflight:
+    """Finds every version good at once."""
+
+    def start(self, digest: str, settings: Settings) -> None:
+        pass
+
+    def poll(self) -> Finding:
+        return Finding(True)
+
+    def stop(self) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    log_to_stderr()
+    home = Home(Path(sys.argv[1]))
+    with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
+        serve(home, MODEL, GoodPreflight())

@@ -1,0 +1,480 @@
+"""A pool in virtual time for the controller: broker, workers and preflight as the controller sees them, and a world around it.
+
+The fake obeys every order, also one that breaks the floor, and remembers what was wrong with it.
+"""
+
+import hashlib
+import heapq
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from control import orders
+from control.controller import Controller
+from control.decide import Action, Finding, Record
+from control.events import Event, EventKind
+from control.journal import Journal
+from control.ledger import Ledger, replay
+from control.rollout import Rollout, Settings
+from hotpool import messages as m
+from hotpool.home import Home
+from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
+from hotpool.states import Phase, WorkerState
+
+S = WorkerState
+MODEL = "shapes"
+OPERATOR = "ada@example"
+ORDERS = (EventKind.PAUSED, EventKind.RESUMED, EventKind.ABORT_REQUESTED)
+ENDS_A_PAUSE = (EventKind.RESUMED, EventKind.ABORT_REQUESTED, EventKind.ROLLBACK_STARTED)
+SETTINGS = Settings(
+    max_unavailable=1,
+    bake_s=1.0,
+    drain_timeout_s=5.0,
+    load_timeout_s=5.0,
+    progress_deadline_s=20.0,
+    max_worker_retries=2,
+    preflight_memory_mb=1024,
+    preflight_timeout_s=10.0,
+)
+
+
+class Killed(Exception):
+    """The controller was killed here."""
+
+
+@dataclass(slots=True)
+class FakeWorker:
+    name: str
+    digest: str
+    state: WorkerState = S.READY
+    incarnation: int = 1
+    epoch: int = 0  # counts what happened to it: a scheduled event of an earlier time is void
+    token: str = ""
+    load_reason: str = ""
+    is_known: bool = True  # False: the broker was restarted and has not heard of it yet
+
+
+class FakePool:
+    """The broker with its workers. Time moves only by `pass_time`."""
+
+    def __init__(self, home: Home, n_workers: int, stable: str, floor: int) -> None:
+        self.home, self.floor, self.now = home, floor, 100.0
+        self.workers = {f"worker-{i}": FakeWorker(f"worker-{i}", stable) for i in range(n_workers)}
+        self.table: m.ModelReport | None = None
+        self.leader = 0  # highest epoch obeyed
+        self.drain_s, self.load_s, self.restart_s, self.boot_s = 0.11, 0.23, 0.31, 0.17
+        self.bad: dict[str, str] = {}  # digest -> why no worker can load it
+        self.stuck: set[str] = set()  # workers whose drain or load never ends
+        self.dead: set[str] = set()  # workers that never start again
+        self.wrong: list[str] = []  # what the controller did that it must not
+        self.fewest_ready = n_workers
+        self.is_announced: Callable[[str], bool] = lambda worker: True
+        self._due: list[tuple[float, int, str, int, Callable[[FakeWorker], None]]] = []
+        self._n = count(1)
+
+    # ---- what the controller uses
+
+    def report(self) -> m.Report:
+        reports = tuple(
+            m.WorkerReport(
+                worker=w.name,
+                state=w.state,
+                model=MODEL,
+                version=w.digest[:4],
+                digest=w.digest,
+                incarnation=w.incarnation,
+                token=w.token,
+                load_reason=w.load_reason,
+                load_s=self.load_s,
+            )
+            for w in self.workers.values()
+            if w.is_known
+        )
+        tables = (self.table,) if self.table else ()
+        return m.Report(1, 1, 0.0, self.leader, reports, m.QueueReport(0, 0, 0, 0), tables, ())
+
+    def request(self, make: Callable[[int], m.FromAdmin]) -> m.Ack | m.Report:
+        order = make(next(self._n))
+        assert not isinstance(order, m.GetReport | m.Watch)
+        if order.epoch < self.leader:
+            return m.Ack(order.seq, "stale_epoch", "replaced")
+        self.leader = order.epoch
+        if isinstance(order, m.SetVersions):
+            self._set_versions(order)
+            return m.Ack(order.seq)
+        if not self.is_announced(order.worker):
+            self.wrong.append(f"{order} came before its event")
+        worker = self.workers[order.worker]
+        if worker.state is S.DOWN:
+            return m.Ack(order.seq, "conflict", "it has no running process to order")
+        match order:
+            case m.Drain():
+                self._drain(worker, f"{order}")
+            case m.Undrain():
+                if not self.admits(worker.digest):
+                    return m.Ack(order.seq, "unknown_version", "not admitted")
+                if worker.state in (S.DRAINING, S.DRAINED):
+                    self.become(worker, S.READY)
+            case m.LoadVersion():
+                return self._load(worker, order)
+        return m.Ack(order.seq)
+
+    def changes(self, timeout_s: float) -> list[m.Changed]:
+        return []
+
+    # ---- faults
+
+    def crash(self, name: str) -> None:
+        worker = self.workers[name]
+        if worker.state is not S.DOWN:
+            self.become(worker, S.DOWN)
+            worker.is_known = True
+            if name not in self.dead:
+                self._after(worker, self.restart_s, self._start)
+
+    def restart_broker(self) -> None:
+        """Workers keep what they hold; drains that were ordered are forgotten."""
+        self.table, self.leader = None, 0
+        for worker in self.workers.values():
+            if worker.state in (S.READY, S.DRAINING, S.DRAINED):
+                worker.is_known = False
+                self.become(worker, S.DOWN)
+                self._after(worker, 0.05 * next(self._n) % 0.4, self._join)
+
+    # ---- time
+
+    def pass_time(self, at_most_s: float = 0.05) -> None:
+        self.now += at_most_s
+        while self._due and self._due[0][0] <= self.now:
+            _, _, name, epoch, what = heapq.heappop(self._due)
+            if self.workers[name].epoch == epoch:
+                what(self.workers[name])
+
+    # ---- inside
+
+    def ready(self) -> int:
+        return sum(worker.state is S.READY for worker in self.workers.values())
+
+    def admits(self, digest: str) -> bool:
+        return self.table is None or digest in (self.table.stable, self.table.target)
+
+    def become(self, worker: FakeWorker, state: WorkerState) -> None:
+        worker.state = state
+        worker.epoch += 1
+        self.fewest_ready = min(self.fewest_ready, self.ready())
+
+    def _after(self, worker: FakeWorker, delay_s: float, what: Callable[[FakeWorker], None]) -> None:
+        heapq.heappush(self._due, (self.now + delay_s, next(self._n), worker.name, worker.epoch, what))
+
+    def _set_versions(self, order: m.SetVersions) -> None:
+        self.table = m.ModelReport(order.model, order.epoch, order.stable, order.target, dict(order.names))
+        for worker in self.workers.values():
+            if not self.admits(worker.digest):
+                self._drain(worker, f"{order}")
+
+    def _drain(self, worker: FakeWorker, why: str) -> None:
+        if worker.state is not S.READY:
+            return
+        if self.ready() - 1 < self.floor:
+            self.wrong.append(f"{self.ready()} ready, floor {self.floor}: {why} breaks it")
+        self.become(worker, S.DRAINING)
+        if worker.name not in self.stuck:
+            self._after(worker, self.drain_s, lambda worker: self.become(worker, S.DRAINED))
+
+    def _load(self, worker: FakeWorker, order: m.LoadVersion) -> m.Ack:
+        if order.token == worker.token:
+            return m.Ack(order.seq)
+        if worker.state is not S.DRAINED:
+            return m.Ack(order.seq, "conflict", "only a drained worker loads")
+        worker.token, worker.load_reason = order.token, ""
+        self.become(worker, S.LOADING)
+        if worker.name not in self.stuck:
+            self._after(worker, self.load_s, lambda worker: self._end_load(worker, order.digest))
+        return m.Ack(order.seq)
+
+    def _end_load(self, worker: FakeWorker, digest: str) -> None:
+        worker.load_reason = self.bad.get(digest, "")
+        if not worker.load_reason:
+            worker.digest = digest
+        self.become(worker, S.DRAINED)
+
+    def _start(self, worker: FakeWorker) -> None:
+        worker.incarnation += 1
+        worker.token = worker.load_reason = ""
+        self.become(worker, S.STARTING)
+        stable = read_stable(self.home, MODEL)
+        assert stable is not None
+        worker.digest = stable
+        self._after(worker, self.boot_s, self._join)
+
+    def _join(self, worker: FakeWorker) -> None:
+        worker.is_known = True
+        self.become(worker, S.READY if self.admits(worker.digest) else S.DRAINED)
+
+
+class FakePreflight:
+    """Ends after a while with what was put into `finding`."""
+
+    def __init__(self, pool: FakePool) -> None:
+        self._pool = pool
+        self.finding = Finding(True)
+        self.lasts_s = 0.09
+        self.runs = 0
+        self._ends_at: float | None = None
+
+    def start(self, digest: str, settings: Settings) -> None:
+        if self._ends_at is None:
+            self.runs += 1
+            self._ends_at = self._pool.now + self.lasts_s
+
+    def poll(self) -> Finding | None:
+        return self.finding if self._ends_at is not None and self._pool.now >= self._ends_at else None
+
+    def stop(self) -> None:
+        self._ends_at = None
+
+
+class CrashableController(Controller):
+    """Asks before and after everything it does whether it is killed now."""
+
+    at_crash_point: Callable[[str, Action], None]
+
+    def carry_out(self, action: Action, now: float) -> bool:
+        self.at_crash_point("before", action)
+        is_busy = super().carry_out(action, now)
+        self.at_crash_point("after", action)
+        return is_busy
+
+
+class World:
+    """A home with versions v1 (stable), v2 and v3, a fake pool, and the real controller with a real journal."""
+
+    def __init__(self, folder: Path, n_workers: int = 3, settings: Settings = SETTINGS) -> None:
+        self.home = Home(folder)
+        self.settings = settings
+        self.digests = {name: make_version(self.home, name) for name in ("v1", "v2", "v3")}
+        self.journal = Journal(self.home.database)  # the operator's own connection
+        for name, digest in self.digests.items():
+            self.append(EventKind.VERSION_ADDED, name=name, digest=digest)
+        self.append(EventKind.STABLE_SET, digest=self.digests["v1"])
+        write_stable(self.home, MODEL, self.digests["v1"])
+        self.pool = FakePool(self.home, n_workers, self.digests["v1"], max(1, n_workers - settings.max_unavailable))
+        self.pool.is_announced = self._is_announced
+        self.preflight = FakePreflight(self.pool)
+        self.controller: CrashableController | None = None
+        self._controllers_journal: Journal | None = None
+        self.crash_points = 0
+        self.crash_at: int | None = None
+        self.crashed_in = ""
+        self.kills = 0
+        self.pointers = [self.digests["v1"]]
+        self._followed = Ledger()
+
+    def append(self, kind: EventKind, **body: object) -> None:
+        self.journal.append(kind, model=MODEL, operator=OPERATOR, body=body)
+
+    # ---- orders
+
+    def start(self, version: str = "v2") -> Rollout:
+        rollout = orders.start(
+            self.journal, model=MODEL, version=version, workers=self.pool.report().workers, settings=self.settings,
+            operator=OPERATOR, reason="better weights",
+        )  # fmt: skip
+        assert rollout is not None
+        return rollout
+
+    def undo(self) -> Rollout:
+        return orders.undo(
+            self.journal, model=MODEL, workers=self.pool.report().workers, settings=self.settings, operator=OPERATOR
+        )
+
+    def abort(self) -> Rollout:
+        return orders.abort(self.journal, model=MODEL, operator=OPERATOR, reason="changed my mind")
+
+    def pause(self) -> Rollout:
+        return orders.pause(self.journal, model=MODEL, operator=OPERATOR)
+
+    def resume(self) -> Rollout:
+        return orders.resume(self.journal, model=MODEL, operator=OPERATOR)
+
+    # ---- the run
+
+    def turn(self) -> None:
+        """One step of the controller; when it has nothing to do, time passes."""
+        try:
+            if self.controller is None:
+                self._start_controller()
+            assert self.controller is not None
+            if not self.controller.step(self.pool.now):
+                self.pool.pass_time()
+        except Killed:
+            self.kill()
+        pointer = read_stable(self.home, MODEL)
+        if pointer is not None and pointer != self.pointers[-1]:
+            self.pointers.append(pointer)
+
+    def run(self, until: Callable[[], bool], turns: int = 5000) -> None:
+        for _ in range(turns):
+            if until():
+                return
+            self.turn()
+        raise AssertionError(f"stuck: {self.last()}\n{self.pool.workers}")
+
+    def run_to_end(self) -> Rollout:
+        """Until the last rollout is over and the pool is at rest."""
+        self.run(lambda: self.last().is_over)
+        self.run(lambda: all(worker.state is S.READY for worker in self.pool.workers.values()) and not self.busy())
+        return self.last()
+
+    def run_to(self, phase: Phase) -> None:
+        self.run(lambda: self.last().phase is phase)
+
+    def busy(self) -> bool:
+        """Whether the controller still does things when asked."""
+        before = self.pool.now
+        self.turn()
+        return self.pool.now == before or self.controller is None
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.controller = None
+        self.preflight.stop()
+        if self._controllers_journal is not None:
+            self._controllers_journal.close()
+            self._controllers_journal = None
+
+    def last(self) -> Rollout:
+        """The newest rollout, followed event by event: asked in every turn."""
+        self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
+        rollout = self._followed.last(MODEL)
+        assert rollout is not None
+        return rollout
+
+    def ledger(self) -> Ledger:
+        return replay(self.journal.events(), self.pool.now)
+
+    def kinds(self) -> list[EventKind]:
+        return [event.kind for event in self.journal.events()]
+
+    def close(self) -> None:
+        self.kill()
+        self.journal.close()
+
+    # ---- the oracle
+
+    def check(self, *allowed: Phase) -> None:
+        """What must hold after every run, whatever happened in it."""
+        ledger, rollout = self.ledger(), self.last()
+        assert rollout.phase in allowed, rollout
+        assert self.pool.wrong == []
+        pointer = read_stable(self.home, MODEL)
+        assert pointer is not None
+        assert pointer == ledger.stable(MODEL)
+        assert {worker.digest for worker in self.pool.workers.values()} == {pointer}
+        assert all(worker.state is S.READY for worker in self.pool.workers.values()), self.pool.workers
+        assert self.pool.table == m.ModelReport(MODEL, ledger.epoch, pointer, None, self.digests)
+        assert not rollout.steps
+        assert self.ledger() == ledger, "replayed twice, differs"
+        assert self.journal.verify() == ledger.seq
+        committed = [event.body["digest"] for event in self.journal.events() if event.kind is EventKind.SUCCEEDED]
+        assert self.pointers == [self.digests["v1"], *committed], "the stable pointer moved outside a success"
+        for number in ledger.rollouts:
+            check_order([event for event in self.journal.events() if event.rollout == number])
+
+    def _start_controller(self) -> None:
+        self._controllers_journal = Journal(self.home.database)
+        self.controller = CrashableController(
+            self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller"
+        )
+        self.controller.at_crash_point = self._at_crash_point
+        self.controller.start(self.pool.now)
+
+    def _at_crash_point(self, when: str, action: Action) -> None:
+        self.crash_points += 1
+        if self.crash_at == self.crash_points:
+            self.crashed_in = f"{when} {action}"
+            raise Killed(self.crashed_in)
+        if when == "before" and isinstance(action, Record) and action.kind is EventKind.COMMIT_STARTED:
+            target = self.last().target
+            not_there = [w for w in self.pool.workers.values() if w.state is not S.READY or w.digest != target]
+            self.pool.wrong += [f"commit while {worker}" for worker in not_there]
+
+    def _is_announced(self, worker: str) -> bool:
+        """Read with another connection: what the controller only has in its memory does not count."""
+        ledger = self.ledger()
+        active = ledger.active(MODEL)
+        return worker in (active.steps if active else ledger.repairs)
+
+
+def check_order(events: list[Event]) -> None:
+    """What may not follow what, in the events of one rollout."""
+    forward = {EventKind.PREFLIGHT_PASSED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.SUCCEEDED}
+    begun = {EventKind.STEP_STARTED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.PREFLIGHT_STARTED}
+    is_aborted = is_paused = is_bad = False
+    for event in events:
+        kind = event.kind
+        assert not (is_aborted and kind in forward), f"{kind} after an abort"
+        assert not (is_paused and kind in begun), f"{kind} while paused"
+        assert not is_bad or kind in (EventKind.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
+        is_aborted |= kind is EventKind.ABORT_REQUESTED
+        is_paused = kind is EventKind.PAUSED or (is_paused and kind not in ENDS_A_PAUSE)
+        is_bad = kind is not EventKind.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")
+
+
+@contextmanager
+def fast_folder() -> Iterator[Path]:
+    """In memory where there is one for files: hundreds of runs must not wait for the disk at every event."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def make_version(home: Home, name: str) -> str:
+    """A version's folder with some bytes as weights; returns its digest."""
+    weights = f"weights of {name}".encode()
+    sha256 = hashlib.sha256(weights).hexdigest()
+    manifest = Manifest.model_validate(
+        {
+            "model": MODEL,
+            "arch": "resnet18",
+            "classes": 2,
+            "labels": ("square", "circle"),
+            "preprocessing": {},
+            "weights_sha256": sha256,
+            "tensors_sha256": sha256,
+            "golden_sha256": sha256,
+            "name": name,
+            "source": "test",
+            "added_by": OPERATOR,
+            "added_ts": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+    )
+    folder = home.versions / manifest.digest
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / MANIFEST).write_bytes(manifest_json(manifest))
+    return manifest.digest
+
+
+def rollout_body(stable: str, target: str, kind: str = "start", n_workers: int = 3) -> dict[str, object]:
+    """Of a `rollout_created` event."""
+    return {
+        "kind": kind,
+        "stable": stable,
+        "stable_name": stable[:4],
+        "target": target,
+        "target_name": target[:4],
+        "workers": [f"worker-{i}" for i in range(n_workers)],
+        "settings": asdict(SETTINGS),
+        "reason": "better weights",
+    }
+
+
+def settings(**changes: float) -> Settings:
+    """The tests' settings with some changed."""
+    return replace(SETTINGS, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""Writes the generated parts of the docs: `python -m tests.generate_docs`; with --check it only says which are stale.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Everything else in the files is written by hand.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from broker.lifecycle import TRANSITIONS as WORKER_TRANSITIONS
+from broker.metrics import Metrics
+from control.cli import cli
+from control.exits import Exit
+from control.ledger import Ledger
+from control.rollout import TRANSITIONS as ROLLOUT_TRANSITIONS
+from control.rollout_metrics import rollout_families
+from hotpool.errors import BY_CODE
+
+ROOT = Path(__file__).parent.parent
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in ([*header], *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len([*header]), *lines[1:]]) + "\n"
+
+
+def first_sentence(doc: str | None) -> str:
+    return re.split(r"(?<=[.;:])\s", " ".join((doc or "").split()))[0].rstrip(";:")
+
+
+def errors() -> str:
+    rows = (
+        (f"`{code}`", f"`{kind.__name__}`", "yes" if kind.retryable else "no", first_sentence(kind.__doc__))
+        for code, kind in sorted(BY_CODE.items())
+    )
+    return table(("code", "class", "retryable", "meaning"), rows)
+
+
+def worker_states() -> str:
+    rows = (
+        (f"`{state}`", f"`{event}`", f"`{after}`")
+        for state, row in WORKER_TRANSITIONS.items()
+        for event, after in row.items()
+    )
+    return table(("state", "event", "next state"), rows)
+
+
+def rollout_phases() -> str:
+    rows = (
+        (f"`{phase}`", f"`{event}`", f"`{after}`")
+        for phase, row in ROLLOUT_TRANSITIONS.items()
+        for event, after in row.items()
+    )
+    return table(("phase", "event", "next phase"), rows)
+
+
+def exit_codes() -> str:
+    return table(("code", "name"), ((code.value, code.name.lower()) for code in Exit))
+
+
+def metrics() -> str:
+    families = [*Metrics().families([], (0, 0)), *rollout_families(Ledger())]
+    rows = ((f"`{family.name}`", family.kind, family.help) for family in families)
+    return table(("name", "kind", "meaning"), rows)
+
+
+def commands(command: click.Command, path: str = "hotpool", parent: click.Context | None = None) -> Iterator[str]:
+    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, max_content_width=100)
+    yield f"### `{path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            if (sub := command.get_command(context, name)) is not None:
+                yield from commands(sub, f"{path} {name}", context)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "errors": errors,
+    "worker_states": worker_states,
+    "rollout_phases": rollout_phases,
+    "exit_codes": exit_codes,
+    "metrics": metrics,
+    "commands": lambda: "\n".join(commands(cli)),
+}
+
+
+def current(text: str) -> str:
+    return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
+        if not path.exists():
+            continue
+        text = path.read_text()
+        if (new := current(text)) != text:
+            stale.append(path)
+            if "--check" not in arguments:
+                path.write_text(new)
+    for path in stale:
+        print(f"{'stale' if '--check' in arguments else 'written'}: {path.relative_to(ROOT)}")
+    if stale and "--check" in arguments:
+        print("run: make docs")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""A version of a small network with seeded random weights, made in a tenth of a second."""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
+import os
+from datetime import UTC, datetime
+
+import safetensors.torch
+import torch
+import torchvision.models
+from hotpool.manifest import MANIFEST, Manifest, Preprocessing, manifest_json, version_folder
+from workers.golden import make_inputs
+from workers.preprocess import Preprocessor
+from workers.scratch import build
+
+ARCH, CLASSES, CROP = "shufflenet_v2_x0_5", 5, 32
+torch.set_num_threads(1)  # two would wait for each other longer than they compute
+SMALL = Preprocessing(resize=36, crop=CROP)
+
+
+def make_tensors(seed=0):
+    """A fresh state dict whose batch norms have seen data: without that the signal dies on its way through the layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = torchvision.models.get_model(ARCH, weights=None, num_classes=CLASSES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(Preprocessor(SMALL).normalise(make_inputs(CROP)))
+    tensors = model.state_dict()
+    tensors["fc.weight"] *= 5
+    return {
+        name: tensor.zero_() if name.endswith("num_batches_tracked") else tensor for name, tensor in tensors.items()
+    }
+
+
+def save(tensors, path):
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+def add_version(home, source, name="v1", model="shapes", preprocessing=SMALL):
+    """What `control.versions.prepare` and `publish` do, in this process."""
+    folder = home.versions / f".test-{os.getpid()}"
+    folder.mkdir(parents=True)
+    content = build(str(source), folder, arch=ARCH, preprocessing=preprocessing)
+    provenance = {"source": source.name, "added_by": "test", "added_ts": datetime.now(UTC)}
+    manifest = Manifest.model_validate({**content, **provenance, "model": model, "name": name})
+    (folder / MANIFEST).write_bytes(manifest_json(manifest))
+    folder.rename(version_folder(home, manifest.digest))
+    return manifest

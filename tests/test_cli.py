@@ -1,0 +1,470 @@
+"""The command line without a pool: help, mistakes, exit codes, the audit, the store's entries in the journal."""
+
+import json
+import shlex
+import shutil
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from control import orders, registry, terminal
+from control.cli import cli
+from control.cli_classify import _find
+from control.events import EventKind
+from control.exits import ERROR_EXITS, PHASE_EXITS, Exit, exit_for
+from control.journal import Journal
+from control.rollout import Settings
+from control.up import create_folders
+from control.versions import Prepared, publish
+from hotpool import errors
+from hotpool.config import Config
+from hotpool.home import Home
+from hotpool.manifest import (
+    GOLDEN,
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    Preprocessing,
+    manifest_json,
+    read_stable,
+    version_folder,
+)
+from hotpool.messages import WorkerReport
+from hotpool.states import FINAL_PHASES, Phase, WorkerState
+
+
+def all_commands(command=cli, path=("hotpool",)):
+    yield path, command
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from all_commands(sub, (*path, name))
+
+
+@pytest.fixture
+def home(tmp_path):
+    made = Home(tmp_path / "var")
+    create_folders(made)
+    return made
+
+
+@pytest.fixture
+def run(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOTPOOL_CONFIG", raising=False)
+
+    def invoke(*arguments):
+        return CliRunner().invoke(cli, ["--home", str(home.root), *arguments])
+
+    return invoke
+
+
+def prepared(home, name, seed="1", model="default"):
+    """A version as `prepare` leaves it, without torch: the store never looks into its files."""
+    folder = home.versions / f".adding-1-{name}"
+    folder.mkdir()
+    manifest = Manifest(
+        model=model, name=name, arch="resnet18", classes=2, labels=("a", "b"), preprocessing=Preprocessing(),
+        weights_sha256="0" * 64, tensors_sha256=seed * 64, golden_sha256="0" * 64, source=f"{name}.pth",
+        added_by="ann@edge", added_ts=datetime(2026, 11, 23, 10, 0, int(seed), tzinfo=UTC),
+    )  # fmt: skip
+    for file in (WEIGHTS, GOLDEN):
+        (folder / file).write_bytes(b"-")
+    (folder / MANIFEST).write_bytes(manifest_json(manifest))
+    return Prepared(home, folder, manifest)
+
+
+def add(home, name, seed="1"):
+    ready = prepared(home, name, seed)
+    with Journal(home.database) as journal:
+        registry.add(journal, ready, operator="ann@edge", reason="because")
+    return ready.manifest
+
+
+def start(home, version, reason="new"):
+    seats = [WorkerReport(f"worker-{n}", WorkerState.READY, "default") for n in range(2)]
+    settings = Settings(**Config().rollout.model_dump())
+    with Journal(home.database) as journal:
+        return orders.start(
+            journal,
+            model="default",
+            version=version,
+            workers=seats,
+            settings=settings,
+            operator="ann@edge",
+            reason=reason,
+        )
+
+
+def record(home, kind, **body):
+    with Journal(home.database) as journal:
+        journal.append(kind, model="default", rollout=1, operator="controller", body=body)
+
+
+# ---- help
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*pair, id=" ".join(pair[0])) for pair in all_commands()])
+def test_every_command_says_what_it_does_with_an_example_that_parses(path, command):
+    result = CliRunner().invoke(cli, [*path[1:], "--help"])
+    assert result.exit_code == 0
+    assert command.help.splitlines()[0].endswith(".")
+    assert "Example:\n" in result.output
+    lines = [line.strip() for line in result.output.split("Example:\n")[1].split("\n\n")[0].splitlines()]
+    for line in lines:
+        assert parses(line), line
+    if not isinstance(command, click.Group):
+        assert all(line.startswith(" ".join(path)) for line in lines)
+
+
+def parses(line):
+    """Whether click accepts the words of a shell line, without running the command."""
+    words = shlex.split(line.split(" > ")[0])
+    assert words.pop(0) == "hotpool"
+    command: click.Command = cli
+    context = click.Context(cli, info_name="hotpool")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+        context = click.Context(command, parent=context, info_name=command.name)
+    if isinstance(command, click.Group):
+        command.make_parser(context).parse_args(words)
+    else:
+        command.parse_args(context, words)
+    return True
+
+
+def test_the_list_of_commands_shows_whole_sentences():
+    output = CliRunner().invoke(cli, ["--help"]).output
+    assert "..." not in output.split("Commands:")[1]
+
+
+# ---- exit codes
+
+
+def test_every_error_has_an_exit_code_and_special_rows_win():
+    for kind in errors.BY_CODE.values():
+        assert exit_for(kind("x")) in set(Exit)
+    assert exit_for(errors.BadImage("x")) is Exit.USAGE
+    assert exit_for(errors.DeadlineExceeded("x")) is Exit.TIMEOUT
+    assert exit_for(errors.QueueFull("x")) is Exit.UNEXPECTED
+    assert exit_for(errors.BrokerUnreachable("x")) is Exit.UNREACHABLE
+    assert exit_for(errors.Conflict("x")) is Exit.CONFLICT
+    assert exit_for(errors.JournalCorrupt("x")) is Exit.DEGRADED
+    assert errors.HotpoolError in ERROR_EXITS
+
+
+def test_the_numbers_are_those_scripts_rely_on():
+    assert {code.name: int(code) for code in Exit} == {
+        "OK": 0, "UNEXPECTED": 1, "USAGE": 2, "ROLLED_BACK": 3, "PAUSED": 4, "TIMEOUT": 5, "CONFLICT": 6, "UNREACHABLE": 7,
+        "DEGRADED": 8, "IN_PROGRESS": 9, "REJECTED": 10, "NOTHING_TO_DO": 11, "INTERRUPTED": 130,
+    }  # fmt: skip
+
+
+def test_every_phase_has_an_exit_code_and_only_final_ones_are_over():
+    assert set(PHASE_EXITS) == set(Phase)
+    assert {phase for phase, code in PHASE_EXITS.items() if code is not Exit.IN_PROGRESS} == FINAL_PHASES
+
+
+# ---- mistakes
+
+
+def refused(result, code, *texts):
+    """One or more `error:` lines on stderr, nothing on stdout, no trace."""
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.stdout == ""
+    assert all(line.startswith("error: ") for line in result.stderr.splitlines())
+    for text in texts:
+        assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[pool]\nworkrs = 2", "unknown key 'pool.workrs'; did you mean 'pool.workers'?"),
+        ("[pool]\nworkers = 0", "pool.workers = 0"),
+        ("[pool", "not TOML"),
+    ],
+)
+def test_a_wrong_configuration_names_file_and_key(run, tmp_path, text, expected):
+    (tmp_path / "pool.toml").write_text(text)
+    for command in (["status"], ["up"], ["rollout", "abort"]):
+        refused(run("--config", "pool.toml", *command), Exit.USAGE, "pool.toml", expected)
+
+
+def test_without_a_broker_commands_that_need_one_end_with_7_and_say_where_they_looked(run, home, monkeypatch):
+    monkeypatch.setattr("control.cli_pool.REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    for command in (["status"], ["workers"], ["metrics"], ["rollout", "start", "--version", "v2"]):
+        refused(run(*command), Exit.UNREACHABLE, str(home.run), "hotpool up")
+
+
+def test_classify_without_a_pool_ends_with_7_after_its_timeout(run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"-")
+    (tmp_path / "b.png").write_bytes(b"-")
+    refused(run("classify", "--timeout", "0.05", str(tmp_path)), Exit.UNREACHABLE, "clients.sock")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "text"),
+    [
+        (["rollout", "start", "--version", "v9"], Exit.USAGE, "known are v1"),
+        (["rollout", "abort"], Exit.NOTHING_TO_DO, "no rollout of model 'default' is under way"),
+        (["rollout", "pause"], Exit.NOTHING_TO_DO, "no rollout"),
+        (["rollout", "resume"], Exit.NOTHING_TO_DO, "no rollout"),
+        (["rollout", "status"], Exit.NOTHING_TO_DO, "hotpool rollout history"),
+        (["rollout", "status", "--rollout", "7"], Exit.NOTHING_TO_DO, "rollout 7"),
+        (["versions", "show", "v9"], Exit.USAGE, "there are: v1"),
+        (["versions", "remove", "v1"], Exit.CONFLICT, "in use"),
+        (["versions", "add", "x.pth", "--name", "v1"], Exit.CONFLICT, "a version v1 already"),
+        (["down"], Exit.NOTHING_TO_DO, "no pool is running"),
+    ],
+)
+def test_a_mistake_is_one_line_with_a_code(run, home, command, code, text):
+    add(home, "v1")
+    refused(run(*command), code, text)
+
+
+def test_a_name_that_can_not_be_one_is_refused_before_any_work(run):
+    result = run("versions", "add", "x.pth", "--name", "../v1")
+    assert result.exit_code == Exit.USAGE
+    assert "'../v1'" in result.stderr
+
+
+def test_a_journal_that_is_no_database_is_an_operators_case(run, home):
+    home.database.write_bytes(b"this is not SQLite at all, and long enough to be looked at" * 20)
+    refused(run("audit"), Exit.DEGRADED, "hotpool.db", "restore it from a copy")
+
+
+def test_a_home_that_can_not_be_made_is_no_trace(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(cli, ["--home", str(tmp_path / "file" / "var"), "rollout", "abort"])
+    refused(result, Exit.UNEXPECTED, "file")
+
+
+def test_ctrl_c_ends_with_130_and_no_trace(run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal.Terminal, "ledger", interrupt)
+    result = run("rollout", "history")
+    assert result.exit_code == Exit.INTERRUPTED
+    assert result.stderr.strip() == "interrupted"
+
+
+def test_looking_creates_nothing(tmp_path):
+    home = tmp_path / "nowhere"
+    for command in (["audit"], ["rollout", "history"], ["versions", "list"], ["down"]):
+        CliRunner().invoke(cli, ["--home", str(home), *command])
+    assert not home.exists()
+
+
+# ---- versions, rollouts and the audit, by the journal alone
+
+
+def test_the_first_version_is_stable_at_once_and_the_next_is_not(run, home):
+    first, second = add(home, "v1"), add(home, "v2", seed="2")
+    assert read_stable(home, "default") == first.digest
+    views = json.loads(run("versions", "list", "-o", "json").stdout)
+    assert [(view["name"], view["use"]) for view in views] == [("v1", "stable"), ("v2", "")]
+    assert second.digest[:12] in run("versions", "list").stdout
+
+
+def test_a_version_is_found_by_name_and_by_digest(run, home):
+    digest = add(home, "v1").digest
+    for word in ("v1", digest, digest[:8]):
+        assert json.loads(run("versions", "show", word, "-o", "json").stdout)["digest"] == digest
+    assert "v1.pth" in run("versions", "show", "v1").stdout
+
+
+def test_a_version_that_is_not_in_use_can_be_removed_and_the_audit_says_by_whom(run, home):
+    add(home, "v1")
+    gone = add(home, "v2", seed="2")
+    result = run("versions", "remove", "v2", "--reason", "not needed")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not version_folder(home, gone.digest).exists()
+    last = json.loads(run("audit", "-o", "json").stdout)[-1]
+    assert (last["kind"], last["body"]["name"], last["body"]["reason"]) == ("version_removed", "v2", "not needed")
+    assert "@" in last["operator"]
+
+
+def test_the_target_of_a_rollout_can_not_be_removed(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    refused(run("versions", "remove", "v2"), Exit.CONFLICT, "in use")
+
+
+def test_a_refused_removal_leaves_no_event(run, home):
+    add(home, "v1")
+    run("versions", "remove", "v1")
+    kinds = [event["kind"] for event in json.loads(run("audit", "-o", "json").stdout)]
+    assert kinds == ["version_added", "stable_set"]
+
+
+class Killed(BaseException):
+    """Ends a command where it stands."""
+
+
+@pytest.mark.parametrize("at", ["publish", "write_stable", "COMMIT"])
+def test_a_command_killed_at_any_point_is_completed_by_the_next(home, monkeypatch, at):
+    ready = prepared(home, "v1")
+    with monkeypatch.context() as patch, Journal(home.database) as journal:
+        if at == "COMMIT":  # the version is in the store, the journal knows nothing of it
+            patch.setattr(registry, "publish", lambda one: (publish(one), kill()))
+        else:
+            patch.setattr(registry, at, lambda *_: kill())
+        with pytest.raises(Killed):
+            registry.add(journal, ready, operator="ann@edge", reason="")
+    if at == "publish":
+        ready.folder.rename(home.versions / ".adding-1-again")
+        ready = Prepared(home, home.versions / ".adding-1-again", ready.manifest)
+        with Journal(home.database) as journal:
+            assert registry.add(journal, ready, operator="ann@edge", reason="")
+    else:
+        add(home, "v2", seed="2")
+    assert read_stable(home, "default") == ready.manifest.digest
+    with Journal(home.database) as journal:
+        ledger = orders.read(journal)
+        registry.reconcile(journal, home, "ann@edge")
+        assert orders.read(journal) == ledger, "what is complete is left alone"
+    assert ledger.versions["default"]["v1"] == ledger.stable("default") == ready.manifest.digest
+
+
+def kill():
+    raise Killed
+
+
+def test_a_version_whose_folder_was_lost_is_forgotten(home):
+    add(home, "v1")
+    lost = add(home, "v2", seed="2")
+    shutil.rmtree(version_folder(home, lost.digest))
+    with Journal(home.database) as journal:
+        registry.reconcile(journal, home, "ann@edge")
+        assert set(orders.read(journal).versions["default"]) == {"v1"}
+
+
+def test_an_order_without_a_controller_is_written_down_and_says_so(run, home, monkeypatch):
+    monkeypatch.setattr("control.cli_rollout._CONTROLLER_WAIT_S", 0.0)
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    result = run("rollout", "abort", "--reason", "oops")
+    assert result.exit_code == Exit.UNREACHABLE
+    assert "takes effect when it is back" in result.stderr
+    last = json.loads(run("audit", "-o", "json").stdout)[-1]
+    assert (last["kind"], last["body"]["reason"]) == ("abort_requested", "oops")
+
+
+@pytest.mark.parametrize(
+    ("events", "code", "text"),
+    [
+        ([], Exit.IN_PROGRESS, "waiting for the controller"),
+        ([("paused", {"reason": ""})], Exit.PAUSED, "paused while pending"),
+        ([("rejected", {"cause": "preflight", "reason": "NaN in fc"})], Exit.REJECTED, "rejected v2: NaN in fc"),
+    ],
+)
+def test_status_without_waiting_tells_the_phase_by_its_exit_code(run, home, monkeypatch, events, code, text):
+    monkeypatch.setattr("control.watch._REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    for kind, body in events:
+        record(home, EventKind(kind), **body)
+    result = run("rollout", "status", "--no-wait")
+    assert result.exit_code == code
+    assert text in result.stdout
+    view = json.loads(run("rollout", "status", "--no-wait", "-o", "json").stdout)
+    assert (view["exit"], view["rollout"]["number"]) == (code, 1)
+
+
+def test_status_with_a_timeout_ends_with_5_and_the_rollout_goes_on(run, home, monkeypatch):
+    monkeypatch.setattr("control.watch._REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    result = run("rollout", "status", "--timeout", "0")
+    assert result.exit_code == Exit.TIMEOUT
+    assert "the rollout goes on" in result.stderr
+
+
+def test_a_paused_rollout_is_waited_for_until_its_open_steps_have_ended(run, home, monkeypatch):
+    monkeypatch.setattr("control.watch._REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    target = add(home, "v2", seed="2").digest
+    start(home, "v2")
+    record(home, EventKind.PREFLIGHT_STARTED)
+    record(home, EventKind.PREFLIGHT_PASSED, seconds=1.0)
+    record(home, EventKind.STEP_STARTED, worker="worker-0", incarnation=1, goal=target, attempt=1)
+    record(home, EventKind.PAUSED, reason="")
+    assert run("rollout", "status", "--timeout", "0").exit_code == Exit.TIMEOUT
+    record(home, EventKind.STEP_WITHDRAWN, worker="worker-0")
+    result = run("rollout", "status", "--timeout", "0")
+    assert result.exit_code == Exit.PAUSED
+    assert "hotpool rollout resume" in result.stderr
+
+
+def test_the_history_lists_every_rollout(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    assert "v1" in run("rollout", "history").stdout
+    assert [view["target_name"] for view in json.loads(run("rollout", "history", "-o", "json").stdout)] == ["v2"]
+
+
+def test_the_audit_shows_operator_versions_and_reason_of_every_change(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    line = run("audit").stdout.splitlines()[-1].rstrip()
+    assert "ann@edge" in line
+    assert "v1 -> v2" in line
+    assert "new" in line
+    assert run("audit", "verify").stdout.startswith("4 events")
+
+
+def test_the_audit_leaves_out_the_parts_of_steps_unless_asked(run, home):
+    add(home, "v1")
+    target = add(home, "v2", seed="2").digest
+    start(home, "v2")
+    record(home, EventKind.STEP_STARTED, worker="worker-0", incarnation=1, goal=target, attempt=1)
+    assert "step_started" not in run("audit").stdout
+    assert f"goal={target[:12]}" in run("audit", "--all").stdout
+
+
+def test_what_an_operator_wrote_is_shown_as_it_is(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2", reason="[red]why[/red] [/] :smile:")
+    assert "[red]why[/red] [/] :smile:" in run("rollout", "history").stdout
+
+
+def test_a_changed_journal_is_found_out(run, home):
+    add(home, "v1")
+    connection = sqlite3.connect(home.database)
+    connection.executescript("DROP TRIGGER events_never_change; UPDATE events SET operator = 'eve' WHERE seq = 1")
+    connection.close()
+    refused(run("audit", "verify"), Exit.DEGRADED, "row 1")
+
+
+def test_output_has_no_colours_where_there_is_no_terminal(run, home):
+    add(home, "v1")
+    for command in (["versions", "list"], ["audit"], ["down"]):
+        assert "\x1b" not in run(*command).output
+
+
+def test_json_is_json_also_when_there_is_nothing(run):
+    for command in (["versions", "list"], ["audit"], ["rollout", "history"]):
+        assert json.loads(run(*command, "-o", "json").stdout) == []
+
+
+def test_a_folder_gives_its_pictures_and_a_file_itself(tmp_path):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "deep/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in _find([tmp_path])]
+    assert found == ["a.jpg", "b.PNG", "deep/c.webp"]
+    assert list(_find([Path("notes.txt")])) == [Path("notes.txt")]

@@ -1,0 +1,282 @@
+"""The client library against a real broker and real worker processes, and what it survives."""
+
+import asyncio
+import os
+import signal
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from time import monotonic
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.noop import noop_class
+from hotpool import AsyncClient, BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
+from hotpool.errors import LocalProtocolError, QueueFull, UnknownVersion
+from tests.pool import Pool, eventually, running_pool, short_home
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with running_pool(2) as running:
+        yield running
+
+
+@pytest.fixture
+def client(pool):
+    with pool.client() as connected:
+        yield connected
+
+
+def picture(first: int = 0, size: int = 8) -> np.ndarray:
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[0, 0, 0] = first
+    return pixels
+
+
+def test_a_prediction_says_what_and_who(client):
+    prediction = client.classify(picture(3), top=2)
+    assert prediction.classes[0].index == noop_class(3, "v1")
+    assert prediction.label == prediction.classes[0].label == f"class-{noop_class(3, 'v1')}"
+    assert len(prediction.classes) == 2
+    assert sum(score.probability for score in client.classify(picture(), top=10).classes) == pytest.approx(1.0)
+    assert (prediction.model, prediction.version, prediction.attempt) == ("noop", "v1", 1)
+    assert prediction.worker in ("worker-0", "worker-1")
+    assert prediction.service_ms > 0
+    assert prediction.queue_ms >= 0
+
+
+def test_paths_bytes_pil_images_and_arrays_are_the_same_picture(client, tmp_path):
+    image = Image.fromarray(picture(4))
+    path = tmp_path / "four.png"
+    image.save(path)
+    answers = {client.classify(given).label for given in (path, str(path), path.read_bytes(), image, picture(4))}
+    assert answers == {f"class-{noop_class(4, 'v1')}"}
+
+
+def test_infer_returns_logits_for_each_row(client):
+    rows = np.zeros((5, 3, 8, 8), np.float32)
+    rows[:, 0, 0, 0] = range(5)
+    logits = client.infer(rows)
+    assert logits.shape == (5, 10)
+    assert logits.dtype == np.float32
+    assert list(logits.argmax(axis=1)) == [noop_class(n, "v1") for n in range(5)]
+
+
+def test_many_come_in_the_order_they_were_asked(client):
+    predictions = client.classify_many(picture(n % 10) for n in range(300))
+    assert [prediction.classes[0].index for prediction in predictions] == [noop_class(n % 10, "v1") for n in range(300)]
+
+
+def test_a_bad_one_among_many_raises_at_its_turn_or_comes_as_an_error(client):
+    images = [picture(1), b"no picture", picture(2), 42]
+    outcomes = list(client.classify_many(images, return_exceptions=True))
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Prediction", "BadImage", "Prediction", "BadInput"]
+    with pytest.raises(BadImage):
+        list(client.classify_many(images))
+
+
+def test_one_client_serves_many_threads(client):
+    def ask(n):
+        return client.classify(picture(n % 10)).classes[0].index == noop_class(n % 10, "v1")
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, range(400)))
+
+
+def test_asyncio_has_the_same_calls(pool):
+    async def ask() -> None:
+        async with AsyncClient(pool.home.endpoint("clients")) as client:
+            some = await asyncio.gather(*(client.classify(picture(n)) for n in range(10)))
+            assert [p.classes[0].index for p in some] == [noop_class(n, "v1") for n in range(10)]
+            many = [p.classes[0].index async for p in client.classify_many([picture(n) for n in range(10)])]
+            assert many == [noop_class(n, "v1") for n in range(10)]
+            assert (await client.infer(np.zeros((2, 3, 4, 4), np.float32))).shape == (2, 10)
+
+    asyncio.run(ask())
+
+
+def test_a_cancelled_task_cancels_the_request(pool):
+    async def ask() -> None:
+        async with AsyncClient(pool.home.endpoint("clients")) as client:
+            task = asyncio.create_task(client.classify(picture(), version="v1", model="noop", timeout_s=30))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await client.classify(picture())
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (42, "expected a path, bytes, a PIL image or an (h, w, 3) uint8 array, got int"),
+        (np.zeros((8, 8), np.uint8), r"expected an (h, w, 3) uint8 array, got (8, 8) uint8"),
+        (np.zeros((8, 8, 3), np.float32), r"got (8, 8, 3) float32"),
+        ("/no/such/file.jpg", "/no/such/file.jpg: can't be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_image_is_refused_at_once(client, image, text):
+    with pytest.raises(BadInput) as caught:
+        client.classify(image)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"top": 0}, "top = 0"),
+        ({"timeout_s": 0}, "timeout_s = 0"),
+        ({"timeout_s": float("nan")}, "timeout_s = nan"),
+        ({"priority": "urgent"}, "priority = 'urgent': expected high, normal or low"),
+    ],
+)
+def test_options_out_of_range_are_refused_with_what_is_allowed(client, options, text):
+    with pytest.raises(BadInput, match=text):
+        client.classify(picture(), **options)
+
+
+def test_wrong_tensors_are_refused_with_both_shapes(client):
+    with pytest.raises(BadInput, match=r"expected an \(n, 3, h, w\) float32 array, got \(3, 8, 8\) float32"):
+        client.infer(np.zeros((3, 8, 8), np.float32))
+
+
+def test_too_many_bytes_never_leave_the_client(client):
+    client.classify(picture())
+    with pytest.raises(TooLarge, match="at most 16777216"):
+        client.classify(b"x" * (16 * 1024 * 1024 + 1))
+    client.classify(picture())
+
+
+def test_unknown_models_are_refused_by_name(client):
+    with pytest.raises(UnknownModel, match="no model 'cats' is served here; served are noop"):
+        client.classify(picture(), model="cats")
+
+
+def test_a_closed_client_says_so(pool):
+    client = pool.client()
+    client.close()
+    client.close()
+    with pytest.raises(LocalProtocolError, match="the client is closed"):
+        client.classify(picture())
+
+
+def test_closing_ends_the_calls_of_other_threads():
+    with short_home() as home:
+        (home.root / "run").mkdir()
+        client = Client(home.endpoint("clients"))
+        future = client.submit(picture(), timeout_s=60)
+        client.close()
+        with pytest.raises(LocalProtocolError, match="closed"):
+            future.result(5)
+
+
+def test_a_cancelled_future_sees_nothing_more(client):
+    future = client.submit(picture())
+    if future.cancel():
+        with pytest.raises(CancelledError):
+            future.result()
+    client.classify(picture())
+
+
+def test_a_client_is_refused_after_a_fork(client):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # pragma: the child only reports, it never returns into pytest
+        try:
+            client.classify(picture())
+        except LocalProtocolError:
+            os.write(writer, b"refused")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reader, 100) == b"refused"
+    os.close(reader)
+    os.close(writer)
+
+
+# ---- faults
+
+
+def test_without_a_broker_the_error_says_where_it_looked_and_what_to_do():
+    with short_home() as home, Client(home.endpoint("clients")) as client:
+        begin = monotonic()
+        with pytest.raises(BrokerUnreachable, match=r"no broker at ipc://.*clients\.sock within 0\.3 s; .*hotpool up"):
+            client.classify(picture(), timeout_s=0.3)
+        assert 0.29 < monotonic() - begin < 5
+
+
+def test_a_broker_that_starts_later_is_found():
+    with short_home() as home:
+        pool = Pool(home)
+        try:
+            with pool.client() as client:
+                future = client.submit(picture(5), timeout_s=30)
+                pool.start_broker()
+                pool.start_worker("worker-0")
+                assert future.result().classes[0].index == noop_class(5, "v1")
+        finally:
+            pool.stop()
+
+
+def test_a_broker_that_is_killed_and_restarted_loses_nothing():
+    with running_pool(2) as pool, pool.client() as client:
+        client.classify(picture())
+        pool.kill("worker-0", signal.SIGSTOP)
+        pool.kill("worker-1", signal.SIGSTOP)  # so that requests are under way when the broker dies
+        futures = [client.submit(picture(n % 10), timeout_s=30) for n in range(50)]
+        pool.kill("broker")
+        pool.kill("worker-0", signal.SIGCONT)
+        pool.kill("worker-1", signal.SIGCONT)
+        pool.start_broker()
+        assert [future.result().classes[0].index for future in futures] == [noop_class(n % 10, "v1") for n in range(50)]
+
+
+def test_a_killed_workers_requests_are_answered_by_another():
+    with running_pool(2, "[dispatch]\nheartbeat_s = 2.0\n") as pool, pool.client() as client:
+        pool.kill("worker-0", signal.SIGSTOP)
+        futures = [client.submit(picture(n % 10), timeout_s=30) for n in range(20)]
+        eventually(
+            lambda: any(w.in_flight and w.worker == "worker-0" for w in pool.report().workers), "a lease on worker-0"
+        )
+        pool.kill("worker-0")
+        assert [future.result().classes[0].index for future in futures] == [noop_class(n % 10, "v1") for n in range(20)]
+        assert max(future.result().attempt for future in futures) == 2
+
+
+def test_a_full_queue_is_tried_again_within_the_deadline():
+    with running_pool(1, "[dispatch]\nqueue_max_requests = 5\n") as pool, pool.client() as client:
+        pool.kill("worker-0", signal.SIGSTOP)
+        futures = [client.submit(picture(), timeout_s=30) for n in range(30)]
+        eventually(lambda: pool.report().queue.requests == 5, "a full queue")
+        pool.kill("worker-0", signal.SIGCONT)
+        assert len([future.result() for future in futures]) == 30
+
+
+def test_when_the_queue_stays_full_the_error_says_how_often_it_was_refused():
+    with running_pool(1, "[dispatch]\nqueue_max_requests = 1\nheartbeat_s = 5.0\n") as pool, pool.client() as client:
+        pool.kill("worker-0", signal.SIGSTOP)
+        futures = [client.submit(picture(), timeout_s=1.0) for n in range(5)]
+        errors = [future.exception() for future in futures]
+        assert {type(error) for error in errors} == {QueueFull, DeadlineExceeded}
+        assert all("full" in str(error) for error in errors if isinstance(error, QueueFull))
+
+
+def test_a_version_nobody_serves_is_refused_when_the_table_is_known(pool, client):
+    from bench.noop import MODEL, noop_manifest
+    from control.admin import Admin
+    from hotpool.messages import SetVersions
+
+    stable = noop_manifest("v1").digest
+    with Admin(pool.home.endpoint("admin")) as admin:
+        admin.request(
+            lambda seq: SetVersions(seq, 1, MODEL, stable, None, {"v1": stable, "v2": noop_manifest("v2").digest})
+        )
+    assert client.classify(picture(), version="v1").version == "v1"
+    assert client.classify(picture(), version=stable).version == "v1"
+    with pytest.raises(UnknownVersion, match="version 'v2' of 'noop' is not served now; served: v1"):
+        client.classify(picture(), version="v2")

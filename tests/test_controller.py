@@ -1,0 +1,366 @@
+"""The controller against a fake pool in virtual time, with the real journal."""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from control.checks import Scratch, check_weights
+from control.controller import Controller
+from control.decide import Finding
+from control.events import EventKind
+from control.journal import Journal
+from control.rollout import Outcome
+from hotpool import messages as m
+from hotpool.errors import BrokerUnreachable, JournalCorrupt, StaleEpoch
+from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
+from hotpool.states import Phase, WorkerState
+from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
+
+K, S = EventKind, WorkerState
+
+
+@pytest.fixture
+def world():
+    with fast_folder() as folder:
+        world = World(folder)
+        yield world
+        world.close()
+
+
+def test_a_rollout_moves_every_worker_and_the_pointer(world: World) -> None:
+    world.start("v2")
+    rollout = world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+    assert [step.outcome for step in rollout.ended_steps] == [Outcome.FINISHED] * 3
+    assert all(step.seconds.keys() == {"drain", "load", "verify", "rejoin"} for step in rollout.ended_steps)
+    assert all(step.seconds["drain"] >= world.pool.drain_s for step in rollout.ended_steps)
+    assert world.pool.fewest_ready == 2
+
+
+def test_the_events_of_a_rollout_in_order(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    step = [K.STEP_STARTED, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED]
+    kinds = world.kinds()
+    start = kinds.index(K.ROLLOUT_CREATED)
+    assert kinds[start:] == [
+        K.ROLLOUT_CREATED,
+        K.CONTROLLER_STARTED,
+        K.PREFLIGHT_STARTED,
+        K.PREFLIGHT_PASSED,
+        *step * 3,
+        K.BAKE_STARTED,
+        K.COMMIT_STARTED,
+        K.SUCCEEDED,
+    ]
+
+
+def test_several_workers_at_once_when_allowed() -> None:
+    with fast_folder() as folder:
+        world = World(folder, n_workers=5, settings=settings(max_unavailable=3))
+        world.start("v2")
+        world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert world.pool.fewest_ready == 2
+        world.close()
+
+
+def test_a_version_that_fails_preflight_touches_no_worker(world: World) -> None:
+    world.preflight.finding = Finding(False, "fc.weight: shape (9, 512), expected (10, 512)")
+    world.start("v2")
+    rollout = world.run_to_end()
+    world.check(Phase.REJECTED)
+    assert (rollout.cause, rollout.ending) == ("preflight", "fc.weight: shape (9, 512), expected (10, 512)")
+    assert world.pool.fewest_ready == 3
+
+
+def test_a_version_no_worker_can_load_is_tried_on_one_worker_once(world: World) -> None:
+    world.pool.bad[world.digests["v2"]] = "golden outputs differ by 3.1"
+    world.start("v2")
+    rollout = world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert (rollout.cause, rollout.ending) == ("version", "worker-0: golden outputs differ by 3.1")
+    assert sum(step.outcome is Outcome.FAILED for step in rollout.ended_steps) == 1
+    assert world.pool.fewest_ready == 2
+
+
+def test_weights_changed_while_baking_never_commit(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    (world.home.versions / world.digests["v2"] / WEIGHTS).write_bytes(b"other")
+    rollout = world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert rollout.cause == "version"
+    assert "was changed" in rollout.ending
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.PREFLIGHT, Phase.ROLLING, Phase.BAKING])
+@pytest.mark.parametrize("paused", [False, True])
+def test_an_abort_ends_where_it_should(world: World, phase: Phase, paused: bool) -> None:
+    world.start("v2")
+    world.run_to(phase)
+    if paused:
+        world.pause()
+    world.abort()
+    rollout = world.run_to_end()
+    world.check(Phase.REJECTED if phase in (Phase.PENDING, Phase.PREFLIGHT) else Phase.ROLLED_BACK)
+    assert rollout.cause == "abort"
+
+
+def test_an_abort_that_comes_between_decision_and_event_wins(world: World) -> None:
+    """The order is written just before the commit would be: the controller must see it and decide anew."""
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    assert world.controller is not None
+    original = world.controller.at_crash_point
+
+    def abort_before_commit(when: str, action: object) -> None:
+        if when == "before" and getattr(action, "kind", None) is K.COMMIT_STARTED:
+            world.abort()
+        original(when, action)  # type: ignore[arg-type]
+
+    world.controller.at_crash_point = abort_before_commit
+    world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert K.COMMIT_STARTED not in world.kinds()
+
+
+def test_a_pause_lets_open_steps_end_and_starts_no_other(world: World) -> None:
+    world.start("v2")
+    world.run(lambda: bool(world.last().steps))
+    world.pause()
+    for _ in range(int(3 * SETTINGS.progress_deadline_s / 0.05)):
+        world.turn()
+    rollout = world.last()
+    assert rollout.paused
+    assert rollout.phase is Phase.ROLLING
+    assert [step.outcome for step in rollout.ended_steps] == [Outcome.FINISHED]
+    assert world.pool.ready() == 3
+    world.resume()
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+
+
+def test_a_pause_while_baking_begins_the_bake_anew(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pause()
+    for _ in range(100):
+        world.turn()
+    assert world.last().phase is Phase.BAKING
+    world.resume()
+    resumed_at = world.pool.now
+    world.run_to_end()
+    assert world.pool.now - resumed_at >= SETTINGS.bake_s
+    world.check(Phase.SUCCEEDED)
+
+
+@pytest.mark.parametrize("state", [S.DRAINING, S.LOADING, S.DRAINED])
+def test_a_worker_lost_in_its_step_gets_another(world: World, state: WorkerState) -> None:
+    world.start("v2")
+    world.run(lambda: world.pool.workers["worker-1"].state is state)
+    world.pool.crash("worker-1")
+    rollout = world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+    outcomes = [step.outcome for step in rollout.ended_steps if step.worker == "worker-1"]
+    assert outcomes == [Outcome.FAILED, Outcome.FINISHED]
+
+
+def test_a_worker_lost_while_baking_is_updated_again(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pool.crash("worker-0")
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+    assert world.kinds().count(K.BAKE_STARTED) == 2
+
+
+def test_a_version_that_keeps_ending_its_worker_is_rolled_back(world: World) -> None:
+    world.start("v2")
+
+    def crash_who_serves_the_target() -> bool:
+        for worker in world.pool.workers.values():
+            if worker.state is S.READY and worker.digest == world.digests["v2"]:
+                world.pool.crash(worker.name)
+        return world.last().is_over
+
+    world.run(crash_who_serves_the_target)
+    rollout = world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert rollout.cause == "worker"
+    assert "attempts" in rollout.ending
+
+
+def test_a_worker_that_never_comes_back_ends_in_a_rollback_without_it(world: World) -> None:
+    world.start("v2")
+    world.run(lambda: bool(world.last().ended_steps))
+    world.pool.dead.add("worker-2")
+    world.pool.crash("worker-2")
+    world.run(lambda: world.last().is_over, turns=20_000)
+    rollout = world.last()
+    assert (rollout.phase, rollout.cause) == (
+        Phase.ROLLBACK_FAILED,
+        "deadline",
+    )  # worker-0 could not go back: the floor
+    assert world.pool.ready() == 2
+    assert world.pool.wrong == []
+
+
+def test_a_drain_that_never_ends_is_the_workers_fault(world: World) -> None:
+    world.pool.stuck.add("worker-0")
+    world.start("v2")
+    world.run(lambda: any(step.outcome is Outcome.FAILED for step in world.last().ended_steps))
+    assert "drain took longer than 5 s" in world.last().ended_steps[0].reason
+    world.pool.crash("worker-0")  # the broker kills it when its leases run out
+    world.pool.stuck.clear()
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+
+
+def test_a_rollback_that_can_not_load_stable_fails_and_still_serves(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pool.bad[world.digests["v1"]] = "can't be read"
+    world.abort()
+    world.run(lambda: world.last().is_over)
+    assert (world.last().phase, world.last().cause) == (Phase.ROLLBACK_FAILED, "worker")
+    for _ in range(200):
+        world.turn()
+    assert world.pool.ready() == 2
+    assert world.pool.wrong == []
+    del world.pool.bad[world.digests["v1"]]
+    world.run(lambda: world.pool.ready() == 3)  # the drained one is repaired, the others serve the target on
+    assert world.pool.workers["worker-0"].digest == world.digests["v1"]
+
+
+@pytest.mark.parametrize("phase", [Phase.PREFLIGHT, Phase.ROLLING, Phase.BAKING, Phase.COMMITTING])
+def test_a_restarted_broker_is_told_everything_again(world: World, phase: Phase) -> None:
+    world.start("v2")
+    world.run_to(phase)
+    world.pool.restart_broker()
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+
+
+def test_undo_twice_goes_back_two(world: World) -> None:
+    for version in ("v2", "v3"):
+        world.start(version)
+        world.run_to_end()
+    for expected in ("v2", "v1"):
+        world.undo()
+        world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert read_stable(world.home, MODEL) == world.digests[expected]
+
+
+def test_a_lost_pointer_is_written_again(world: World) -> None:
+    world.home.stable_pointer(MODEL).unlink()
+    world.run(lambda: read_stable(world.home, MODEL) == world.digests["v1"], turns=50)
+
+
+def test_each_start_is_a_new_epoch_and_the_older_controller_ends(world: World) -> None:
+    world.turn()
+    old = world.controller
+    assert old is not None
+    with Journal(world.home.database) as journal:
+        Controller(world.home, MODEL, journal, world.pool, world.preflight, "controller").start(world.pool.now)
+        with pytest.raises(StaleEpoch, match="epoch 2, ours is 1"):
+            old.step(world.pool.now)
+
+
+def test_an_older_controller_is_refused_by_the_broker(world: World) -> None:
+    world.pool.leader = 9
+    with pytest.raises(StaleEpoch):
+        world.turn()
+
+
+def test_a_journal_that_was_meddled_with_stops_the_controller_before_it_acts(world: World) -> None:
+    with Journal(world.home.database) as journal:
+        journal._connection.execute("DROP TRIGGER events_never_change")
+        journal._connection.execute("UPDATE events SET operator = 'eve' WHERE seq = 1")
+        seq = journal.last_seq()
+        with pytest.raises(JournalCorrupt):
+            world.turn()
+        assert journal.last_seq() == seq
+    assert world.pool.table is None
+
+
+class SilentAtFirst:
+    """A broker that does not answer the first three questions; stops the controller once it has spoken to it."""
+
+    def __init__(self, pool: FakePool, stopping: threading.Event) -> None:
+        self._pool, self._stopping, self._silent_for = pool, stopping, 3
+
+    def report(self) -> m.Report:
+        if self._silent_for:
+            self._silent_for -= 1
+            raise BrokerUnreachable("no broker answered")
+        return self._pool.report()
+
+    def request(self, make: Callable[[int], m.FromAdmin]) -> m.Ack | m.Report:
+        self._stopping.set()
+        return self._pool.request(make)
+
+    def changes(self, timeout_s: float) -> list[m.Changed]:
+        return [m.Changed(1, "worker-0", "down", "ready", "", "", 1)]
+
+
+def test_without_a_broker_the_controller_holds_and_says_it_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    stopping = threading.Event()
+    broker = SilentAtFirst(world.pool, stopping)
+    with caplog.at_level(logging.INFO, "hotpool.control"), Journal(world.home.database) as journal:
+        Controller(world.home, MODEL, journal, broker, world.preflight, "controller").run(stopping)
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("holding" in line for line in said) == 1
+    assert sum("the broker is back" in line for line in said) == 1
+    assert world.pool.table is not None
+
+
+# ---- checks
+
+
+def test_weights_are_good_until_somebody_touches_them(world: World) -> None:
+    digest = world.digests["v2"]
+    folder = world.home.versions / digest
+    assert check_weights(world.home, digest) == Finding(True)
+    (folder / WEIGHTS).write_bytes(b"weights of v3")
+    assert "was changed" in check_weights(world.home, digest).reason
+    (folder / WEIGHTS).unlink()
+    assert WEIGHTS in check_weights(world.home, digest).reason
+    (folder / MANIFEST).unlink()
+    assert MANIFEST in check_weights(world.home, digest).reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "is_good", "reason"),
+    [
+        ('print(\'noise\\n{"ok": true, "reason": ""}\')', True, ""),
+        ('print(\'{"ok": false, "reason": "NaN in fc.weight"}\')', False, "NaN in fc.weight"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            False,
+            "was ended by SIGKILL before it had a result",
+        ),
+        ("raise SystemExit(3)", False, "ended with exit code 3 before it had a result"),
+        ("print('[]')", False, "before it had a result"),
+        ("import time; time.sleep(60)", False, "preflight took longer than 0.3 s"),
+    ],
+)
+def test_whatever_the_scratch_process_does_it_becomes_a_finding(
+    world: World, program: str, is_good: bool, reason: str
+) -> None:
+    scratch = Scratch(world.home, [sys.executable, "-c", program])
+    timeout_s = 0.3 if "sleep" in program else 30.0
+    scratch.start(world.digests["v2"], settings(preflight_timeout_s=timeout_s))
+    finding = None
+    while finding is None:
+        finding = scratch.poll()
+    assert finding.is_good == is_good
+    assert reason in finding.reason
+    assert scratch.poll() == finding
+    scratch.stop()
+    assert scratch.poll() is None

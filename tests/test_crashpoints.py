@@ -1,0 +1,104 @@
+"""The controller is killed before and after everything it does, and started again: promise 7."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from control.decide import Finding
+from control.events import EventKind
+from hotpool.states import Phase
+from tests.fake_pool import World, fast_folder
+
+K = EventKind
+Scenario = Callable[[World], None]
+
+
+def rollout(world: World) -> None:
+    world.start("v2")
+
+
+def rollback_for_a_bad_version(world: World) -> None:
+    world.pool.bad[world.digests["v2"]] = "golden outputs differ"
+    world.start("v2")
+
+
+def rollback_by_abort_after_one_step(world: World) -> None:
+    world.start("v2")
+    world.run(lambda: bool(world.last().ended_steps))
+    world.abort()
+
+
+def abort_while_baking(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.abort()
+
+
+def undo(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.undo()
+
+
+def rejection(world: World) -> None:
+    world.preflight.finding = Finding(False, "no such tensor")
+    world.start("v2")
+
+
+_STEP = (K.STEP_STARTED, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED)
+_FORWARD = (K.PREFLIGHT_STARTED, K.PREFLIGHT_PASSED, *_STEP, K.BAKE_STARTED, K.COMMIT_STARTED, K.SUCCEEDED)
+
+# Of the controller; each is killed before and after.
+EXPECTED_EVENTS: dict[Scenario, tuple[EventKind, ...]] = {
+    rollout: _FORWARD,
+    rollback_for_a_bad_version: (K.PREFLIGHT_PASSED, *_STEP, K.STEP_FAILED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
+    rollback_by_abort_after_one_step: (*_STEP, K.ROLLBACK_STARTED, K.ROLLED_BACK),
+    abort_while_baking: (*_STEP, K.BAKE_STARTED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
+    undo: _FORWARD,
+    rejection: (K.PREFLIGHT_STARTED, K.REJECTED),
+}
+
+ENDS: dict[Scenario, Phase] = {
+    rollout: Phase.SUCCEEDED,
+    rollback_for_a_bad_version: Phase.ROLLED_BACK,
+    rollback_by_abort_after_one_step: Phase.ROLLED_BACK,
+    abort_while_baking: Phase.ROLLED_BACK,
+    undo: Phase.SUCCEEDED,
+    rejection: Phase.REJECTED,
+}
+
+
+def every_crash_point(folder: Path, scenario: Scenario) -> Iterator[World]:
+    """One finished run for each point, until a run has no more to be killed at."""
+    for crash_at in count(1):
+        world = World(folder / str(crash_at))
+        world.crash_at = crash_at
+        scenario(world)
+        world.run_to_end()
+        if not world.crashed_in:
+            assert world.kills == 0
+            world.close()
+            return
+        yield world
+        world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ENDS, ids=lambda scenario: scenario.__name__)
+def test_killed_at_any_point_it_ends_as_if_it_had_not_been(scenario: Scenario) -> None:
+    points = []
+    with fast_folder() as folder:
+        for world in every_crash_point(folder, scenario):
+            points.append(world.crashed_in)
+            try:
+                world.check(ENDS[scenario])
+                assert world.kills == 1
+            except AssertionError as error:
+                raise AssertionError(f"killed {world.crashed_in}: {error}") from error
+    print(f"{scenario.__name__}: killed at {len(points)} points")
+    assert len(points) >= 2 * len(EXPECTED_EVENTS[scenario])
+    for kind in EXPECTED_EVENTS[scenario]:
+        assert any(f"before Record(kind={kind!r}" in point for point in points), f"never killed before {kind}"
+        assert any(f"after Record(kind={kind!r}" in point for point in points), f"never killed after {kind}"

@@ -1,0 +1,221 @@
+"""Weights into memory: mapped, the right ones, and nothing changed when they are not."""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision.models
+from hotpool.digest import digest_tensors
+from hotpool.errors import BadVersion
+from hotpool.home import Home
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, version_folder
+from hotpool.states import WorkerState
+from tests.small_versions import ARCH, CLASSES, CROP, add_version, make_tensors, save
+from workers.architecture import build_empty, check_arch, expected_tensors, find_classes
+from workers.engine import EagerEngine, load_engine
+from workers.golden import make_inputs, read_golden
+from workers.loading import load_verified
+
+ARCHS = ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16", "regnet_y_400mf", "densenet121", "swin_t"]
+
+
+def eager_model(arch, crop):
+    arguments = {"image_size": crop} if arch.startswith("vit") else {}
+    torch.manual_seed(0)
+    return torchvision.models.get_model(arch, weights=None, num_classes=CLASSES, **arguments).eval()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A home with one version, its manifest, and the tensors it was made of."""
+    home, tensors = Home(tmp_path / "home"), make_tensors()
+    return home, add_version(home, save(tensors, tmp_path / "v1.safetensors")), tensors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_engine_computes_what_the_model_of_torchvision_computes(arch, tmp_path):
+    model = eager_model(arch, 64)
+    weights = tmp_path / WEIGHTS
+    safetensors.torch.save_file(model.state_dict(), weights)
+    engine = EagerEngine(weights, arch, CLASSES, 64)
+    batch = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(batch)
+    assert torch.equal(engine(batch), expected)
+    held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    assert digest_tensors(engine.tensors()) == digest_tensors(held)
+
+
+# The smallest of each family: the others are built by the same code.
+FAMILIES = [
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "maxvit_t", "mnasnet0_5"),
+    *("mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d"),
+    *("shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_16", "wide_resnet50_2"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_family_of_classifiers_is_built_with_no_tensor_that_a_weights_file_would_not_fill(arch):
+    model = build_empty(arch, 7, 224)
+    named = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    assert named == set(model.state_dict())
+    assert find_classes(arch, 224, model.state_dict()) == 7
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+def test_architectures_whose_weights_files_are_ambiguous_are_refused(arch):
+    with pytest.raises(BadVersion, match="transform_input"):
+        check_arch(arch)
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest_known():
+    with pytest.raises(
+        BadVersion, match=r"'resnet19' is not one of torchvision's \d+ classifiers; did you mean resnet"
+    ):
+        check_arch("resnet19")
+
+
+def test_an_architecture_that_is_no_classifier_is_refused():
+    with pytest.raises(BadVersion, match="fcn_resnet50"):
+        check_arch("fcn_resnet50")
+
+
+def test_inputs_that_the_architecture_can_not_take_are_refused():
+    with pytest.raises(BadVersion, match="vit_b_16 can't be built for inputs of 65 x 65"):
+        build_empty("vit_b_16", 5, 65)
+
+
+def test_a_loaded_version_computes_what_its_tensors_compute(stored):
+    home, manifest, tensors = stored
+    model = torchvision.models.get_model(ARCH, weights=None, num_classes=CLASSES).eval()
+    model.load_state_dict(tensors)
+    loaded = load_verified(home, manifest.digest)
+    batch = loaded.preprocessor.normalise(make_inputs(CROP))
+    with torch.inference_mode():
+        assert torch.equal(loaded.engine(batch), model(batch))
+    assert loaded.verdict.passed
+    assert loaded.verdict.max_difference < 1e-5
+
+
+def test_loading_tells_its_states_in_order_and_its_seconds(stored):
+    home, manifest, _ = stored
+    states: list[WorkerState] = []
+    loaded = load_verified(home, manifest.digest, on_state=states.append)
+    assert states == [WorkerState.LOADING, WorkerState.VERIFYING]
+    assert loaded.load_s > 0
+    assert loaded.verify_s > 0
+
+
+def test_the_weights_are_mapped_and_not_copied(stored):
+    home, manifest, _ = stored
+    folder = version_folder(home, manifest.digest)
+    engine = load_engine(folder, manifest)
+    with open("/proc/self/maps") as maps:
+        mapped = [line.split()[0].split("-") for line in maps if line.rstrip().endswith(f"{folder.name}/{WEIGHTS}")]
+    ranges = [(int(start, 16), int(end, 16)) for start, end in mapped]
+    for name, tensor in engine.tensors().items():
+        address = tensor.__array_interface__["data"][0]
+        assert any(start <= address < end for start, end in ranges), f"{name} lies outside the mapped file"
+
+
+def test_a_digest_is_taken_of_what_the_engine_computes_with(stored):
+    home, manifest, _ = stored
+    engine = EagerEngine(version_folder(home, manifest.digest) / WEIGHTS, ARCH, CLASSES, CROP)
+    before = digest_tensors(engine.tensors())
+    with torch.inference_mode():
+        next(iter(engine._model.parameters())).add_(1)
+    assert digest_tensors(engine.tensors()) != before
+
+
+def test_golden_inputs_are_the_same_each_time_and_like_pictures():
+    inputs = make_inputs(CROP)
+    assert torch.equal(inputs, make_inputs(CROP))
+    assert (inputs.shape, inputs.dtype) == ((8, 3, CROP, CROP), torch.uint8)
+    assert len({picture.numpy().tobytes() for picture in inputs}) == 8
+    neighbours = inputs.float().diff(dim=3).abs().mean()
+    assert 2 < neighbours < 40, "neither flat nor white noise"
+
+
+# ---- versions whose files were tampered with: each is refused, with the name of what is wrong
+
+
+def rewrite(home, manifest, change, **said):
+    """Changes the weights file and makes the manifest say so, as far as `said` goes."""
+    folder = version_folder(home, manifest.digest)
+    held = {name: tensor.clone() for name, tensor in safetensors.torch.load_file(folder / WEIGHTS).items()}
+    change(held)
+    safetensors.torch.save_file(held, folder / WEIGHTS)
+    digest = digest_tensors({name: tensor.numpy() for name, tensor in held.items()})
+    manifest = manifest.model_copy(update={"tensors_sha256": digest, **said})
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    folder.rename(version_folder(home, manifest.digest))
+    return manifest
+
+
+def spoil(name, value):
+    def change(held):
+        held[name].view(-1)[0] = value
+
+    return change
+
+
+def negate_head(held):
+    held["fc.weight"].neg_()
+
+
+def test_other_weights_under_the_same_manifest_are_refused_by_their_digest(stored):
+    home, manifest, _ = stored
+    folder = version_folder(home, manifest.digest)
+    safetensors.torch.save_file(make_tensors(seed=1), folder / WEIGHTS)
+    with pytest.raises(BadVersion, match=r"version v1 .*the tensors held have digest .* add it again"):
+        load_verified(home, manifest.digest)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (negate_head, r"golden logits differ by up to [\d.]+ at input \d, allowed 0.00"),
+        (spoil("fc.weight", float("nan")), "8 of 40 outputs are NaN or infinite"),
+        (lambda held: held.pop("fc.bias"), "tensor fc.bias is missing"),
+        (lambda held: held.update(extra=torch.zeros(1)), "tensor extra is unexpected"),
+        (lambda held: held.update({"fc.bias": torch.zeros(4)}), r"tensor fc.bias has shape \(4,\)"),
+        (lambda held: held.update({"fc.bias": held["fc.bias"].half()}), "tensor fc.bias has dtype float16"),
+    ],
+)
+def test_weights_that_are_wrong_in_themselves_are_refused_although_their_digest_is_right(stored, change, said):
+    home, manifest, _ = stored
+    manifest = rewrite(home, manifest, change)
+    with pytest.raises(BadVersion, match=said):
+        load_verified(home, manifest.digest)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, GOLDEN, MANIFEST])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "noise"])
+def test_a_missing_or_damaged_file_is_refused_by_name(stored, file, damage):
+    home, manifest, _ = stored
+    path = version_folder(home, manifest.digest) / file
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        noise = np.random.default_rng(0).bytes(len(data))
+        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "noise": noise}[damage])
+    with pytest.raises(BadVersion, match=file):
+        load_verified(home, manifest.digest)
+
+
+def test_golden_outputs_that_were_changed_are_refused(stored):
+    home, manifest, _ = stored
+    path = version_folder(home, manifest.digest) / GOLDEN
+    inputs, logits = read_golden(path, CROP, CLASSES)
+    safetensors.torch.save_file({"inputs": inputs.clone(), "logits": torch.from_numpy(logits + 1)}, path)
+    with pytest.raises(BadVersion, match=r"golden\.safetensors has SHA-256"):
+        load_verified(home, manifest.digest)
+
+
+def test_expected_tensors_have_the_dtypes_of_the_architecture():
+    dtypes = {dtype for _, dtype in expected_tensors(build_empty(ARCH, CLASSES, CROP)).values()}
+    assert dtypes == {"float32", "int64"}

@@ -1,0 +1,198 @@
+"""Orders: what is written to the journal, and what is refused with which words."""
+
+import pytest
+
+from control import orders
+from control.events import EventKind
+from control.rollout import Kind
+from hotpool.errors import BadRollout, BadVersion, Conflict, HotpoolError, NothingToDo
+from hotpool.messages import WorkerReport
+from hotpool.states import Phase, WorkerState
+from tests.fake_pool import MODEL, OPERATOR, World, fast_folder, settings
+
+K = EventKind
+
+
+@pytest.fixture
+def world():
+    with fast_folder() as folder:
+        world = World(folder)
+        yield world
+        world.close()
+
+
+def last_event(world: World):
+    return world.journal.events()[-1]
+
+
+def test_start_writes_down_who_what_and_why(world: World) -> None:
+    rollout = world.start("v2")
+    event = last_event(world)
+    assert (event.kind, event.rollout, event.operator) == (K.ROLLOUT_CREATED, 1, OPERATOR)
+    assert event.body["reason"] == "better weights"
+    assert (rollout.stable_name, rollout.target_name, rollout.kind) == ("v1", "v2", Kind.START)
+    assert rollout.workers == ("worker-0", "worker-1", "worker-2")
+    assert rollout.settings == world.settings
+    assert rollout == world.ledger().active(MODEL) or rollout.number == 1
+
+
+def test_start_of_the_stable_version_changes_nothing(world: World) -> None:
+    before = world.journal.last_seq()
+    assert (
+        orders.start(
+            world.journal, model=MODEL, version="v1", workers=world.pool.report().workers, settings=world.settings,
+            operator=OPERATOR,
+        )
+        is None
+    )  # fmt: skip
+    assert world.journal.last_seq() == before
+
+
+def test_start_takes_the_beginning_of_a_digest(world: World) -> None:
+    assert world.start(world.digests["v2"][:10]).target == world.digests["v2"]
+
+
+def test_an_unknown_version_is_refused_with_the_known_ones(world: World) -> None:
+    with pytest.raises(BadVersion, match="known are v1, v2, v3"):
+        world.start("v9")
+
+
+def test_a_second_start_names_the_rollout_under_way(world: World) -> None:
+    world.start("v2")
+    with pytest.raises(Conflict, match=r"rollout 1 \(v1 -> v2\) is pending; wait .* abort"):
+        world.start("v3")
+    with pytest.raises(Conflict, match="rollout 1"):
+        world.start("v1")
+    with pytest.raises(Conflict, match="rollout 1"):
+        world.undo()
+
+
+def test_numbers_go_on_after_a_rollout_has_ended(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    assert world.start("v3").number == 2
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "max_unavailable", "message"),
+    [
+        (1, 1, "surge or beside"),
+        (0, 1, "no workers of model"),
+        (3, 3, "allowed are 1 to 2"),
+        (2, 9, "allowed are 1 to 1"),
+    ],
+)
+def test_a_rollout_without_a_floor_is_refused(world: World, n_workers: int, max_unavailable: int, message: str) -> None:
+    others = (WorkerReport("other", WorkerState.READY, "another model"),)
+    with pytest.raises(BadRollout, match=message):
+        orders.start(
+            world.journal, model=MODEL, version="v2", workers=(*world.pool.report().workers[:n_workers], *others),
+            settings=settings(max_unavailable=max_unavailable), operator=OPERATOR,
+        )  # fmt: skip
+
+
+def test_abort_is_written_once_and_says_who(world: World) -> None:
+    world.start("v2")
+    assert world.abort().abort == f"aborted by {OPERATOR}: changed my mind"
+    seq = world.journal.last_seq()
+    world.abort()
+    assert world.journal.last_seq() == seq
+
+
+def test_abort_clears_a_pause(world: World) -> None:
+    world.start("v2")
+    world.pause()
+    assert not world.abort().paused
+    with pytest.raises(NothingToDo):
+        world.resume()
+    with pytest.raises(Conflict, match="can't be paused"):
+        world.pause()
+
+
+# order, phase it is given in, what it raises; None: it is taken
+ORDERS_BY_PHASE: list[tuple[str, Phase, type[HotpoolError] | None]] = [
+    ("abort", Phase.PENDING, None),
+    ("abort", Phase.PREFLIGHT, None),
+    ("abort", Phase.ROLLING, None),
+    ("abort", Phase.BAKING, None),
+    ("abort", Phase.COMMITTING, NothingToDo),
+    ("abort", Phase.ROLLING_BACK, None),
+    ("abort", Phase.SUCCEEDED, NothingToDo),
+    ("abort", Phase.ROLLED_BACK, NothingToDo),
+    ("pause", Phase.PENDING, None),
+    ("pause", Phase.PREFLIGHT, None),
+    ("pause", Phase.ROLLING, None),
+    ("pause", Phase.BAKING, None),
+    ("pause", Phase.COMMITTING, Conflict),
+    ("pause", Phase.ROLLING_BACK, Conflict),
+    ("pause", Phase.SUCCEEDED, NothingToDo),
+    ("resume", Phase.ROLLING, NothingToDo),
+    ("resume", Phase.SUCCEEDED, NothingToDo),
+]
+
+
+@pytest.mark.parametrize(("order", "phase", "error"), ORDERS_BY_PHASE)
+def test_what_may_be_ordered_when(world: World, order: str, phase: Phase, error: type[HotpoolError] | None) -> None:
+    if phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+        world.pool.bad[world.digests["v2"]] = "NaN"
+    world.start("v2")
+    world.run_to(phase)
+    if error is None:
+        assert getattr(world, order)().phase is phase
+    else:
+        with pytest.raises(error):
+            getattr(world, order)()
+
+
+def test_abort_past_the_point_of_no_return_points_to_undo(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.COMMITTING)
+    with pytest.raises(NothingToDo, match="is committing: nothing to abort, use: hotpool rollout undo"):
+        world.abort()
+
+
+def test_no_order_without_a_rollout(world: World) -> None:
+    for order in (world.abort, world.pause, world.resume):
+        with pytest.raises(NothingToDo, match="no rollout of model 'shapes' is under way"):
+            order()
+    with pytest.raises(NothingToDo, match="no earlier stable version"):
+        world.undo()
+
+
+def test_pausing_twice_and_resuming_twice_say_so(world: World) -> None:
+    world.start("v2")
+    world.pause()
+    with pytest.raises(NothingToDo, match="paused already"):
+        world.pause()
+    assert not world.resume().paused
+    with pytest.raises(NothingToDo, match="not paused"):
+        world.resume()
+
+
+def test_undo_goes_to_the_version_before(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    rollout = world.undo()
+    assert (rollout.kind, rollout.stable_name, rollout.target_name) == (Kind.UNDO, "v2", "v1")
+
+
+def test_undo_to_a_removed_version_is_refused(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.append(K.VERSION_REMOVED, name="v1", digest=world.digests["v1"])
+    with pytest.raises(BadVersion, match="was removed"):
+        world.undo()
+
+
+def test_after_a_failed_rollback_nothing_starts_until_the_workers_are_back(world: World) -> None:
+    """A third version would take the workers on the second out of service all at once."""
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pool.bad[world.digests["v1"]] = "can't be read"
+    world.abort()
+    world.run_to(Phase.ROLLBACK_FAILED)
+    with pytest.raises(Conflict, match=r"could not be rolled back: .* still on v2; restart the pool"):
+        world.start("v3")
+    for worker in world.pool.workers.values():
+        worker.digest = world.digests["v1"]
+    assert world.start("v3").number == 2

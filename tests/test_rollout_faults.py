@@ -1,0 +1,104 @@
+"""Random faults while a rollout runs: whatever happens, the oracle of `World.check` holds. Each seed is one run."""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hotpool.errors import Conflict, NothingToDo
+from hotpool.states import Phase
+from tests.fake_pool import World, fast_folder, settings
+
+MAX_FAULTS = 8
+RETRIES = MAX_FAULTS + 1  # no budget runs out, so that each rollback succeeds
+
+
+def crash_a_worker(world: World, rng: random.Random) -> None:
+    world.pool.crash(rng.choice(list(world.pool.workers)))
+
+
+def kill_the_controller(world: World, rng: random.Random) -> None:
+    world.crash_at = world.crash_points + rng.randint(1, 6)
+
+
+def restart_the_broker(world: World, rng: random.Random) -> None:
+    world.pool.restart_broker()
+
+
+def refuse_the_target(world: World, rng: random.Random) -> None:
+    if rng.random() < 0.3:
+        world.pool.bad[world.digests["v2"]] = "tensor fc.weight is not finite"
+
+
+def slow_down(world: World, rng: random.Random) -> None:
+    world.pool.drain_s, world.pool.load_s = rng.uniform(0.01, 1.0), rng.uniform(0.01, 1.0)
+
+
+def order(what: str) -> Callable[[World, random.Random], None]:
+    def carry_out(world: World, rng: random.Random) -> None:
+        with suppress(Conflict, NothingToDo):
+            getattr(world, what)()
+
+    return carry_out
+
+
+FAULTS = [
+    crash_a_worker,
+    crash_a_worker,
+    kill_the_controller,
+    kill_the_controller,
+    restart_the_broker,
+    refuse_the_target,
+    slow_down,
+    order("pause"),
+    order("resume"),
+    order("abort"),
+]
+
+
+def run(seed: int, folder: Path) -> World:
+    rng = random.Random(seed)
+    n_workers = rng.randint(2, 5)
+    max_unavailable = rng.randint(1, n_workers - 1)
+    world = World(folder, n_workers, settings(max_unavailable=max_unavailable, max_worker_retries=RETRIES))
+    world.start("v2")
+    n_faults = 0
+    while not world.last().is_over:
+        if n_faults < MAX_FAULTS and rng.random() < 0.04:
+            n_faults += 1
+            rng.choice(FAULTS)(world, rng)
+        elif world.last().paused and (n_faults == MAX_FAULTS or rng.random() < 0.02):
+            world.resume()
+        world.turn()
+        assert world.pool.now < 400, f"no end: {world.last()}"
+    world.run_to_end()
+    return world
+
+
+def check(seed: int, folder: Path) -> Phase:
+    world = run(seed, folder)
+    try:
+        world.check(Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.REJECTED)
+        return world.last().phase
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rollout_with_random_faults_ends_well(seed: int) -> None:
+    with fast_folder() as folder:
+        check(seed, folder)
+
+
+@pytest.mark.slow
+def test_hundreds_of_rollouts_with_random_faults_end_well_and_in_every_way() -> None:
+    with fast_folder() as folder:
+        ends = [check(seed, folder / str(seed)) for seed in range(1000, 1300)]
+    counts = {phase: ends.count(phase) for phase in set(ends)}
+    print("seeds 1000 to 1299:", counts)
+    assert counts.keys() == {Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.REJECTED}
+    assert min(counts.values()) >= 3

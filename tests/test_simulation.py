@@ -1,0 +1,129 @@
+"""The broker's core in a hostile world, and the faults that must not survive there."""
+
+import pytest
+
+from broker.core import Core
+from tests.sim import Plan, World
+
+N_SEEDS = 1000  # of the full run; split over worlds of different character
+
+WORLDS = {
+    "calm": Plan(crashes=0, hangs=0, broker_restarts=0, poison=0),
+    "crashes": Plan(crashes=4, hangs=0, broker_restarts=0),
+    "hangs": Plan(crashes=0, hangs=2, broker_restarts=0, poison=0),
+    "blind": Plan(crashes=3, hangs=1, broker_restarts=0, sees_exits=False),
+    "restarts": Plan(crashes=1, hangs=0, broker_restarts=3),
+    "crowded": Plan(n_workers=2, n_requests=80, seconds=1.0, queue_max=10, crashes=1, broker_restarts=1),
+    "all": Plan(n_workers=4, n_requests=60, crashes=3, hangs=1, broker_restarts=2, poison=2),
+    "quiet versions": Plan(rollouts=False, crashes=3, broker_restarts=1),
+}
+
+
+def problems(seed: int, plan: Plan, core_type: type[Core] = Core) -> list[str]:
+    world = World(seed, plan, core_type)
+    world.run()
+    return world.verdict()
+
+
+def sweep(plan: Plan, seeds: range, core_type: type[Core] = Core) -> list[str]:
+    return [f"seed {seed}: {found}" for seed in seeds if (found := problems(seed, plan, core_type))]
+
+
+@pytest.mark.parametrize("character", WORLDS)
+def test_every_request_has_exactly_one_outcome_in_time(character):
+    failed = sweep(WORLDS[character], range(3))
+    assert not failed, f"{character}: {failed}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("character", WORLDS)
+def test_a_thousand_seeds(character):
+    share = N_SEEDS // len(WORLDS)
+    failed = sweep(WORLDS[character], range(1000, 1000 + share))
+    assert not failed, f"{character}: {failed}"
+
+
+# ---- planted faults: a simulation is trusted only when they die in it
+
+
+class ForgetsLeases(Core):
+    def lose(self, worker, cause, now):
+        for lease in worker.leases.values():
+            lease.pending = None
+        return super().lose(worker, cause, now)
+
+
+class RetriesForEver(Core):
+    def lose(self, worker, cause, now):
+        for lease in worker.leases.values():
+            if lease.pending:
+                lease.pending.kills = lease.pending.attempts = 0
+        return super().lose(worker, cause, now)
+
+
+class NeverExpires(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.dispatch.expire = lambda now: []
+        self.dispatch.next_deadline = lambda: None
+
+
+class IgnoresOverdueLeases(Core):
+    def _overdue(self, worker, now):
+        return None
+
+
+class IgnoresTheFloor(Core):
+    def _order_drain(self, order):
+        return super()._order_drain(type(order)(order.seq, order.epoch, order.worker, floor=0))
+
+
+class AdmitsAnyVersion(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.routing.admits = lambda model, digest: True
+
+
+class LoadsWhileServing(Core):
+    def _order_drain(self, order):
+        worker = self._ordered(order.epoch, order.worker)
+        self.roster.set_version(worker, "v99", "digest-v99") if worker.leases else None
+        return super()._order_drain(order)
+
+
+class ForgetsIdleWorkers(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        offer, self.roster.offer = self.roster.offer, lambda worker: None
+        self.roster.change_offer = offer
+
+
+class TakesAnyAnswer(Core):
+    def from_worker(self, connection, message, payload, now):
+        if type(message).__name__ == "Done":
+            open_jobs = [job for worker in self.roster for job in worker.leases]
+            holder = next((w for w in self.roster if w.leases and w.connection != connection), None)
+            if holder and open_jobs:
+                message = type(message)(next(iter(holder.leases)), message.service_us, message.result)
+                connection = holder.connection
+        return super().from_worker(connection, message, payload, now)
+
+
+FAULTS = {
+    ForgetsLeases: "crashes",
+    RetriesForEver: "crashes",
+    NeverExpires: "crowded",
+    IgnoresOverdueLeases: "hangs",
+    IgnoresTheFloor: "calm",
+    AdmitsAnyVersion: "crashes",
+    LoadsWhileServing: "calm",
+    ForgetsIdleWorkers: "calm",
+    TakesAnyAnswer: "crowded",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_dies(fault):
+    plan = WORLDS[FAULTS[fault]]
+    assert any(problems(seed, plan, fault) for seed in range(30)), f"{fault.__name__} survived 30 seeds"

@@ -1,0 +1,135 @@
+"""Real worker processes with a real network: threads that obey, answers that are the network's."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hotpool.home import Home
+from hotpool.manifest import WEIGHTS, version_folder, write_stable
+from hotpool.messages import Done, Load, LoadEnded, Work
+from hotpool.wire import decode_result
+from tests.hub import Hub
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+
+SUPERVISE = """
+import sys
+from pathlib import Path
+from hotpool.config import Config, Pool
+from hotpool.home import Home
+from hotpool.logs import log_to_stderr
+from workers.pinning import Plan
+from workers.supervisor import Supervisor
+log_to_stderr()
+threads = int(sys.argv[2])
+plan = Plan((tuple(int(core) for core in sys.argv[3].split(",")),), threads)
+Supervisor(Home(Path(sys.argv[1])), Config(pool=Pool(model="shapes")), plan, template="tests.torch_workers").run()
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def hub(home):
+    hub = Hub(home)
+    yield hub
+    hub.close()
+
+
+@contextlib.contextmanager
+def supervisor(home, threads, cores):
+    command = [sys.executable, "-c", SUPERVISE, str(home.root), str(threads), ",".join(map(str, cores))]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        yield
+    finally:
+        process.kill()  # template and worker end by themselves
+        process.wait()
+
+
+def new_version(home, seed, name):
+    from tests.small_versions import add_version, make_tensors, save
+
+    return add_version(home, save(make_tensors(seed), home.root / f"{name}.safetensors"), name)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_openmp_and_mkl_obey_and_the_process_is_pinned(home, hub, threads):
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    if len(cores) < threads:
+        pytest.skip(f"needs {threads} cores")
+    write_stable(home, "shapes", new_version(home, 0, "v1").digest)
+    with supervisor(home, threads, cores):
+        hello = hub.hello()
+        rows = np.zeros((4, 3, 32, 32), "<f4")
+        hub.job("worker-0", 1, rows.tobytes(), Work("tensor", 1, rows.shape))
+        hub.next(Done)
+        os.kill(hello.pid, signal.SIGUSR1)
+        figures = home.root / "threads.json"
+        hub.until(figures.exists)
+        told = json.loads(figures.read_text())
+    print(told)
+    assert told["template"] == 1, "a fork takes only one thread along; what others held stays locked"
+    assert (told["torch"], told["interop"]) == (threads, 1)
+    numbers = dict(re.findall(r"(omp_get_max_threads|mkl_get_max_threads)\(\) : (\d+)", told["parallel_info"]))
+    assert numbers == {"omp_get_max_threads": str(threads), "mkl_get_max_threads": str(threads)}
+    assert told["cores"] == cores
+    # Main, pulse, two of ZeroMQ's; for each further computing thread one of OpenMP's and an idle one of torch's pthreadpool.
+    assert len(told["threads"]) <= 4 + 2 * (threads - 1), told["threads"]
+
+
+def test_answers_are_those_of_the_version_and_a_damaged_one_changes_nothing(home, hub):
+    import torch
+
+    from workers.loading import load_verified
+
+    first, second = new_version(home, 1, "v1"), new_version(home, 2, "v2")
+    third = new_version(home, 3, "v3")
+    weights = version_folder(home, third.digest) / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 0x40
+    weights.write_bytes(data)
+    write_stable(home, "shapes", first.digest)
+    rows = np.random.default_rng(7).standard_normal((2, 3, 32, 32)).astype("<f4")
+
+    def answer(job):
+        hub.job("worker-0", job, rows.tobytes(), Work("tensor", 1, rows.shape))
+        done, payload = hub.next(Done)
+        return np.frombuffer(payload, "<f4").reshape(decode_result(done.result).shape)
+
+    def expected(version):
+        return load_verified(home, version.digest).engine(torch.from_numpy(rows.copy())).numpy()
+
+    with supervisor(home, 1, sorted(os.sched_getaffinity(0))[:1]):
+        assert hub.hello().version == "v1"
+        np.testing.assert_allclose(answer(1), expected(first), atol=1e-4)
+
+        hub.send(hub.workers["worker-0"], Load("t1", second.digest, 1))
+        ended, _ = hub.next(LoadEnded)
+        assert (ended.version, ended.reason) == ("v2", "")
+        assert ended.load_us > 0
+        assert ended.verify_us > 0
+        np.testing.assert_allclose(answer(2), expected(second), atol=1e-4)
+        assert np.abs(expected(first) - expected(second)).max() > 0.01, (
+            "the two must differ for this test to mean anything"
+        )
+
+        hub.send(hub.workers["worker-0"], Load("t2", third.digest, 1))
+        ended, _ = hub.next(LoadEnded)
+        assert ended.version == "v2"
+        assert ended.reason
+        print(ended.reason)
+        np.testing.assert_allclose(answer(3), expected(second), atol=1e-4)

@@ -1,0 +1,86 @@
+"""Shell: torchvision's classifiers by name, as empty modules that wait for their weights."""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
+import difflib
+from collections.abc import Mapping
+
+import torch
+import torchvision.models
+
+from hotpool.errors import BadVersion
+
+from .verify import Shape
+
+# Built with `transform_input=True` (as torchvision's own weights are) these normalise their input once more, and a state dict
+# doesn't say whether they were: half of all files would be served with wrong answers and nothing to notice it by.
+_AMBIGUOUS = {"googlenet", "inception_v3"}
+
+Spec = tuple[Shape, str]
+
+
+def build_empty(arch: str, classes: int, crop: int) -> torch.nn.Module:
+    """The network in eval mode without values, on the meta device where torchvision can build it there: no time, no memory.
+
+    Raises:
+        BadVersion: no such architecture, or it can't be built for inputs of this size.
+    """
+    check_arch(arch)
+    arguments = {"num_classes": classes, **_size_arguments(arch, crop)}
+    try:
+        with torch.device("meta"):
+            model = torchvision.models.get_model(arch, weights=None, **arguments)
+    except NotImplementedError:  # regnet computes its widths with tensors, which need values
+        model = torchvision.models.get_model(arch, weights=None, **arguments)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise BadVersion(f"{arch} can't be built for inputs of {crop} x {crop}: {error}") from None
+    network: torch.nn.Module = model.eval().requires_grad_(False)
+    return network
+
+
+def check_arch(arch: str) -> None:
+    """Raises BadVersion: not one of torchvision's classifiers, or one whose weights files are ambiguous."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `resnet18` is one"
+        raise BadVersion(f"architecture {arch!r} is not one of torchvision's {len(known)} classifiers{hint}")
+    if arch in _AMBIGUOUS:
+        raise BadVersion(
+            f"{arch} is not supported: its weights file doesn't say whether it was trained with transform_input, "
+            "so its answers could be wrong unnoticed"
+        )
+
+
+def expected_tensors(model: torch.nn.Module) -> dict[str, Spec]:
+    """Name -> (shape, dtype) of every tensor a state dict of this network has."""
+    return specs(model.state_dict())
+
+
+def specs(tensors: Mapping[str, torch.Tensor]) -> dict[str, Spec]:
+    return {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
+
+
+def find_classes(arch: str, crop: int, tensors: Mapping[str, torch.Tensor]) -> int:
+    """How many classes these tensors tell apart: the size of the dimension that follows `num_classes` in this architecture.
+
+    Raises:
+        BadVersion: the tensors have no such dimension.
+    """
+    seven, eleven = (expected_tensors(build_empty(arch, classes, crop)) for classes in (7, 11))
+    for name, (shape, _) in seven.items():
+        for axis, (size, other) in enumerate(zip(shape, eleven[name][0], strict=True)):
+            if size != other:
+                if name not in tensors or tensors[name].dim() != len(shape):
+                    raise BadVersion(
+                        f"tensor {name} is missing or not of {len(shape)} dimensions, as in {arch}; is --arch {arch} right?"
+                    )
+                return int(tensors[name].shape[axis])
+    raise BadVersion(f"{arch} has no tensor that tells the number of classes")
+
+
+def _size_arguments(arch: str, crop: int) -> dict[str, object]:
+    # The position tensors of these depend on the size of the input.
+    if arch.startswith("vit_"):
+        return {"image_size": crop}
+    return {"input_size": (crop, crop)} if arch.startswith("maxvit") else {}

@@ -1,0 +1,151 @@
+"""Pure: from a batch of leases to one answer each: inputs grouped, computed together, failures kept apart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotpool.errors import BadInput, HotpoolError
+from hotpool.messages import Done, Failed, Message, Result, Work
+from hotpool.states import Executed
+from hotpool.wire import MAX_HEADER_BYTES, encode_body
+
+FloatArray = NDArray[np.float32]
+Engine = Callable[[FloatArray], FloatArray]
+
+# What an engine raises on an input it can't take: torch reports shapes, and memory that it can't get, as RuntimeError.
+ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError)
+
+MESSAGE_CHARS = 1000  # the wire takes 2000
+MAX_RESULT_BYTES = MAX_HEADER_BYTES - 1024  # the rest of the header is small
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A request this worker holds. rows: its inputs, (n, 3, h, w)."""
+
+    job: int
+    work: Work
+    rows: FloatArray
+
+    @property
+    def kind(self) -> tuple[bool, tuple[int, ...]]:
+        """Leases of one kind can be computed together. Tensors stay apart: they come in any number and size."""
+        return self.work.kind == "tensor", self.rows.shape[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to send for a lease; payload: raw logits, for a tensor."""
+
+    message: Message
+    payload: bytes | None = None
+
+
+def failed(job: int, error: Exception, service_us: int) -> Answer:
+    """The answer for a lease whose input or computation raised this."""
+    if isinstance(error, HotpoolError):
+        code, executed = error.code, error.executed
+    else:
+        code, executed = "model_error", Executed.YES
+    return Answer(Failed(job, service_us, code, one_line(error), executed))
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, with its class if that says more."""
+    text = (str(error).splitlines() or [""])[0]
+    if not isinstance(error, HotpoolError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:MESSAGE_CHARS]
+
+
+def group(leases: Sequence[Lease], max_batch: int) -> list[list[Lease]]:
+    """Leases that are computed together: of one kind, at most `max_batch` rows unless one lease has more by itself."""
+    groups: list[list[Lease]] = []
+    open_groups: dict[object, tuple[list[Lease], int]] = {}
+    for lease in leases:
+        n_rows = len(lease.rows)
+        members, n_before = open_groups.get(lease.kind, ([], max_batch))
+        if n_before + n_rows > max_batch:
+            members, n_before = [], 0
+            groups.append(members)
+        members.append(lease)
+        open_groups[lease.kind] = members, n_before + n_rows
+    return groups
+
+
+def compute(engine: Engine, leases: Sequence[Lease]) -> list[FloatArray | Exception]:
+    """Logits for each lease of a group, or what its computation raised: a failed batch is computed again one by one."""
+    rows = leases[0].rows if len(leases) == 1 else np.concatenate([lease.rows for lease in leases])
+    try:
+        logits = engine(rows)
+    except (HotpoolError, *ENGINE_ERRORS) as error:
+        if len(leases) == 1:
+            return [error]
+        return [outcome for lease in leases for outcome in compute(engine, [lease])]
+    if len(leases) == 1:
+        return [logits]
+    ends = np.cumsum([len(lease.rows) for lease in leases])
+    return list(np.split(logits, ends[:-1]))
+
+
+def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], service_us: int) -> Answer:
+    """Logits for a tensor, the most probable classes for a picture."""
+    if isinstance(outcome, Exception):
+        return failed(lease.job, outcome, service_us)
+    if not np.isfinite(outcome).all():
+        return failed(lease.job, ArithmeticError("the model's output is not finite for this input"), service_us)
+    if lease.work.kind == "tensor":
+        body = encode_body(Result(shape=outcome.shape))
+        return Answer(Done(lease.job, service_us, body), np.ascontiguousarray(outcome, dtype="<f4").tobytes())
+    body = encode_body(Result(classes=top_classes(outcome[0], labels, lease.work.top)))
+    if len(body) > MAX_RESULT_BYTES:
+        error = BadInput(
+            f"top = {lease.work.top}: the answer has {len(body)} bytes, allowed are {MAX_RESULT_BYTES}; ask for fewer"
+        )
+        return failed(lease.job, error, service_us)
+    return Answer(Done(lease.job, service_us, body))
+
+
+def top_classes(logits: FloatArray, labels: Sequence[str], top: int) -> tuple[tuple[int, str, float], ...]:
+    """(index, label, probability) of the `top` most probable classes; equal ones by index."""
+    shifted = logits.astype(np.float64) - float(logits.max())  # the exponential of a large logit would overflow
+    exponentials = np.exp(shifted)
+    probabilities = exponentials / exponentials.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple((int(i), labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in best)
+
+
+def tensor_rows(shape: tuple[int, ...], payload: bytes) -> FloatArray:
+    """The payload of a `tensor` request as (n, 3, h, w), without a copy.
+
+    Raises:
+        BadInput: the shape is not that, or not that of the payload.
+    """
+    if len(shape) != 4 or shape[1] != 3 or min(shape) < 1:
+        raise BadInput(f"tensor of shape {shape}: expected (n, 3, height, width), none of them 0")
+    return _array(payload, np.dtype("<f4"), shape).astype(np.float32, copy=False)
+
+
+def pixels_array(shape: tuple[int, ...], payload: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """The payload of a `pixels` request as (height, width, 3), without a copy.
+
+    Raises:
+        BadInput: the shape is not that, or not that of the payload, or there are too many.
+    """
+    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
+        raise BadInput(f"pixels of shape {shape}: expected (height, width, 3), none of them 0")
+    if shape[0] * shape[1] > max_pixels:
+        raise BadInput(f"pixels of shape {shape}: {shape[0] * shape[1]} pixels, allowed are {max_pixels}")
+    return _array(payload, np.dtype(np.uint8), shape)
+
+
+def _array(payload: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    expected = dtype.itemsize
+    for size in shape:
+        expected *= size  # Python's own integers: a hostile shape must not overflow
+    if len(payload) != expected:
+        raise BadInput(f"{dtype} of shape {shape} has {expected} bytes, the payload {len(payload)}")
+    return np.frombuffer(payload, dtype).reshape(shape)

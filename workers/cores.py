@@ -1,0 +1,75 @@
+"""Shell: the cores this process may use, read from the system and set."""
+
+import os
+import sys
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def allowed_cores() -> list[int]:
+    """By affinity on Linux; elsewhere all cores."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def can_pin() -> bool:
+    return sys.platform == "linux"
+
+
+def pin(cores: tuple[int, ...]) -> None:
+    """This process and the threads it starts from now on. macOS has no such call."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What OpenMP, MKL and OpenBLAS read when they are loaded.
+
+    OpenBLAS is numpy's, which computes nothing here, and would start its threads at once: the template must have none.
+    """
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
+    """How many cores' time this control group and all above it may use; None without a limit. Knows v1 and v2."""
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, path in lines:
+        if controllers == "":
+            quotas += [_quota_v2(folder) for folder in _upwards(root, path)]
+        elif "cpu" in controllers.split(","):
+            quotas += [_quota_v1(folder) for base in ("cpu", controllers) for folder in _upwards(root / base, path)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    """The group's folder and those above it. In a container the path may not exist; the root is then its own."""
+    folder = root / path.lstrip("/")
+    return [folder, *[above for above in folder.parents if above == root or root in above.parents]]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    words = _read(folder / "cpu.max").split()
+    if len(words) != 2 or words[0] == "max":
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if not quota or not period or int(quota) < 0:
+        return None
+    return int(quota) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

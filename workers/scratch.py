@@ -1,0 +1,206 @@
+"""Shell: builds or checks a version in a process of its own, with little memory, so that a hostile file hurts nothing.
+
+    python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON] [--sha256 H] [--md5 H]
+    python -m workers.scratch check FOLDER
+
+Prints one line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+
+from hotpool.digest import digest_bytes, digest_tensors
+from hotpool.errors import BadVersion, HotpoolError
+from hotpool.manifest import GOLDEN, WEIGHTS, Preprocessing, read_manifest
+
+from .engine import EagerEngine
+from .golden import compute_logits, make_inputs, write_golden
+from .loading import check_file, load_folder
+from .preprocess import Preprocessor
+from .sources import check_hashes, find_source, fit, read_tensors
+from .verify import find_not_finite
+
+DEFAULT_ARCH = "resnet18"
+NICE = 10  # the pool's own work goes first
+MAX_LABELS_BYTES = 4 * 1024 * 1024
+
+
+def build(
+    source: str,
+    folder: Path,
+    *,
+    arch: str | None = None,
+    labels: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    sha256: str | None = None,
+    md5: str | None = None,
+) -> dict[str, Any]:
+    """Writes the weights and golden files of a new version into an empty folder; gives what its manifest says of them.
+
+    Fields of `preprocessing` that were set win over those the source knows of itself.
+
+    Raises:
+        BadVersion: what is wrong with the source, and what to do.
+    """
+    found = find_source(source)
+    if found.arch and arch not in (None, found.arch):
+        raise BadVersion(f"{source} is a {found.arch}, not a {arch}; leave --arch out")
+    check_hashes(found.path, sha256, md5)
+    arch = found.arch or arch or DEFAULT_ARCH
+    used = _merge(found.preprocessing, preprocessing)
+    classes, tensors = fit(read_tensors(found.path), arch, used.crop)
+    names = _labels(labels, classes, found.labels)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    del tensors
+    # From the written file and through the engine that workers use: what is compared later must have come the same way.
+    engine = EagerEngine(folder / WEIGHTS, arch, classes, used.crop)
+    _write_golden(folder / GOLDEN, engine, used)
+    return {
+        "arch": arch,
+        "classes": classes,
+        "labels": names,
+        "preprocessing": used.model_dump(mode="json"),
+        "weights_sha256": digest_bytes((folder / WEIGHTS).read_bytes()),
+        "tensors_sha256": digest_tensors(engine.tensors()),
+        "golden_sha256": digest_bytes((folder / GOLDEN).read_bytes()),
+    }
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """All that is known of a stored version, compared with what its files hold now; gives the numbers.
+
+    Raises:
+        BadVersion: what differs, and what to do.
+    """
+    manifest = read_manifest(folder)
+    check_file(folder / WEIGHTS, manifest.weights_sha256)
+    loaded = load_folder(folder)
+    tensors = loaded.engine.tensors()
+    if reason := find_not_finite(tensors):
+        raise BadVersion(f"{WEIGHTS}: {reason}; remove this version")
+    return {
+        "tensors": len(tensors),
+        "max_difference": loaded.verdict.max_difference,
+        "allowed": loaded.verdict.allowed,
+        "load_s": round(loaded.load_s, 4),
+        "verify_s": round(loaded.verify_s, 4),
+    }
+
+
+def _merge(known: Preprocessing | None, asked: Preprocessing | None) -> Preprocessing:
+    merged = (known or Preprocessing()).model_dump()
+    return Preprocessing(**(merged | (asked.model_dump(exclude_unset=True) if asked else {})))
+
+
+def _labels(path: Path | None, classes: int, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    if path is None:
+        return known or tuple(str(i) for i in range(classes))
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_LABELS_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadVersion(f"{path}: labels can't be read: {error}; expected UTF-8 text, one label a line") from None
+    labels = tuple(line.strip() for line in text.rstrip().splitlines())
+    if "" in labels:
+        raise BadVersion(f"{path}: line {labels.index('') + 1} is empty; expected one label a line")
+    if len(labels) != classes:
+        raise BadVersion(
+            f"{path} has {len(labels)} labels, the weights have {classes} classes; one label a line is needed"
+        )
+    return labels
+
+
+def _write_golden(path: Path, engine: EagerEngine, preprocessing: Preprocessing) -> None:
+    inputs = make_inputs(preprocessing.crop)
+    logits = compute_logits(engine, Preprocessor(preprocessing), inputs)
+    if reason := find_not_finite({"logits": logits}):
+        raise BadVersion(f"the weights are finite, but on ordinary inputs {reason}; they are unusable")
+    write_golden(path, inputs, logits)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process. Its own standard output is kept for the one line; whatever else prints goes to standard error."""
+    args = _parser().parse_args(arguments)
+    out = os.dup(1)
+    os.dup2(2, 1)
+    os.nice(NICE)
+    torch.set_num_threads(1)
+    _limit_memory(args.memory_mb)
+    try:
+        answer = {"ok": True, "reason": "", **_run(args)}
+    except HotpoolError as error:
+        answer = {"ok": False, "reason": str(error)}
+    except Exception as error:  # noqa: BLE001  the outermost level of a process that reads hostile files
+        answer = {"ok": False, "reason": _explain(error, args.memory_mb)}
+    os.write(out, json.dumps(answer).encode() + b"\n")
+    return 0 if answer["ok"] else 1
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.command == "check":
+        return check(args.folder)
+    try:
+        preprocessing = Preprocessing.model_validate_json(args.preprocessing)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadVersion(f"preprocessing {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return build(
+        args.source,
+        args.folder,
+        arch=args.arch,
+        labels=args.labels,
+        preprocessing=preprocessing,
+        sha256=args.sha256,
+        md5=args.md5,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="workers.scratch", description="Builds or checks one version; run by control."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    building = commands.add_parser("build")
+    building.add_argument("source")
+    building.add_argument("folder", type=Path)
+    building.add_argument("--arch")
+    building.add_argument("--labels", type=Path)
+    building.add_argument("--preprocessing", default="{}")
+    building.add_argument("--sha256")
+    building.add_argument("--md5")
+    checking = commands.add_parser("check")
+    checking.add_argument("folder", type=Path)
+    for command in (building, checking):
+        command.add_argument(
+            "--memory-mb", type=int, default=8192, help="beyond what the interpreter and libraries take"
+        )
+    return parser
+
+
+def _limit_memory(memory_mb: int) -> None:
+    if sys.platform != "linux":  # macOS accepts the limit and doesn't enforce it
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + memory_mb * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _explain(error: Exception, memory_mb: int) -> str:
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return f"it needs more than the {memory_mb} MB of memory that are allowed (rollout.preflight_memory_mb)"
+    return f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

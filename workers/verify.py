@@ -1,0 +1,103 @@
+"""Pure: whether weights and outputs are those of the version they claim to be; every answer carries its numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+
+# Float32 sums taken in another order (other threads, batch, CPU) moved logits of size 9 by 4e-6; a wrong weight moves them
+# by far more.
+ALLOWED_DIFFERENCE = 1e-3
+# Two best classes closer than this may change places by rounding alone.
+TIED_MARGIN = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """reason: empty when the outputs are the golden ones. max_difference is NaN when the outputs can't be compared."""
+
+    passed: bool
+    max_difference: float
+    allowed: float
+    reason: str = ""
+
+
+def compare_logits(golden: NDArray[np.float32], got: NDArray[np.float32]) -> Verdict:
+    """Whether `got` are the golden logits, (n, classes) each, but for rounding.
+
+    Allowed is 0.001 of the largest golden logit (at least 0.001); the best class of each input must be the same unless the
+    golden two best are tied.
+    """
+    scale = max(1.0, float(np.abs(golden).max(initial=0.0)))
+    allowed = ALLOWED_DIFFERENCE * scale
+    if got.shape != golden.shape:
+        return Verdict(
+            False, float("nan"), allowed, f"outputs have shape {got.shape}, the golden logits {golden.shape}"
+        )
+    if n_bad := int(np.count_nonzero(~np.isfinite(got))):
+        return Verdict(False, float("nan"), allowed, f"{n_bad} of {got.size} outputs are NaN or infinite")
+    differences = np.abs(got.astype(np.float64) - golden).max(axis=1)
+    worst = int(differences.argmax())
+    difference = float(differences[worst])
+    if difference > allowed:
+        reason = (
+            f"golden logits differ by up to {difference:.3g} at input {worst}, allowed {allowed:.3g}; "
+            "the weights are not those that were added"
+        )
+        return Verdict(False, difference, allowed, reason)
+    reason = _changed_class(golden, got, TIED_MARGIN * scale)
+    return Verdict(not reason, difference, allowed, reason)
+
+
+def _changed_class(golden: NDArray[np.float32], got: NDArray[np.float32], tied: float) -> str:
+    for i, (before, after) in enumerate(zip(golden, got, strict=True)):
+        best, now = int(before.argmax()), int(after.argmax())
+        margin = float(before[best]) - float(before[now])
+        if margin > tied:
+            return f"the best class of golden input {i} is {now}, it was {best} by a margin of {margin:.3g}"
+    return ""
+
+
+def compare_digests(expected: str, got: str) -> str:
+    """Empty, or what is wrong with the tensors that are held."""
+    if expected == got:
+        return ""
+    return (
+        f"the tensors held have digest {got[:12]}, the manifest says {expected[:12]}: they are not those that were added; "
+        "remove this version and add it again"
+    )
+
+
+def find_misfit(expected: Mapping[str, tuple[Shape, str]], got: Mapping[str, tuple[Shape, str]], arch: str) -> str:
+    """Empty, or which tensors (name -> shape, dtype) do not fit: missing, unexpected, of another shape or dtype."""
+    if missing := sorted(expected.keys() - got.keys()):
+        n_here = len(expected) - len(missing)
+        return f"{_list(missing)} missing: {arch} needs {len(expected)} tensors, {n_here} of them are here"
+    if unexpected := sorted(got.keys() - expected.keys()):
+        return f"{_list(unexpected)} unexpected: {arch} has no such tensor"
+    for name in sorted(expected):
+        (shape, dtype), (got_shape, got_dtype) = expected[name], got[name]
+        if shape != got_shape:
+            return f"tensor {name} has shape {got_shape}, {arch} expects {shape}"
+        if dtype != got_dtype:
+            return f"tensor {name} has dtype {got_dtype}, {arch} expects {dtype}"
+    return ""
+
+
+def find_not_finite(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Empty, or the first tensor that holds NaN or infinite values, and how many."""
+    for name in sorted(tensors):
+        if n_bad := int(np.count_nonzero(~np.isfinite(tensors[name]))):
+            return f"tensor {name} has {n_bad} of {tensors[name].size} values that are NaN or infinite"
+    return ""
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    if len(names) == 1:
+        return f"tensor {shown} is"
+    return f"tensors {shown} are" if len(names) <= 3 else f"tensors {shown} and {len(names) - 3} more are"

@@ -1,0 +1,357 @@
+"""Shell: one worker process: takes leases, computes, answers, loads versions when told to.
+
+The main thread owns the one connection on which jobs come. What is already there is taken, up to a batch, and nothing is
+waited for. Nothing is logged for a request.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import zmq
+from PIL import Image
+
+from hotpool.errors import BadInput, BadVersion, DeadlineExceeded, HotpoolError, RemoteProtocolError
+from hotpool.home import Home
+from hotpool.link import Link
+from hotpool.manifest import Manifest, read_stable
+from hotpool.messages import (
+    PROTOCOL,
+    Job,
+    Leaving,
+    Load,
+    LoadEnded,
+    LoadState,
+    Message,
+    Released,
+    ToWorker,
+    Welcome,
+    WorkerHello,
+)
+from hotpool.wire import decode_work, encode, to_worker
+
+from .batch import (
+    ENGINE_ERRORS,
+    Answer,
+    FloatArray,
+    Lease,
+    answer,
+    compute,
+    failed,
+    group,
+    one_line,
+    pixels_array,
+    tensor_rows,
+)
+from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
+from .pictures import decode
+from .pulse import PulseThread
+
+log = logging.getLogger("hotpool.workers")
+
+# A version that can't be loaded is refused, whatever it is that fails; only a bug ends the process.
+LOAD_ERRORS = (HotpoolError, OSError, *ENGINE_ERRORS)
+
+# How long a worker that was asked to stop waits for a broker to tell it: a welcome, and leases, may be on their way.
+WELCOME_S = 1.0
+
+Payload = bytes | None
+
+
+class Loaded(Protocol):
+    """A version in memory, verified: `torch_version.TorchVersion`; tests and benchmarks bring others."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def load_s(self) -> float: ...
+    @property
+    def verify_s(self) -> float: ...
+
+    def picture(self, image: Image.Image) -> FloatArray:
+        """The (3, h, w) input for a picture in mode RGB. Raises BadInput."""
+
+    def check(self, rows: FloatArray) -> None:
+        """Raises BadInput if (n, 3, h, w) rows from a caller are no input of this version."""
+
+    def logits(self, rows: FloatArray) -> FloatArray:
+        """(n, classes) float32 for (n, 3, h, w) rows."""
+
+
+class LoadFunction(Protocol):
+    """Loads and verifies a version; `on_state` hears `loading` and `verifying`. Raises BadVersion."""
+
+    def __call__(self, home: Home, digest: str, *, on_state: Callable[[str], None]) -> Loaded: ...
+
+
+def serve(settings: Settings, load: LoadFunction, lifeline: int | None = None) -> int:
+    """The life of a worker process, from its settings to its exit code.
+
+    lifeline: a pipe's read end; its end of file says that the supervisor is gone.
+    """
+    stop = StopSignal()
+    endpoint = Home(Path(settings.home)).endpoint("workers")
+    context: zmq.Context[zmq.Socket[bytes]] = (
+        zmq.Context()
+    )  # after the fork: a context does not survive one (pyzmq#613)
+    pulse = PulseThread(context, endpoint, settings.worker, settings.incarnation, lifeline)
+    pulse.start()
+    try:
+        worker = Worker(settings, load, stop, lifeline, pulse)
+        return worker.run(context, endpoint) if worker.boot() else BOOT_FAILED
+    finally:
+        pulse.stop()
+        context.destroy(linger=0)
+        stop.close()
+
+
+def note_exit(settings: Settings, reason: str) -> None:
+    """Leaves the reason of this process's end where its supervisor looks for it."""
+    log.error("event=ends worker=%s incarnation=%d reason=%r", settings.worker, settings.incarnation, reason)
+    exit_file(Home(Path(settings.home)), os.getpid()).write_text(reason)
+
+
+class StopSignal:
+    """SIGTERM, as a flag and a file descriptor to poll. SIGINT is ignored: Ctrl-C reaches all, the supervisor decides."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._set)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # Blocked since before the fork, so that an early one waited until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def drain(self) -> None:
+        self._reader.recv(64)
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+
+
+class Worker:
+    """One process in a worker's seat."""
+
+    def __init__(
+        self, settings: Settings, load: LoadFunction, stop: StopSignal, lifeline: int | None, pulse: PulseThread
+    ) -> None:
+        self._settings, self._home = settings, Home(Path(settings.home))
+        self._load_version, self._stop, self._lifeline, self._pulse = load, stop, lifeline, pulse
+        self._epoch = 0
+        self._token = self._load_reason = ""
+        self._is_leaving = False
+        self._exit_code: int | None = None
+        self._unwelcome_since: float | None = None
+        self._polled_session = 0
+        self._loaded: Loaded
+        self._link: Link[ToWorker]
+        self._poller: zmq.Poller
+
+    def boot(self) -> bool:
+        """Loads the stable version; False, with the reason noted, if that can't be."""
+        model = self._settings.model
+        try:
+            digest = read_stable(self._home, model)
+            if digest is None:
+                raise BadVersion(f"model {model} has no stable version; add one with hotpool versions add")
+            self._loaded = self._load(digest, lambda state: None)
+        except LOAD_ERRORS as error:
+            note_exit(self._settings, one_line(error))
+            return False
+        return True
+
+    def run(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> int:
+        """Serves until told to end; returns the exit code."""
+        self._link = Link(context, endpoint, to_worker, self._hello)
+        next_at = monotonic()
+        while self._exit_code is None:
+            self._wait(next_at)
+            now = monotonic()
+            next_at = self._link.tick(now)
+            self._receive(now)
+            self._heed_ends(now)
+        self._link.close()
+        return self._exit_code
+
+    # ---- the loop's parts
+
+    def _wait(self, until: float) -> None:
+        if self._polled_session != self._link.sessions:
+            self._watch_session()
+        ready = dict(self._poller.poll(max(0, ceil((until - monotonic()) * 1000))))
+        if self._stop.fileno() in ready:
+            self._stop.drain()
+        if self._lifeline in ready:
+            self._exit_code = ORPHANED
+
+    def _watch_session(self) -> None:
+        self._polled_session = self._link.sessions
+        self._poller = zmq.Poller()
+        for polled in (*self._link.sockets, self._stop.fileno(), self._lifeline):
+            if polled is not None:
+                self._poller.register(polled, zmq.POLLIN)
+
+    def _receive(self, now: float) -> None:
+        jobs: list[tuple[Job, Payload]] = []
+        for message, payload in self._link.receive():
+            match message:
+                case Job():
+                    jobs.append((message, payload))
+                    if len(jobs) >= self._settings.max_batch:
+                        break
+                case Load():
+                    self._obey_load(message)
+                case Welcome():
+                    self._pulse.heartbeat_s = self._link.heartbeat_s
+                    self._is_leaving = False  # this session has not heard it
+                case Released() if self._is_leaving:
+                    self._exit_code = 0
+                case _:
+                    pass  # not for workers
+        if jobs:
+            self._answer(jobs, now)
+
+    def _heed_ends(self, now: float) -> None:
+        """Asked to stop, or without a broker for too long."""
+        if self._link.welcome:
+            self._unwelcome_since = None
+            if self._stop.is_set and not self._is_leaving:
+                self._is_leaving = True
+                self._send(Leaving())
+            return
+        if self._unwelcome_since is None:
+            self._unwelcome_since = now
+        alone_s = now - self._unwelcome_since
+        if self._stop.is_set and alone_s > WELCOME_S:
+            self._exit_code = 0  # no broker, so no lease to finish
+        elif alone_s > self._settings.broker_gone_s:
+            note_exit(self._settings, f"no broker for {self._settings.broker_gone_s:g} s")
+            self._exit_code = BROKER_GONE
+
+    def _send(self, message: Message, payload: Payload = None) -> None:
+        # A full socket means a broker that has not read for long: the session is as good as lost, and so are its leases.
+        self._link.send([encode(message)] if payload is None else [encode(message), payload])
+
+    # ---- jobs
+
+    def _answer(self, jobs: list[tuple[Job, Payload]], received_at: float) -> None:
+        leases = [lease for job, payload in jobs if (lease := self._read(job, payload, received_at))]
+        expiry = {job.job: received_at + job.budget_us / 1e6 for job, _ in jobs}
+        for members in group(leases, self._settings.max_batch):
+            now = monotonic()
+            in_time = [
+                lease for lease in members if not self._refuse_late(lease.job, expiry[lease.job], received_at, now)
+            ]
+            outcomes = compute(self._loaded.logits, in_time) if in_time else []
+            service_us = _since_us(received_at)
+            for lease, outcome in zip(in_time, outcomes, strict=True):
+                self._reply(answer(lease, outcome, self._loaded.manifest.labels, service_us))
+
+    def _read(self, job: Job, payload: Payload, received_at: float) -> Lease | None:
+        """The lease with its input ready to compute; None if it was answered with what is wrong with it."""
+        if self._refuse_late(job.job, received_at + job.budget_us / 1e6, received_at, monotonic()):
+            return None
+        try:
+            work = decode_work(job.work)
+            if payload is None:
+                raise BadInput("the request came without its payload")
+            return Lease(job.job, work, self._rows(work.kind, work.shape, payload))
+        except RemoteProtocolError as error:
+            self._reply(failed(job.job, BadInput(str(error)), _since_us(received_at)))
+        except (HotpoolError, *ENGINE_ERRORS) as error:
+            self._reply(failed(job.job, error, _since_us(received_at)))
+        return None
+
+    def _rows(self, kind: str, shape: tuple[int, ...], payload: bytes) -> FloatArray:
+        limits = self._settings
+        match kind:
+            case "picture":
+                return self._loaded.picture(decode(payload, limits.max_bytes, limits.max_pixels))[None]
+            case "pixels":
+                pixels = pixels_array(shape, payload, limits.max_pixels)
+                return self._loaded.picture(Image.fromarray(pixels))[None]
+            case "tensor":
+                rows = tensor_rows(shape, payload)
+                self._loaded.check(rows)
+                return rows
+        raise BadInput(f"kind {kind!r} is not known here; known are picture, pixels and tensor")
+
+    def _refuse_late(self, job: int, expires_at: float, received_at: float, now: float) -> bool:
+        if now < expires_at:
+            return False
+        error = DeadlineExceeded("the deadline passed before the worker began to compute")
+        self._reply(failed(job, error, _since_us(received_at)))
+        return True
+
+    def _reply(self, reply: Answer) -> None:
+        self._send(reply.message, reply.payload)
+
+    # ---- versions
+
+    def _hello(self) -> bytes:
+        settings, manifest = self._settings, self._loaded.manifest
+        return encode(
+            WorkerHello(
+                protocol=PROTOCOL,
+                worker=settings.worker,
+                incarnation=settings.incarnation,
+                pid=os.getpid(),
+                model=manifest.model,
+                version=manifest.name,
+                digest=manifest.digest,
+                epoch=self._epoch,
+                cores=settings.cores,
+                threads=settings.threads,
+                token=self._token,
+                load_reason=self._load_reason,
+            )
+        )
+
+    def _obey_load(self, order: Load) -> None:
+        """Loads and verifies beside the version that serves, then swaps one reference. A failure leaves all as it was."""
+        if order.epoch < self._epoch:
+            reason = f"epoch {order.epoch} is lower than {self._epoch}, which this worker has obeyed"
+            self._send(self._load_ended(order.token, 0.0, 0.0, reason))
+            return
+        self._epoch = order.epoch
+        load_s = verify_s = 0.0
+        try:
+            loaded = self._load(order.digest, lambda state: self._send(LoadState(order.token, state)))
+            self._loaded, load_s, verify_s, reason = loaded, loaded.load_s, loaded.verify_s, ""
+        except LOAD_ERRORS as error:
+            reason = one_line(error)
+        self._token, self._load_reason = order.token, reason
+        log.info("event=load worker=%s version=%s reason=%r", self._settings.worker, self._loaded.manifest.name, reason)
+        self._send(self._load_ended(order.token, load_s, verify_s, reason))
+
+    def _load(self, digest: str, on_state: Callable[[str], None]) -> Loaded:
+        loaded = self._load_version(self._home, digest, on_state=on_state)
+        if loaded.manifest.model != self._settings.model:
+            names = f"{loaded.manifest.name} is a version of model {loaded.manifest.model}"
+            raise BadVersion(f"{names}; this worker serves {self._settings.model}")
+        return loaded
+
+    def _load_ended(self, token: str, load_s: float, verify_s: float, reason: str) -> LoadEnded:
+        manifest = self._loaded.manifest
+        return LoadEnded(token, manifest.name, manifest.digest, int(load_s * 1e6), int(verify_s * 1e6), reason)
+
+
+def _since_us(instant: float) -> int:
+    return int((monotonic() - instant) * 1e6)
