@@ -4,6 +4,7 @@ Several processes write it: the CLI appends orders, the controller carries them 
 it has read does so inside `transaction`, so that nothing new can come in between.
 """
 
+import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ class Journal:
         self._path = path
         self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
-            self._connection.executescript(_SCHEMA)
+            with _alone(path):
+                self._connection.executescript(_SCHEMA)
         except sqlite3.OperationalError:
             self.close()
             raise
@@ -139,6 +141,14 @@ class Journal:
             return Event(seq, ts, epoch, EventKind(kind), model, rollout, operator, json.loads(body))
         except ValueError as error:
             raise JournalCorrupt(f"{self._path}: row {row[0]} can't be read: {error}") from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time: SQLite waits for its turn everywhere but where it changes the journal mode."""
+    with path.with_name(f"{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _row(event: Event) -> tuple[object, ...]:

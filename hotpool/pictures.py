@@ -13,12 +13,13 @@ from .errors import BadImage
 if TYPE_CHECKING:
     from PIL import Image
 
-# What Pillow lets escape on damaged files: the first three came out of fuzzing its five plugins here, the others are raised
+# What Pillow lets escape on damaged files: the first four came out of fuzzing its five plugins here, the others are raised
 # or provoked in its source. Its UnidentifiedImageError is an OSError.
 PILLOW_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
+    struct.error,
     EOFError,
     LookupError,
     TypeError,
@@ -27,7 +28,6 @@ PILLOW_ERRORS = (
     AssertionError,
     MemoryError,
     RuntimeError,
-    struct.error,
     zlib.error,
 )
 

@@ -415,11 +415,18 @@ def check_order(events: list[Event]) -> None:
     """What may not follow what, in the events of one rollout."""
     forward = {EventKind.PREFLIGHT_PASSED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.SUCCEEDED}
     begun = {EventKind.STEP_STARTED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.PREFLIGHT_STARTED}
+    open_workers: set[str] = set()
     is_aborted = is_paused = is_bad = False
     for event in events:
         kind = event.kind
         assert not (is_aborted and kind in forward), f"{kind} after an abort"
         assert not (is_paused and kind in begun), f"{kind} while paused"
+        if kind is EventKind.ROLLBACK_STARTED:
+            open_workers.clear()
+        if kind is EventKind.STEP_STARTED:
+            open_workers.add(event.body["worker"])
+        elif "worker" in event.body and kind is not EventKind.WORKER_REPAIRED:
+            assert event.body["worker"] in open_workers, f"{kind}: no step of {event.body['worker']} is open"
         assert not is_bad or kind in (EventKind.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
         is_aborted |= kind is EventKind.ABORT_REQUESTED
         is_paused = kind is EventKind.PAUSED or (is_paused and kind not in ENDS_A_PAUSE)

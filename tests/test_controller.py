@@ -9,7 +9,7 @@ import pytest
 
 from control.checks import Scratch, check_weights
 from control.controller import Controller
-from control.decide import Finding
+from control.decide import CheckWeights, Finding
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Outcome
@@ -126,6 +126,25 @@ def test_an_abort_that_comes_between_decision_and_event_wins(world: World) -> No
     world.run_to_end()
     world.check(Phase.ROLLED_BACK)
     assert K.COMMIT_STARTED not in world.kinds()
+
+
+def test_weights_that_were_good_before_a_pause_are_checked_again(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    assert world.controller is not None
+
+    def pause_after_the_check(when: str, action: object) -> None:
+        if when == "after" and isinstance(action, CheckWeights) and not world.last().paused:
+            world.pause()
+            (world.home.versions / world.digests["v2"] / WEIGHTS).write_bytes(b"other")
+
+    world.controller.at_crash_point = pause_after_the_check
+    world.run(lambda: world.last().paused)
+    world.turn()
+    world.controller.at_crash_point = lambda when, action: None
+    world.resume()
+    world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
 
 
 def test_a_pause_lets_open_steps_end_and_starts_no_other(world: World) -> None:

@@ -124,10 +124,10 @@ def test_the_exif_orientation_is_honoured(orientation, format_name):
     assert got.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40, b"Exif\0\0no TIFF at all"])
-def test_a_damaged_exif_block_does_not_cost_the_picture(exif):
-    data = file_of(noise(), "JPEG", exif=exif)
-    assert decode(data, MAX_BYTES, MAX_PIXELS).size == (32, 24)
+@pytest.mark.parametrize("exif", [b"Exif\0\0no TIFF at all", b"Exif\0\0MM\0*\0\0", b"Exif\0\0II*\0" + b"\xff" * 40])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_exif_block_does_not_cost_the_picture(exif, format_name):
+    assert decode(file_of(noise(), format_name, exif=exif), MAX_BYTES, MAX_PIXELS).size == (32, 24)
 
 
 def test_the_picture_given_is_not_changed():

@@ -102,6 +102,30 @@ def test_a_step_can_not_be_open_twice() -> None:
         advance(stepping(), Event(1, "", 0, K.STEP_STARTED, MODEL, 1, "", body), NOW)
 
 
+def test_when_the_rollback_begins_open_steps_are_left_and_the_budget_is_full_again() -> None:
+    """What was under way forward must not go on: its goal is the version we flee from."""
+    body = {"cause": "abort", "reason": "aborted by ada"}
+    before = stepping(Part.LOAD, attempts={"worker-0": 3}, paused=True)
+    after = advance(before, Event(9, "", 0, K.ROLLBACK_STARTED, MODEL, 1, "", body), NOW + 1)
+    assert (after.phase, after.goal, after.steps, after.attempts) == (P.ROLLING_BACK, OLD, {}, {})
+    assert [(step.worker, step.outcome) for step in after.ended_steps] == [("worker-0", Outcome.LEFT)]
+    assert (after.cause, after.ending, after.paused, after.since) == ("abort", "aborted by ada", False, NOW + 1)
+
+
+def test_a_withdrawn_step_does_not_count_as_an_attempt() -> None:
+    body = {"worker": "worker-0", "reason": "another worker went down first"}
+    after = advance(stepping(), Event(9, "", 0, K.STEP_WITHDRAWN, MODEL, 1, "", body), NOW)
+    assert (after.steps, after.attempts) == ({}, {"worker-0": 0})
+
+
+def test_a_rollback_keeps_its_reason_unless_its_end_has_another() -> None:
+    back = rollout(P.ROLLING_BACK, cause="version", ending="NaN")
+    done = advance(back, Event(9, "ts", 0, K.ROLLED_BACK, MODEL, 1, "", {}), NOW)
+    assert (done.cause, done.ending, done.ended_ts) == ("version", "NaN", "ts")
+    failed = advance(back, Event(9, "ts", 0, K.ROLLBACK_FAILED, MODEL, 1, "", {"cause": "worker", "reason": "x"}), NOW)
+    assert (failed.cause, failed.ending) == ("worker", "x")
+
+
 def test_the_settings_of_a_rollout_are_those_of_the_configuration() -> None:
     assert set(RolloutSection.model_fields) == set(type(SETTINGS).__dataclass_fields__)
 

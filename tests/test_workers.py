@@ -40,10 +40,21 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hub(home):
-    hub = Hub(home)
-    yield hub
-    hub.close()
+def bind(home):
+    """Binds hubs; one at a time, as a broker's lock sees to."""
+    with contextlib.ExitStack() as stack:
+
+        def bind(*, releases: bool = True) -> Hub:
+            hub = Hub(home, releases=releases)
+            stack.callback(hub.close)
+            return hub
+
+        yield bind
+
+
+@pytest.fixture
+def hub(bind):
+    return bind()
 
 
 @pytest.fixture
@@ -171,8 +182,8 @@ def test_a_hung_worker_pulses_on_and_is_killed_by_order(start, hub, home):
     assert is_over(hello.pid)
 
 
-def test_sigterm_drains_then_stops(start, home):
-    hub = Hub(home, releases=False)
+def test_sigterm_drains_then_stops(start, bind):
+    hub = bind(releases=False)
     supervisor = start(workers=2)
     pids = [hub.hello("worker-0").pid, hub.hello("worker-1").pid]
     supervisor.terminate()
@@ -184,11 +195,10 @@ def test_sigterm_drains_then_stops(start, home):
     supervisor.wait(timeout=5)
     assert all(is_over(pid) for pid in pids)
     assert not any(seat.restarts for seat in hub.seats.values())
-    hub.close()
 
 
-def test_ctrl_c_reaches_every_process_and_workers_still_drain(start, home):
-    hub = Hub(home, releases=False)
+def test_ctrl_c_reaches_every_process_and_workers_still_drain(start, bind):
+    hub = bind(releases=False)
     supervisor = start()
     pid = hub.hello().pid
     hub.until(lambda: hub.seats["worker-0"].pid == pid)
@@ -200,7 +210,6 @@ def test_ctrl_c_reaches_every_process_and_workers_still_drain(start, home):
     hub.send(hub.workers["worker-0"], Released())
     supervisor.wait(timeout=5)
     assert is_over(pid)
-    hub.close()
 
 
 def run_service(home, config=""):
@@ -286,19 +295,18 @@ def test_another_version_is_loaded_in_place_and_a_bad_one_keeps_the_old(start, h
     assert hub.next(Done)[0].job == 1
 
 
-def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, home):
+def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, bind):
     start()
     hub.hello()
     hub.send(hub.workers["worker-0"], Load("t1", OTHER, 3))
     hub.next(LoadEnded)
     hub.close()
-    second = Hub(home)
+    second = bind()
     hello = second.hello()
     assert (hello.digest, hello.epoch, hello.token, hello.load_reason, hello.incarnation) == (OTHER, 3, "t1", "", 1)
     second.until(lambda: second.seats)
     second.job("worker-0", 1, *tensor(1.0))
     assert second.next(Done)[0].job == 1
-    second.close()
 
 
 def test_a_version_that_can_not_boot_is_named_in_the_seat(start, hub, home):
@@ -318,7 +326,7 @@ def test_workers_start_when_the_first_version_comes(start, hub, home):
     hub.until(lambda: hub.seats["worker-0"].note == "")
 
 
-def test_a_worker_without_a_broker_ends_by_itself_and_is_started_again(start, hub, home):
+def test_a_worker_without_a_broker_ends_by_itself_and_is_started_again(start, hub, bind):
     start(NOOP_BROKER_GONE_S="0.5")
     hello = hub.hello()
     hub.close()
@@ -327,10 +335,9 @@ def test_a_worker_without_a_broker_ends_by_itself_and_is_started_again(start, hu
         assert monotonic() < ends_at
         with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             psutil.Process(hello.pid).wait(timeout=0.1)
-    second = Hub(home)
+    second = bind()
     assert second.hello(after=1).incarnation == 2
     second.until(lambda: second.seats and second.seats["worker-0"].restarts == {"broker_gone": 1})
-    second.close()
 
 
 def test_a_new_supervisor_goes_on_counting_incarnations(start, hub):

@@ -1,0 +1,116 @@
+"""Shell: the training itself: settings as JSON from stdin, accuracies as JSON to stdout, progress to stderr.
+
+Started by `train.py`; see there for what it writes into the folder.
+"""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+from torchvision.models import ResNet, resnet18
+
+from hotpool.manifest import Preprocessing
+from workers.preprocess import Preprocessor
+
+from .pictures import LABELS, Labelled, draw_many
+from .train import PICTURES, Settings, Stage
+
+PNG_EVERY = 5  # of a class's held-out pictures every fifth is PNG, the others are JPEG
+
+Inputs = tuple[Tensor, Tensor]  # (n, 3, resolution, resolution) float32, labels (n,) int64
+Prepare = Callable[[Image.Image], Tensor]
+
+
+def main() -> None:
+    settings = TypeAdapter(Settings).validate_json(sys.stdin.read())
+    torch.manual_seed(settings.seed)
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(True)
+    with _bars(Console(stderr=True)) as bars:
+        accuracy = _fit(Path(sys.argv[1]), settings, bars)
+    print(json.dumps(accuracy))
+
+
+def _bars(console: Console) -> Progress:
+    text = TextColumn("{task.description:<16}"), TextColumn("{task.fields[note]}")
+    return Progress(text[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text[1], console=console)
+
+
+def _fit(out: Path, settings: Settings, bars: Progress) -> dict[str, float]:
+    # The workers' own code, so that the model is trained on what it will be asked.
+    prepare = Preprocessor(Preprocessing(resize=settings.resolution, crop=settings.resolution)).picture
+    # Two seeds, so no held-out picture is a training picture.
+    n_training = max(stage.n_pictures for stage in settings.stages)
+    drawn = draw_many(n_training, 2 * settings.seed)
+    training = _stack(_track(bars, drawn, n_training, "training"), prepare)
+    drawn = draw_many(settings.n_held_out, 2 * settings.seed + 1)
+    held_out = _stack(_saved(out / PICTURES, _track(bars, drawn, settings.n_held_out, "held-out")), prepare)
+    model = resnet18(num_classes=len(LABELS))
+    accuracy = {}
+    for stage in settings.stages:
+        _train(model, training, stage, settings, bars)
+        accuracy[stage.name] = _accuracy(model, held_out)
+        torch.save(model.state_dict(), out / f"{stage.name}.pth")
+    return accuracy
+
+
+def _track(bars: Progress, drawn: Iterable[Labelled], n: int, kind: str) -> Iterable[Labelled]:
+    return bars.track(drawn, total=n, task_id=bars.add_task(f"{kind} pictures", note=""))
+
+
+def _saved(folder: Path, drawn: Iterable[Labelled]) -> Iterator[Labelled]:
+    """Writes each picture and hands on what the file holds: JPEG changes the pixels a little."""
+    for i, (picture, label) in enumerate(drawn):
+        suffix = "jpg" if i // len(LABELS) % PNG_EVERY else "png"
+        path = folder / f"{LABELS[label]}-{i // len(LABELS):03}.{suffix}"
+        picture.save(path, quality=90)
+        with Image.open(path) as saved:
+            yield saved.convert("RGB"), label
+
+
+def _stack(drawn: Iterable[Labelled], prepare: Prepare) -> Inputs:
+    inputs, labels = zip(*((prepare(picture), label) for picture, label in drawn), strict=True)
+    return torch.stack(inputs), torch.tensor(labels)
+
+
+def _train(model: ResNet, training: Inputs, stage: Stage, settings: Settings, bars: Progress) -> None:
+    inputs, labels = training[0][: stage.n_pictures], training[1][: stage.n_pictures]
+    steps = stage.n_pictures // settings.batch
+    rate = stage.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, epochs=stage.epochs, steps_per_epoch=steps, pct_start=settings.warm_up
+    )
+    model.train()
+    for epoch in range(1, stage.epochs + 1):
+        bar = bars.add_task(f"{stage.name} epoch {epoch}/{stage.epochs}", total=steps, note="")
+        # The last, smaller batch is left out: its few pictures would upset the batch norms.
+        for chosen in torch.randperm(stage.n_pictures)[: steps * settings.batch].split(settings.batch):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bars.update(bar, advance=1, note=f"loss {loss.item():.2f}")
+
+
+def _accuracy(model: ResNet, held_out: Inputs) -> float:
+    """The share of the pictures whose highest output is that of their class."""
+    inputs, labels = held_out
+    model.eval()
+    with torch.inference_mode():
+        named = torch.cat([model(batch).argmax(dim=1) for batch in inputs.split(100)])
+    return int((named == labels).sum()) / len(labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Callers in threads that never stop asking, and one history of what each got."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from hotpool import Client, HotpoolError, Prediction
+
+
+@dataclass
+class History:
+    """wrong: what `check` found in answers; gaps_s: the longest time without any answer is their maximum."""
+
+    sent: int = 0
+    answered: int = 0
+    errors: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    longest_gap_s: float = 0.0
+    last_answer_at: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.answered - len(self.errors)
+
+
+class Callers:
+    """ask(n) makes the picture of request n and what to remember of now; check(n, remembered, prediction) says what is wrong,
+    or nothing. Use as a context manager."""
+
+    def __init__(
+        self,
+        client: Client,
+        n_threads: int,
+        ask: Callable[[int], tuple[Any, Any]],
+        check: Callable[[int, Any, Prediction], str | None],
+        *,
+        pause_s: float = 0.0,
+    ) -> None:
+        self._client, self._ask, self._check, self._pause_s = client, ask, check, pause_s
+        self._numbers, self._lock, self._stop = count(), threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(n_threads)]
+        self.history = History(last_answer_at=monotonic())
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        history = self.history
+        while not self._stop.wait(self._pause_s):
+            with self._lock:
+                n = next(self._numbers)
+                history.sent += 1
+                image, remembered = self._ask(n)
+            begin = monotonic()
+            try:
+                prediction = self._client.classify(image)
+            except HotpoolError as error:
+                with self._lock:
+                    history.errors.append(f"request {n}: {error.code}: {error}")
+                continue
+            now = monotonic()
+            with self._lock:
+                history.answered += 1
+                history.slowest_s = max(history.slowest_s, now - begin)
+                history.longest_gap_s = max(history.longest_gap_s, now - history.last_answer_at)
+                history.last_answer_at = now
+                if (problem := self._check(n, remembered, prediction)) is not None:
+                    history.wrong.append(f"request {n}: {problem}")

@@ -1,0 +1,141 @@
+"""Promise 3: through a hundred rollouts no caller sees an error, and every answer is of the version that it names.
+
+Real: broker, worker processes and their serve loop, journal, controller, client. The model does nothing, so that there is time
+for a hundred rollouts; preflight has nothing to check in it.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+
+from bench.noop import MODEL, noop_class, noop_manifest
+from control import orders
+from control.admin import Admin
+from control.controller import Controller
+from control.decide import Finding
+from control.events import EventKind
+from control.journal import Journal
+from control.rollout import Settings
+from hotpool.home import Home
+from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, version_folder
+from hotpool.states import Phase
+from tests.callers import Callers
+from tests.pool import eventually, running_pool
+
+pytestmark = pytest.mark.slow
+
+N_WORKERS, N_ROLLOUTS, N_REQUESTS = 3, 100, 20_000
+SETTINGS = Settings(
+    max_unavailable=1, bake_s=0.0, drain_timeout_s=10, load_timeout_s=10, progress_deadline_s=60, max_worker_retries=2,
+    preflight_memory_mb=1024, preflight_timeout_s=10,
+)  # fmt: skip
+
+
+class NothingToCheck:
+    """A preflight for versions without weights."""
+
+    def start(self, digest, settings):
+        pass
+
+    def poll(self):
+        return Finding(True)
+
+    def stop(self):
+        pass
+
+
+class Trace:
+    """Every change of a worker's state, as the broker tells it. Not samples: a dip of a microsecond is in it."""
+
+    def __init__(self, home: Home) -> None:
+        self.changes = []
+        self._home, self._stop = home, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self):
+        with Admin(self._home.endpoint("admin"), watch=True) as admin:
+            while not self._stop.is_set():
+                self.changes += admin.changes(0.05)
+
+
+def add_versions(home: Home) -> None:
+    with Journal(home.database) as journal:
+        for number in range(1, N_ROLLOUTS + 2):
+            manifest = noop_manifest(f"v{number}")
+            folder = version_folder(home, manifest.digest)
+            folder.mkdir(parents=True)
+            (folder / MANIFEST).write_bytes(manifest_json(manifest))
+            (folder / WEIGHTS).write_bytes(manifest.name.encode())
+            body = {"name": manifest.name, "digest": manifest.digest, "reason": ""}
+            journal.append(EventKind.VERSION_ADDED, model=MODEL, operator="test", body=body)
+            if number == 1:
+                journal.append(EventKind.STABLE_SET, model=MODEL, operator="test", body=body)
+
+
+def control(home: Home, stopping: threading.Event) -> None:
+    with Admin(home.endpoint("admin"), watch=True) as broker, Journal(home.database) as journal:
+        Controller(home, MODEL, journal, broker, NothingToCheck(), "controller").run(stopping)
+
+
+def roll_out(home: Home, number: int) -> Phase:
+    with Journal(home.database) as journal, Admin(home.endpoint("admin")) as admin:
+        orders.start(
+            journal, model=MODEL, version=f"v{number}", workers=admin.report().workers, settings=SETTINGS,
+            operator="test", reason="",
+        )  # fmt: skip
+
+        def last():
+            return orders.read(journal).last(MODEL)
+
+        eventually(lambda: last().is_over, f"the end of rollout {number - 1}")
+        return last().phase
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
+    allowed = [1, 1]  # versions that may answer now: the stable one, and the one being rolled out
+
+    def ask(n):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[0, 0, 0] = n % 10
+        return pixels, allowed[0]
+
+    def check(n, stable_when_asked, prediction):
+        number = int(prediction.version[1:])
+        if not stable_when_asked <= number <= allowed[1]:
+            return f"answered by {prediction.version}, allowed were v{stable_when_asked} to v{allowed[1]}"
+        expected = noop_class(n % 10, prediction.version)
+        return None if prediction.classes[0].index == expected else f"not the answer of {prediction.version}"
+
+    with running_pool(N_WORKERS) as pool:
+        add_versions(pool.home)
+        stopping = threading.Event()
+        controller = threading.Thread(target=control, args=(pool.home, stopping))
+        controller.start()
+        try:
+            with pool.client() as client, Trace(pool.home) as trace, Callers(client, 4, ask, check) as callers:
+                for number in range(2, N_ROLLOUTS + 2):
+                    allowed[1] = number
+                    assert roll_out(pool.home, number) is Phase.SUCCEEDED
+                    allowed[0] = number
+                eventually(lambda: callers.history.answered >= N_REQUESTS, "enough requests", patience_s=120)
+            history, report = callers.history, pool.report()
+        finally:
+            stopping.set()
+            controller.join()
+    print(f"{history.sent} requests, {N_ROLLOUTS} rollouts, slowest answer {history.slowest_s * 1e3:.0f} ms")
+    assert history.lost == 0
+    assert not history.errors, history.errors[:5]
+    assert not history.wrong, history.wrong[:5]
+    assert {worker.version for worker in report.workers} == {f"v{N_ROLLOUTS + 1}"}
+    assert len([change for change in trace.changes if change.after == "draining"]) >= N_ROLLOUTS * N_WORKERS
+    assert min(change.ready for change in trace.changes) >= N_WORKERS - 1
