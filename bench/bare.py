@@ -1,4 +1,4 @@
-"""The least that a broker can be: two ROUTERs and a list of idle workers, an echo behind them. No ids, no deadlines, no
+"""Shell: the least that a broker can be: two ROUTERs and a list of idle workers, an echo behind them. No ids, no deadlines, no
 retries: the yardstick for what hotpool's broker adds.
 
     python -m bench.bare broker CLIENTS WORKERS     python -m bench.bare worker WORKERS

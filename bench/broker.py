@@ -1,4 +1,4 @@
-"""What hotpool costs: requests per second and p50 through the real client, broker and worker loop with a model that does
+"""Shell: what hotpool costs: requests per second and p50 through the real client, broker and worker loop with a model that does
 nothing, beside a bare ROUTER/ROUTER echo of the same payload, in turn, in one run.
 
     python -m bench.broker [--rounds 5] [--requests 4000]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes that end with the block, closed-loop load, figures with their spread."""
+"""Shell: what the benchmarks share: processes that end with the block, closed-loop load, figures with their spread."""
 
 import os
 import platform

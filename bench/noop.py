@@ -1,4 +1,4 @@
-"""A worker process with the real serve loop and a model that does nothing: what remains is the cost of hotpool itself.
+"""Shell: a worker process with the real serve loop and a model that does nothing: what remains is the cost of hotpool itself.
 
     python -m bench.noop HOME worker-0
 

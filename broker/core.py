@@ -212,13 +212,20 @@ class Core:
         is_new = self.roster.supervisors.get(message.model) != connection
         gone = self.roster.seat(connection, message)
         for worker in self.roster:
-            if is_new and worker.model == message.model:
-                worker.given_up = 0  # a supervisor that was started anew counts its processes from the beginning
             if worker.state is S.STARTING and worker.load_ends_at == inf:
                 worker.load_ends_at = now + self._settings.load_timeout_s
-        lost = [action for worker in gone for action in self.lose(worker, "exit", now)]
-        answer = self._welcome if is_new else self._pong
-        return [*lost, ToWorker(connection, answer)]
+        actions = [action for worker in gone for action in self.lose(worker, "exit", now)]
+        actions.append(ToWorker(connection, self._welcome if is_new else self._pong))
+        return actions + self._repeat_kills(connection, message)
+
+    def _repeat_kills(self, connection: bytes, message: Seats) -> list[Action]:
+        """The first order may have been lost with the supervisor's session."""
+        given_up = {worker.name: worker.given_up for worker in self.roster}
+        return [
+            ToWorker(connection, Kill(seat.worker, seat.incarnation, "hung"))
+            for seat in message.seats
+            if seat.pid and seat.incarnation <= given_up[seat.worker]
+        ]
 
     def _load_state(self, worker: Worker, message: LoadState) -> list[Action]:
         if worker.state is S.LOADING and message.token == worker.token and message.state == S.VERIFYING:

@@ -33,13 +33,13 @@ def readiness(report: Report | None, model: str, stable: str | None) -> Readines
     """How far a pool has come that was just started. stable: the digest its workers boot, if there is a version yet."""
     if report is None:
         return Readiness("waiting for the broker")
+    workers = [worker for worker in report.workers if worker.model == model]
+    if not workers:  # also without a version: only their supervisor knows whether they fit on the cores
+        return Readiness("waiting for the workers")
     if stable is None:
         return Readiness(f"no version of {model} yet; add one with: {HOW_TO_ADD}", is_settled=True)
-    workers = [worker for worker in report.workers if worker.model == model]
     n_ready = sum(worker.state is WorkerState.READY for worker in workers)
     text = f"{n_ready} of {len(workers)} workers ready{_on_versions(workers)}"
-    if not workers:
-        return Readiness("waiting for the workers")
     if n_ready == len(workers):
         return Readiness(text, is_ready=True, is_settled=True)
     given_up = [f"{worker.worker}: {worker.note}" for worker in workers if worker.note]

@@ -103,6 +103,7 @@ class _Seat:
     exits: list[Exit] = field(default_factory=list)
     restart_at: float | None = None
     given_up: str = ""
+    code: int = 0  # what it ended with last
 
 
 class Runner:
@@ -119,7 +120,15 @@ class Runner:
     @property
     def can_serve(self) -> bool:
         """False once an essential service has been given up."""
-        return not any(seat.given_up and seat.service.is_essential for seat in self._seats)
+        return self.verdict is exits.Exit.OK
+
+    @property
+    def verdict(self) -> exits.Exit:
+        """What to end with: whether an essential service has been given up, and whether its configuration was why."""
+        codes = [seat.code for seat in self._seats if seat.given_up and seat.service.is_essential]
+        if not codes:
+            return exits.Exit.OK
+        return exits.Exit.USAGE if exits.Exit.USAGE in codes else exits.Exit.UNEXPECTED
 
     def start(self) -> None:
         for seat in self._seats:
@@ -169,7 +178,7 @@ class Runner:
         self._say(f"started {seat.service.name} (process {seat.process.pid})")
 
     def _ended(self, seat: _Seat, code: int, now: float) -> None:
-        seat.process = None
+        seat.process, seat.code = None, code
         seat.exits.append(Exit(seat.started_at, now, describe_exit(code)))
         log = log_path(self._logs, seat.service.name)
         what, where = f"{seat.service.name} {describe_exit(code)}", _last_error(log) or f"see {log}"

@@ -22,6 +22,7 @@ from .services import SERVICE_NAMES, Runner, Signals, child_environment, log_pat
 
 Say = Callable[[str], None]
 
+_SOCKETS = ("clients", "workers", "admin")
 _LOOK_S = 0.1  # between two looks at a pool that is not ready yet
 _SETTLE_S = 5.0  # the end of a service shows in the broker's report only after its heartbeats
 _IDLE_S = 3600.0  # a ready pool wakes us by a signal
@@ -36,13 +37,20 @@ def create_folders(home: Home) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def _prepare(home: Home) -> None:
+    for name in _SOCKETS:
+        home.endpoint(name)  # raises now, before anything was started or created
+    create_folders(home)
+
+
 def run_pool(home: Home, config_path: Path | None, config: Config, say: Say) -> Exit:
     """Runs the services until a signal asks us to stop, or one that is needed for serving can't be kept up.
 
     Raises:
+        ConfigError: the home's path is too long for sockets.
         Conflict: a pool runs in this home already.
     """
-    create_folders(home)
+    _prepare(home)
     with hold(home.lock("up"), _REFUSAL.format(home=home.root)), Signals() as signals:
         _await_predecessors(home, signals, say)
         runner = Runner(services(home, config_path, config), home.logs, say)
@@ -53,7 +61,7 @@ def run_pool(home: Home, config_path: Path | None, config: Config, say: Say) -> 
         finally:
             runner.stop(signals)
     say("stopped")
-    return Exit.OK if runner.can_serve else Exit.UNEXPECTED
+    return runner.verdict
 
 
 def _await_predecessors(home: Home, signals: Signals, say: Say) -> None:
@@ -115,9 +123,10 @@ def start_detached(home: Home, config_path: Path | None, config: Config, timeout
     """Starts `hotpool up` in the background and waits until the pool is ready, or needs a version, or can't start.
 
     Raises:
+        ConfigError: the home's path is too long for sockets.
         Conflict: a pool runs in this home already.
     """
-    create_folders(home)
+    _prepare(home)
     if (pid := holder(home.lock("up"))) is not None:
         raise Conflict(_REFUSAL.format(home=home.root).format(pid=pid or "unknown"))
     process = _spawn_up(home, config_path)

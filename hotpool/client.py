@@ -1,4 +1,4 @@
-"""The client library: `Client` for threads, `AsyncClient` for asyncio."""
+"""Shell: the client library: `Client` for threads, `AsyncClient` for asyncio."""
 
 import asyncio
 import os

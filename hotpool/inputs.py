@@ -1,4 +1,4 @@
-"""Shell (reads files): what callers pass to `classify` and `infer`, as the work and payload of a request."""
+"""Shell: what callers pass to `classify` and `infer`, as the work and payload of a request."""
 
 import os
 from pathlib import Path

@@ -84,7 +84,7 @@ class Link(Generic[T]):
 
         Call it before `receive` in each turn of the owner's loop.
         """
-        if now - self._ticked_at > self.heartbeat_s:
+        if now - self._ticked_at > 2 * self.heartbeat_s:
             self._heard_at = now  # we did not look for a while: our own pause is not the broker's silence
         self._ticked_at = now
         if self._disconnected() or now - self._heard_at > SILENT_HEARTBEATS * self.heartbeat_s:

@@ -1,4 +1,4 @@
-"""A version's manifest, and the folder it lies in: `versions/<digest>/`. Written by control, read by workers and the CLI."""
+"""Shell: a version's manifest, and the folder it lies in: `versions/<digest>/`. Written by control, read by workers and CLI."""
 
 import os
 from datetime import datetime
@@ -16,6 +16,7 @@ WEIGHTS, MANIFEST, GOLDEN = "weights.safetensors", "manifest.json", "golden.safe
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Three = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class _Part(BaseModel):
@@ -32,7 +33,7 @@ class Preprocessing(_Part):
     crop: Annotated[int, Field(ge=8, le=2048)] = 224
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: Three = (0.485, 0.456, 0.406)
-    std: Three = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
 class Manifest(_Part):

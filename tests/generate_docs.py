@@ -3,10 +3,12 @@
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Everything else in the files is written by hand.
 """
 
+import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -18,23 +20,25 @@ from control.ledger import Ledger
 from control.rollout import TRANSITIONS as ROLLOUT_TRANSITIONS
 from control.rollout_metrics import rollout_families
 from hotpool.errors import BY_CODE
+from hotpool.messages import FromAdmin, FromClient, FromWorker, ToAdmin, ToClient, ToWorker
 
+HELP_WIDTH = 100
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in ([*header], *rows)]
-    return "\n".join([lines[0], "|" + " --- |" * len([*header]), *lines[1:]]) + "\n"
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(header), *lines[1:]]) + "\n"
 
 
-def first_sentence(doc: str | None) -> str:
-    return re.split(r"(?<=[.;:])\s", " ".join((doc or "").split()))[0].rstrip(";:")
+def one_line(doc: str | None) -> str:
+    return " ".join((doc or "").split())
 
 
 def errors() -> str:
     rows = (
-        (f"`{code}`", f"`{kind.__name__}`", "yes" if kind.retryable else "no", first_sentence(kind.__doc__))
+        (f"`{code}`", f"`{kind.__name__}`", "yes" if kind.retryable else "no", one_line(kind.__doc__))
         for code, kind in sorted(BY_CODE.items())
     )
     return table(("code", "class", "retryable", "meaning"), rows)
@@ -59,7 +63,25 @@ def rollout_phases() -> str:
 
 
 def exit_codes() -> str:
-    return table(("code", "name"), ((code.value, code.name.lower()) for code in Exit))
+    meanings = dict(re.findall(r"^    ([A-Z_]+) = \d+  # (.+)$", inspect.getsource(Exit), re.MULTILINE))
+    return table(("code", "name", "meaning"), ((code.value, code.name.lower(), meanings[code.name]) for code in Exit))
+
+
+def messages() -> str:
+    unions = {
+        "client to broker": FromClient, "broker to client": ToClient, "worker or supervisor to broker": FromWorker,
+        "broker to worker or supervisor": ToWorker, "controller or CLI to broker": FromAdmin,
+        "broker to controller or CLI": ToAdmin,
+    }  # fmt: skip
+    parts = []
+    for direction, union in unions.items():
+        rows = (
+            (kind.__struct_config__.tag, f"`{kind.__name__}`", ", ".join(f"`{name}`" for name in kind.__struct_fields__),
+             one_line(vars(kind).get("__doc__")))
+            for kind in get_args(union)
+        )  # fmt: skip
+        parts.append(f"From {direction}:\n\n{table(('tag', 'message', 'fields', 'meaning'), rows)}")
+    return "\n".join(parts)
 
 
 def metrics() -> str:
@@ -69,7 +91,8 @@ def metrics() -> str:
 
 
 def commands(command: click.Command, path: str = "hotpool", parent: click.Context | None = None) -> Iterator[str]:
-    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, max_content_width=100)
+    settings = {**command.context_settings, "terminal_width": HELP_WIDTH}
+    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, **settings)
     yield f"### `{path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
@@ -79,6 +102,7 @@ def commands(command: click.Command, path: str = "hotpool", parent: click.Contex
 
 PARTS: dict[str, Callable[[], str]] = {
     "errors": errors,
+    "messages": messages,
     "worker_states": worker_states,
     "rollout_phases": rollout_phases,
     "exit_codes": exit_codes,

@@ -545,3 +545,16 @@ def test_every_change_of_state_is_told_with_its_cause_and_how_many_are_ready():
         ("worker-0", "ready", "draining", "ordered", 1, 2_000_000),
         ("worker-0", "draining", "drained", "ordered", 1, 2_000_000),
     ]
+
+
+def test_the_order_to_end_a_process_is_repeated_until_it_is_gone():
+    bench = Bench()
+    bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),)))
+    bench.submit(timeout_s=100)
+    bench.at(LEASE_S + 0.2)
+    kill = m.Kill("worker-0", 1, "hung")
+    before = bench.to_worker["supervisor"].count(kill)
+    bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),)))
+    assert bench.to_worker["supervisor"].count(kill) == before + 1
+    bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 2, 1002, {}),)))
+    assert bench.to_worker["supervisor"].count(kill) == before + 1

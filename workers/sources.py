@@ -6,11 +6,11 @@ Everything read here may be hostile; no code in a file is ever run. Called in th
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing here unpickles, see _read_pickled
 
 import safetensors.torch
 import torch
@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> object:
 def _read_pickled(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise BadVersion(_explain_pickle(path, str(error))) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         text = str(error)

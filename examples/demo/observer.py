@@ -7,7 +7,15 @@ from time import monotonic
 
 from control.admin import Admin
 from hotpool.errors import BrokerUnreachable
+from hotpool.messages import Report
 from hotpool.states import WorkerState
+
+PATIENCE_S = 60.0
+
+
+def _processes(report: Report) -> set[tuple[str, int]]:
+    """Which processes broker and workers are: another set after one of them was killed and started again."""
+    return {("broker", report.boot), *((worker.worker, worker.incarnation) for worker in report.workers)}
 
 
 class Observer:
@@ -31,25 +39,25 @@ class Observer:
 
     @contextmanager
     def fault(self) -> Iterator[None]:
-        """What is killed inside; returns when all workers are ready again."""
-        self._in_fault = True
-        yield
-        self.wait_for_all_ready()
-        self._in_fault = False
-
-    def wait_for_all_ready(self, patience_s: float = 60.0) -> None:
-        deadline = monotonic() + patience_s
+        """What is killed inside; returns when the loss was seen and all workers are ready again."""
         with Admin(self._endpoint) as admin:
-            while self._ready(admin) < self._n_workers:
+            before = _processes(admin.report())
+            self._in_fault = True
+            yield
+            deadline = monotonic() + PATIENCE_S
+            while not self._has_recovered(admin, before):
                 if monotonic() > deadline:
-                    raise TimeoutError(f"not all {self._n_workers} workers are ready again after {patience_s:g} s")
+                    raise TimeoutError(f"not all {self._n_workers} workers are ready again after {PATIENCE_S:g} s")
                 self._stop.wait(0.02)
+            self._in_fault = False
 
-    def _ready(self, admin: Admin) -> int:
+    def _has_recovered(self, admin: Admin, before: set[tuple[str, int]]) -> bool:
         try:
-            return sum(worker.state is WorkerState.READY for worker in admin.report(0.5).workers)
+            report = admin.report(timeout_s=0.5)
         except BrokerUnreachable:
-            return 0
+            return False
+        ready = sum(worker.state is WorkerState.READY for worker in report.workers)
+        return ready == self._n_workers and _processes(report) != before
 
     def _watch(self) -> None:
         with Admin(self._endpoint, watch=True) as admin:

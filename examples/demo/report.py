@@ -72,6 +72,7 @@ def save(report: Report, path: Path) -> None:
 def show(report: Report, console: Console) -> None:
     """The tables that people read."""
     console.print(_figures(report))
+    console.print(_steps(report))
     console.print(_rollouts(report))
     for claim, holds in report.claims.items():
         console.print(f"  {'[green]holds[/]' if holds else '[bold red]FAILS[/]'}  {claim}")
@@ -103,17 +104,24 @@ def _figures(report: Report) -> Table:
 
 def _rollouts(report: Report) -> Table:
     table = Table(title="Rollouts", title_justify="left")
-    for column in ("version", "what it is", "ended", "why", "worker steps, s"):
-        table.add_column(column)
+    for column in ("version", "what it is", "ended"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("why", overflow="fold")
     for rollout in report.rollouts:
-        steps = "\n".join(_step(step) for step in rollout.steps)
-        table.add_row(rollout.version, rollout.what, rollout.outcome, rollout.why, steps or "none")
+        table.add_row(rollout.version, rollout.what, rollout.outcome, rollout.why)
     return table
 
 
-def _step(step: dict[str, float | str]) -> str:
-    parts = " ".join(f"{name} {value:.2f}" for name, value in step.items() if isinstance(value, float))
-    return f"{step['worker']}: {parts}"
+def _steps(report: Report) -> Table:
+    parts = ("drain", "load", "verify", "rejoin")
+    table = Table(title="Worker steps, seconds", title_justify="left")
+    for column in ("version", "worker", *parts, "all"):
+        table.add_column(column, justify="left" if column in ("version", "worker") else "right")
+    for rollout in report.rollouts:
+        for step in rollout.steps:
+            seconds = [float(step.get(part, 0.0)) for part in parts]
+            table.add_row(rollout.version, str(step["worker"]), *(f"{value:.2f}" for value in (*seconds, sum(seconds))))
+    return table
 
 
 def _counts(counts: dict[str, int]) -> str:
