@@ -42,6 +42,7 @@ up: $(INSTALLED)
 ## bench: the figures of docs/performance.md
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.broker
+	$(BIN)/python -m bench.faults
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info

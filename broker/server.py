@@ -8,11 +8,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
 from math import ceil
 from time import monotonic
+from typing import TypeVar
 
 import zmq
 
@@ -20,7 +22,7 @@ from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
 from hotpool.home import Home
 from hotpool.messages import Changed, Message, Watch
-from hotpool.wire import encode, from_admin, from_client, from_worker
+from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 
 from .actions import Action, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
@@ -29,6 +31,7 @@ from .dispatch import Limits
 log = logging.getLogger("hotpool.broker")
 
 Socket = zmq.Socket[bytes]
+T = TypeVar("T")
 
 # How many messages one socket may deliver before the others have their turn. Answers free workers, so they go first.
 WORKER_BUDGET, CLIENT_BUDGET, ADMIN_BUDGET = 256, 64, 16
@@ -53,6 +56,7 @@ class Server:
     """The broker's process. `run` returns after `stop`."""
 
     def __init__(self, home: Home, config: Config) -> None:
+        _raise_file_limit()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._core = Core(core_settings(config), monotonic())
         max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
@@ -106,7 +110,7 @@ class Server:
             if frames is None:
                 return
             try:
-                message, payload = from_client.decode(frames[1:])
+                message, payload = _decode(from_client, frames)
             except RemoteProtocolError as error:
                 self._drop("clients", error)
                 continue
@@ -118,7 +122,7 @@ class Server:
             if frames is None:
                 return
             try:
-                message, payload = from_worker.decode(frames[1:])
+                message, payload = _decode(from_worker, frames)
             except RemoteProtocolError as error:
                 self._drop("workers", error)
                 continue
@@ -130,7 +134,7 @@ class Server:
             if frames is None:
                 return
             try:
-                message, _payload = from_admin.decode(frames[1:])
+                message, _payload = _decode(from_admin, frames)
             except RemoteProtocolError as error:
                 self._drop("admin", error)
                 continue
@@ -205,6 +209,20 @@ def _receive(router: Socket) -> list[bytes] | None:
         return router.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
+
+
+def _decode(decoder: Decoder[T], frames: list[bytes]) -> tuple[T, bytes | None]:
+    connection = frames[0]
+    if len(connection) != 5 or connection[0] != 0:
+        # Only ROUTER itself makes such ids; a peer that brings a name of its own wants to be taken for another (pitfall 4).
+        raise RemoteProtocolError("the connection has a name of its own; hotpool's peers have none")
+    return decoder.decode(frames[1:])
+
+
+def _raise_file_limit() -> None:
+    """libzmq aborts the process when it runs out of file descriptors on a Unix socket (libzmq#1306, pitfall 9)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _send(router: Socket, connection: bytes, message: Message, payload: bytes | None) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Group
 
 from hotpool.errors import BadVersion, NothingToDo, UnknownVersion
 from hotpool.locks import holder
@@ -333,7 +332,7 @@ def _finish(terminal: Terminal, sight: Sight, code: Exit, output: str, *, is_wai
             "workers": msgspec.to_builtins(sight.workers),
         }
         steps = steps_table(sight.rollout)
-        terminal.show(output, view, Group(sight.message, steps) if steps.row_count else sight.message)
+        terminal.show(output, view, sight.message, *([steps] if steps.row_count else []))
     if code is Exit.PAUSED:
         terminal.warn("go on with: hotpool rollout resume, or go back with: hotpool rollout abort")
     end(code)

@@ -95,12 +95,13 @@ class Terminal:
         for line in text.splitlines() or [""]:
             self.err.print(f"error: {line}", style="red", soft_wrap=True)
 
-    def show(self, output: str, view: Any, text: RenderableType) -> None:
-        """`view` is the same facts for `-o json`."""
+    def show(self, output: str, view: Any, *texts: RenderableType) -> None:
+        """`view` is the same facts for `-o json`. A sentence stays one line, however long: somebody may search for it."""
         if output == "json":
             click.echo(json.dumps(view, indent=2, ensure_ascii=False))
-        else:
-            self.out.print(text)
+            return
+        for text in texts:
+            self.out.print(text, soft_wrap=isinstance(text, str))
 
 
 pass_terminal = click.make_pass_decorator(Terminal)

@@ -47,10 +47,11 @@ class Link(Generic[T]):
     def heartbeat_s(self) -> float:
         return self.welcome.heartbeat_us / 1e6 if self.welcome else DEFAULT_HEARTBEAT_S
 
-    def send(self, frames: list[bytes | memoryview], *, copy: bool = True) -> bool:
+    def send(self, frames: list[bytes | memoryview]) -> bool:
         """False when the socket is full (the broker does not read): nothing was sent."""
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+            # Copied: below some 100 KB zero-copy costs more than the copy, and the buffer could change on its way (pyzmq#1364).
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True

@@ -25,6 +25,8 @@ class Counter(defaultdict[tuple[str, ...], float]):
     def __init__(self, name: str, help: str, *labels: str) -> None:
         super().__init__(float)
         self.name, self.help, self.labels = name, help, labels
+        if not labels:
+            self[()] = 0.0  # zero is a fact that a graph can show; what is missing is a gap
 
     def family(self) -> Family:
         return family(self.name, self.help, "counter", self.labels, self.items())

@@ -23,8 +23,9 @@ def test_a_counter_counts_by_its_label_values():
     ]
 
 
-def test_a_counter_without_labels_has_one_sample():
+def test_a_counter_without_labels_has_one_sample_from_the_start():
     dropped = Counter("hotpool_malformed_total", "Dropped.")
+    assert [(s.labels, s.value) for s in dropped.family().samples] == [({}, 0.0)]
     dropped[()] += 1
     assert [(s.labels, s.value) for s in dropped.family().samples] == [({}, 1.0)]
 

@@ -204,7 +204,8 @@ def test_a_worker_in_a_step_of_a_rollout_is_no_reason_to_worry_but_a_dead_one_is
     [
         (None, OLD, "waiting for the broker", False, False),
         ((), OLD, "waiting for the workers", False, False),
-        ((), None, "no version of default yet", False, True),
+        ((), None, "waiting for the workers", False, False),
+        ((worker(0, WorkerState.DOWN),), None, "no version of default yet", False, True),
         ((worker(0), worker(1, WorkerState.STARTING)), OLD, "1 of 2 workers ready on v1", False, False),
         ((worker(0), worker(1)), OLD, "2 of 2 workers ready on v1", True, True),
         ((worker(0), worker(1, digest=NEW)), OLD, "2 of 2 workers ready on v1 (1), v2 (1)", True, True),

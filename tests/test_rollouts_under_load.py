@@ -5,10 +5,15 @@ for a hundred rollouts; preflight has nothing to check in it.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.callers import Callers, History
 from bench.noop import MODEL, noop_class, noop_manifest
 from control import orders
 from control.admin import Admin
@@ -16,11 +21,10 @@ from control.controller import Controller
 from control.decide import Finding
 from control.events import EventKind
 from control.journal import Journal
-from control.rollout import Settings
+from control.rollout import Rollout, Settings
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, version_folder
 from hotpool.states import Phase
-from tests.callers import Callers
 from tests.pool import eventually, running_pool
 
 pytestmark = pytest.mark.slow
@@ -67,9 +71,9 @@ class Trace:
                 self.changes += admin.changes(0.05)
 
 
-def add_versions(home: Home) -> None:
+def add_versions(home: Home, n_versions: int) -> None:
     with Journal(home.database) as journal:
-        for number in range(1, N_ROLLOUTS + 2):
+        for number in range(1, n_versions + 1):
             manifest = noop_manifest(f"v{number}")
             folder = version_folder(home, manifest.digest)
             folder.mkdir(parents=True)
@@ -88,54 +92,104 @@ def control(home: Home, stopping: threading.Event) -> None:
 
 def roll_out(home: Home, number: int) -> Phase:
     with Journal(home.database) as journal, Admin(home.endpoint("admin")) as admin:
-        orders.start(
-            journal, model=MODEL, version=f"v{number}", workers=admin.report().workers, settings=SETTINGS,
-            operator="test", reason="",
-        )  # fmt: skip
-
-        def last():
-            return orders.read(journal).last(MODEL)
-
-        eventually(lambda: last().is_over, f"the end of rollout {number - 1}")
-        return last().phase
+        start(journal, admin, number, SETTINGS)
+        return end_of_rollout(journal)
 
 
-@pytest.mark.timeout(300)
-def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
-    allowed = [1, 1]  # versions that may answer now: the stable one, and the one being rolled out
+def start(journal: Journal, admin: Admin, number: int, settings: Settings) -> None:
+    workers = admin.report().workers
+    orders.start(journal, model=MODEL, version=f"v{number}", workers=workers, settings=settings, operator="test")
+
+
+def end_of_rollout(journal: Journal) -> Phase:
+    eventually(lambda: last(journal).is_over, "the end of the rollout")
+    return last(journal).phase
+
+
+def last(journal: Journal) -> Rollout:
+    rollout = orders.read(journal).last(MODEL)
+    assert rollout is not None
+    return rollout
+
+
+@contextmanager
+def controlled(home: Home) -> Iterator[None]:
+    """A controller in a thread, and nothing the callers see may depend on it."""
+    stopping = threading.Event()
+    controller = threading.Thread(target=control, args=(home, stopping))
+    controller.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        controller.join()
+
+
+def ask_within(allowed: list[int]) -> tuple[Any, Any]:
+    """What callers ask, and what is wrong with an answer. allowed: lowest and highest version that may answer now."""
 
     def ask(n):
         pixels = np.zeros((8, 8, 3), np.uint8)
         pixels[0, 0, 0] = n % 10
         return pixels, allowed[0]
 
-    def check(n, stable_when_asked, prediction):
+    def check(n, lowest_when_asked, prediction):
         number = int(prediction.version[1:])
-        if not stable_when_asked <= number <= allowed[1]:
-            return f"answered by {prediction.version}, allowed were v{stable_when_asked} to v{allowed[1]}"
+        if not min(lowest_when_asked, allowed[0]) <= number <= allowed[1]:
+            return f"answered by {prediction.version}, allowed were v{lowest_when_asked} to v{allowed[1]}"
         expected = noop_class(n % 10, prediction.version)
         return None if prediction.classes[0].index == expected else f"not the answer of {prediction.version}"
 
+    return ask, check
+
+
+def assert_nobody_noticed(history: History) -> None:
+    assert history.lost == 0
+    assert not history.errors, history.errors[:5]
+    assert not history.wrong, history.wrong[:5]
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
+    allowed = [1, 1]
     with running_pool(N_WORKERS) as pool:
-        add_versions(pool.home)
-        stopping = threading.Event()
-        controller = threading.Thread(target=control, args=(pool.home, stopping))
-        controller.start()
-        try:
-            with pool.client() as client, Trace(pool.home) as trace, Callers(client, 4, ask, check) as callers:
+        add_versions(pool.home, N_ROLLOUTS + 1)
+        with controlled(pool.home), pool.client() as client, Trace(pool.home) as trace:
+            with Callers(client, 4, *ask_within(allowed)) as callers:
                 for number in range(2, N_ROLLOUTS + 2):
                     allowed[1] = number
                     assert roll_out(pool.home, number) is Phase.SUCCEEDED
                     allowed[0] = number
                 eventually(lambda: callers.history.answered >= N_REQUESTS, "enough requests", patience_s=120)
-            history, report = callers.history, pool.report()
-        finally:
-            stopping.set()
-            controller.join()
-    print(f"{history.sent} requests, {N_ROLLOUTS} rollouts, slowest answer {history.slowest_s * 1e3:.0f} ms")
-    assert history.lost == 0
-    assert not history.errors, history.errors[:5]
-    assert not history.wrong, history.wrong[:5]
+            report = pool.report()
+    print(f"{callers.history.sent} requests, slowest answer {callers.history.slowest_s * 1e3:.0f} ms")
+    assert_nobody_noticed(callers.history)
     assert {worker.version for worker in report.workers} == {f"v{N_ROLLOUTS + 1}"}
     assert len([change for change in trace.changes if change.after == "draining"]) >= N_ROLLOUTS * N_WORKERS
+    assert min(change.ready for change in trace.changes) >= N_WORKERS - 1
+
+
+def test_an_abort_and_an_undo_under_load_lose_nothing_and_keep_the_floor():
+    allowed = [1, 2]
+    with running_pool(N_WORKERS) as pool:
+        add_versions(pool.home, 2)
+        with (
+            controlled(pool.home),
+            pool.client() as client,
+            Trace(pool.home) as trace,
+            Admin(pool.home.endpoint("admin")) as admin,
+            Journal(pool.home.database) as journal,
+            Callers(client, 4, *ask_within(allowed)) as callers,
+        ):
+            start(journal, admin, 2, replace(SETTINGS, bake_s=60))
+            eventually(lambda: last(journal).phase is Phase.BAKING, "all workers on v2")
+            orders.abort(journal, model=MODEL, operator="test")
+            assert end_of_rollout(journal) is Phase.ROLLED_BACK
+            assert {worker.version for worker in admin.report().workers} == {"v1"}
+            start(journal, admin, 2, SETTINGS)
+            assert end_of_rollout(journal) is Phase.SUCCEEDED
+            orders.undo(journal, model=MODEL, workers=admin.report().workers, settings=SETTINGS, operator="test")
+            assert end_of_rollout(journal) is Phase.SUCCEEDED
+            assert {worker.version for worker in admin.report().workers} == {"v1"}
+    assert_nobody_noticed(callers.history)
     assert min(change.ready for change in trace.changes) >= N_WORKERS - 1

@@ -150,6 +150,7 @@ def test_a_service_that_names_its_configuration_as_the_cause_is_given_up(tmp_pat
         assert runner.tend(monotonic()) is None
         runner.stop(signals)
     assert runner.can_serve is not is_essential
+    assert runner.verdict is (Exit.USAGE if is_essential else Exit.OK)
     assert said[-1].endswith("its configuration can't work; error: no such key")
 
 

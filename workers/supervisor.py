@@ -229,4 +229,7 @@ class Supervisor:
     def _write_incarnation(self, incarnation: int) -> None:
         if incarnation > self._highest_incarnation:
             self._highest_incarnation = incarnation
-            self._incarnations.write_text(f"{incarnation}\n")
+            try:
+                self._incarnations.write_text(f"{incarnation}\n")
+            except OSError as error:  # a full disk: this supervisor remembers by itself, only its successor would not
+                log.warning("event=incarnation_not_written incarnation=%d reason=%s", incarnation, error)

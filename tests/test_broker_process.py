@@ -1,0 +1,35 @@
+"""The broker as a process: one at a time, and it stops when told to."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.pool import ROOT, running_pool
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_second_broker_is_refused_and_the_first_serves_on():
+    with running_pool(1) as pool:
+        command = [sys.executable, "-m", "broker", "--home", str(pool.home.root), "--config", str(pool.config)]
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        assert second.returncode == 2
+        assert f"another broker (process {pool.processes['broker'].pid}) runs here" in second.stderr
+        assert pool.ready() == 1
+
+
+def test_sigterm_ends_the_broker_with_zero():
+    with running_pool(1) as pool:
+        pool.kill("broker", signal.SIGTERM)
+        assert pool.processes["broker"].wait(10) == 0
+
+
+def test_a_bad_configuration_is_one_line_and_no_traceback(tmp_path):
+    config = tmp_path / "bad.toml"
+    config.write_text("[pool]\nworkerz = 2\n")
+    command = [sys.executable, "-m", "broker", "--home", str(tmp_path), "--config", str(config)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {config}: unknown key 'pool.workerz'; did you mean 'pool.workers'?"
