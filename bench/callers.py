@@ -1,6 +1,7 @@
-"""Callers in threads that never stop asking, and one history of what each got."""
+"""Shell: callers in threads that never stop asking, and one history of what they got."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,12 +13,14 @@ from hotpool import Client, HotpoolError, Prediction
 
 @dataclass
 class History:
-    """wrong: what `check` found in answers; gaps_s: the longest time without any answer is their maximum."""
+    """wrong: what `check` found in answers. longest_gap_s: without an answer to anybody. retried: after a lost worker."""
 
     sent: int = 0
     answered: int = 0
-    errors: list[str] = field(default_factory=list)
+    errors: list[HotpoolError] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    by_version: Counter[str] = field(default_factory=Counter)
+    retried: int = 0
     slowest_s: float = 0.0
     longest_gap_s: float = 0.0
     last_answer_at: float = 0.0
@@ -37,10 +40,8 @@ class Callers:
         n_threads: int,
         ask: Callable[[int], tuple[Any, Any]],
         check: Callable[[int, Any, Prediction], str | None],
-        *,
-        pause_s: float = 0.0,
     ) -> None:
-        self._client, self._ask, self._check, self._pause_s = client, ask, check, pause_s
+        self._client, self._ask, self._check = client, ask, check
         self._numbers, self._lock, self._stop = count(), threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(n_threads)]
         self.history = History(last_answer_at=monotonic())
@@ -55,9 +56,15 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
+    def wait_for(self, n_answers: int) -> None:
+        """Returns when so many more requests have been answered, or one has failed."""
+        goal = self.history.answered + n_answers
+        while self.history.answered < goal and not self.history.errors:
+            self._stop.wait(0.02)
+
     def _run(self) -> None:
         history = self.history
-        while not self._stop.wait(self._pause_s):
+        while not self._stop.is_set():
             with self._lock:
                 n = next(self._numbers)
                 history.sent += 1
@@ -67,13 +74,18 @@ class Callers:
                 prediction = self._client.classify(image)
             except HotpoolError as error:
                 with self._lock:
-                    history.errors.append(f"request {n}: {error.code}: {error}")
+                    history.errors.append(error)
                 continue
-            now = monotonic()
             with self._lock:
-                history.answered += 1
-                history.slowest_s = max(history.slowest_s, now - begin)
-                history.longest_gap_s = max(history.longest_gap_s, now - history.last_answer_at)
-                history.last_answer_at = now
+                self._count(prediction, begin, monotonic())
                 if (problem := self._check(n, remembered, prediction)) is not None:
                     history.wrong.append(f"request {n}: {problem}")
+
+    def _count(self, prediction: Prediction, begin: float, now: float) -> None:
+        history = self.history
+        history.answered += 1
+        history.by_version[prediction.version] += 1
+        history.retried += prediction.attempt > 1
+        history.slowest_s = max(history.slowest_s, now - begin)
+        history.longest_gap_s = max(history.longest_gap_s, now - history.last_answer_at)
+        history.last_answer_at = now

@@ -49,7 +49,8 @@ from hotpool.messages import (
 from hotpool.states import WorkerState
 
 from .actions import Action, ToClient, ToWorker, WatchProcess
-from .dispatch import Dispatcher, Limits, Pending, error_reply
+from .dispatch import Dispatcher, Limits, error_reply
+from .leases import Pending
 from .lifecycle import WorkerEvent
 from .metrics import Metrics
 from .roster import Roster, Worker

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import count
 from math import ceil, inf
 
-from msgspec import Raw
-
 from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueFull, UnknownVersion, WorkerLost
 from hotpool.messages import Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
 from .actions import Action, ToClient, ToWorker
 from .lanes import Lane
+from .leases import Lease, Pending
 from .metrics import Metrics
 from .roster import Roster, Worker
 
@@ -35,38 +34,6 @@ class Limits:
     max_batch: int
     max_attempts: int
     lease_s: float
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A request that has no outcome yet."""
-
-    id: bytes
-    client: bytes  # the connection that asked last
-    model: str
-    version: str | None  # alias or digest; None: any that is admitted
-    priority: int
-    submitted_at: float
-    deadline: float
-    work: Raw
-    payload: bytes
-    attempts: int = 0
-    kills: int = 0  # workers lost while they held this request alone
-    is_suspect: bool = False  # a worker was lost with it: from now on it is leased alone
-    lease: "Lease | None" = None
-
-    @property
-    def lane(self) -> tuple[str, str | None]:
-        return self.model, self.version
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """One request held by one worker. pending: None when the caller does not wait any more."""
-
-    job: int
-    pending: Pending | None
-    sent_at: float
 
 
 class Dispatcher:

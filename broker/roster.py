@@ -4,15 +4,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
 
 from hotpool.messages import Seat, Seats, WorkerHello, WorkerReport
 from hotpool.states import WorkerState
 
+from .leases import Lease
 from .lifecycle import WorkerEvent, next_state
-
-if TYPE_CHECKING:
-    from .dispatch import Lease
 
 S, E = WorkerState, WorkerEvent
 
@@ -33,7 +30,7 @@ class Worker:
     heard_at: float = -inf
     served: int = 0
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
-    leases: "dict[int, Lease]" = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
     lease_ends_at: float = inf
     turn: int = 0  # when it became free, counted
     leaving: bool = False  # its process asked to stop
@@ -187,7 +184,7 @@ class Roster:
         assert not worker.is_free
         worker.version, worker.digest = version, digest
 
-    def open_lease(self, worker: Worker, lease: "Lease") -> None:
+    def open_lease(self, worker: Worker, lease: Lease) -> None:
         self._withdraw(worker)
         worker.leases[lease.job] = lease
 

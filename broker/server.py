@@ -171,8 +171,8 @@ class Server:
                     self._watch(pid)
 
     def _watch(self, pid: int) -> None:
-        if not hasattr(os, "pidfd_open"):
-            return  # macOS: the supervisor tells, a little later
+        if not hasattr(os, "pidfd_open") or pid in self._processes.values():
+            return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
         # Gone already, or not of this host: silence will tell.
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)

@@ -55,6 +55,9 @@ class Calls(Generic[F]):
     def add(self, call: Call[F]) -> None:
         self._open[call.request.id] = call
         heapq.heappush(self._timers, (call.deadline, call.request.id))
+        if len(self._timers) > 2 * len(self._open) + 1000:  # mostly answered: long timeouts must not fill the memory
+            self._timers = [timer for timer in self._timers if timer[1] in self._open]
+            heapq.heapify(self._timers)
 
     def is_open(self, call: Call[F]) -> bool:
         return call.request.id in self._open

@@ -558,3 +558,11 @@ def test_the_order_to_end_a_process_is_repeated_until_it_is_gone():
     assert bench.to_worker["supervisor"].count(kill) == before + 1
     bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 2, 1002, {}),)))
     assert bench.to_worker["supervisor"].count(kill) == before + 1
+
+
+def test_answered_requests_with_long_timeouts_do_not_pile_up():
+    bench = Bench()
+    for _ in range(5_000):
+        bench.submit(timeout_s=3600)
+        bench.answer()
+    assert len(bench.core.dispatch._deadlines) < 2_000

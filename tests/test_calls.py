@@ -120,3 +120,10 @@ def test_at_the_end_nothing_stays_open():
     expected = [add(calls, number) for number in (1, 2)]
     assert calls.end_all() == expected
     assert len(calls) == 0
+
+
+def test_answered_calls_with_long_timeouts_do_not_pile_up():
+    calls = new_calls()
+    for number in range(10_000):
+        calls.take(add(calls, number, deadline=3600.0).request.id)
+    assert len(calls._timers) < 2_000

@@ -4,21 +4,25 @@ import argparse
 import json
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 
+from bench.callers import Callers, History
 from control.journal import Journal
 from control.registry import add
 from control.versions import find_version, prepare
 from examples.shapes.train import UnexpectedAccuracy, make_model
+from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.manifest import WEIGHTS, Manifest, version_folder
 
 from .bad_versions import flip_a_bit, retrained, swap_classes
 from .expected import expected_classes
-from .load import Load
 from .observer import Observer
 from .pool import MODEL, DemoPool, Result
 from .report import Report, RolloutReport, save, show
@@ -27,6 +31,9 @@ N_WORKERS = 2
 N_CALLERS = 4
 BETWEEN = 150  # answers between two scenes, so that each is seen under load
 OPERATOR = "demo"
+
+Ask = Callable[[int], tuple[Any, Any]]
+Check = Callable[[int, Any, Prediction], str | None]
 
 
 def main() -> int:
@@ -65,17 +72,21 @@ def play(pool: DemoPool, model: Path, console: Console) -> Report:
     console.print(f"the pool is up: {N_WORKERS} workers on v1")
     with console.status("computing what each version answers to each picture, without the pool"):
         expected = {name: expected_classes(pool.home, version.digest, pictures) for name, version in versions.items()}
-    endpoint, admin = pool.home.endpoint("clients"), pool.home.endpoint("admin")
+    ask, check = questions(pictures, expected)
     begin = monotonic()
-    with Observer(admin, N_WORKERS) as observer, Load(endpoint, pictures, N_CALLERS, expected) as load:
-        scenes(pool, load, observer, report, console)
-    report.requests_per_s = load.tally.answered / (monotonic() - begin)
-    count(report, load, observer)
+    with (
+        Observer(pool.home.endpoint("admin"), N_WORKERS) as observer,
+        Client(pool.home.endpoint("clients")) as client,
+        Callers(client, N_CALLERS, ask, check) as callers,
+    ):
+        scenes(pool, callers, observer, report, console)
+    report.requests_per_s = callers.history.answered / (monotonic() - begin)
+    count(report, callers.history, observer)
     report.stable_at_the_end = stable_name(pool)
     return report
 
 
-def scenes(pool: DemoPool, load: Load, observer: Observer, report: Report, console: Console) -> None:
+def scenes(pool: DemoPool, load: Callers, observer: Observer, report: Report, console: Console) -> None:
     """What happens to the pool while the callers go on asking."""
     load.wait_for(BETWEEN)
     with console.status("killing a worker (SIGKILL)"), observer.fault():
@@ -163,12 +174,28 @@ def rollout_report(version: str, what: str, done: Result) -> RolloutReport:
     return RolloutReport(version, what, view["phase"], done.exit_code, view["ending"], steps)
 
 
-def count(report: Report, load: Load, observer: Observer) -> None:
-    tally = load.tally
-    report.sent, report.answered, report.lost = tally.sent, tally.answered, tally.lost
-    report.errors, report.wrong_version = dict(tally.errors), dict(tally.wrong)
-    report.answers_by_version, report.answers_after_retry = dict(tally.by_version), tally.retried
-    report.slowest_answer_s = tally.slowest_s
+def questions(pictures: list[Path], expected: dict[str, dict[Path, frozenset[str]]]) -> tuple[Ask, Check]:
+    """What the callers ask, and what is wrong with an answer: not of a version that may serve, or not what that one gives.
+
+    expected: for each version that may serve, the classes it may give each picture.
+    """
+
+    def ask(n: int) -> tuple[Path, Path]:
+        picture = pictures[n % len(pictures)]
+        return picture, picture
+
+    def check(n: int, picture: Path, prediction: Prediction) -> str | None:
+        right = expected.get(prediction.version, {}).get(picture, frozenset())
+        return None if prediction.label in right else f"{prediction.version} would not say {prediction.label}"
+
+    return ask, check
+
+
+def count(report: Report, history: History, observer: Observer) -> None:
+    report.sent, report.answered, report.lost = history.sent, history.answered, history.lost
+    report.errors = dict(Counter(error.code for error in history.errors))
+    report.wrong_version, report.answers_by_version = history.wrong, dict(history.by_version)
+    report.answers_after_retry, report.slowest_answer_s = history.retried, history.slowest_s
     report.fewest_ready = observer.fewest_ready
     report.fewest_ready_in_injected_kills = observer.fewest_ready_in_faults
 

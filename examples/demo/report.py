@@ -31,7 +31,7 @@ class Report:
     answered: int = 0
     lost: int = 0
     errors: dict[str, int] = field(default_factory=dict)
-    wrong_version: dict[str, int] = field(default_factory=dict)
+    wrong_version: list[str] = field(default_factory=list)
     answers_by_version: dict[str, int] = field(default_factory=dict)
     answers_after_retry: int = 0
     slowest_answer_s: float = 0.0
@@ -89,7 +89,7 @@ def _figures(report: Report) -> Table:
         ("answered", f"{report.answered} ({served})"),
         ("lost", report.lost),
         ("errors", _counts(report.errors)),
-        ("answers that name the wrong version", _counts(report.wrong_version)),
+        ("answers that name the wrong version", len(report.wrong_version)),
         ("answered after a worker was lost with them", report.answers_after_retry),
         ("slowest answer", f"{report.slowest_answer_s:.2f} s"),
         ("rate", f"{report.requests_per_s:.0f} requests/s from {report.callers} threads"),
