@@ -10,6 +10,8 @@ from typing import Any
 
 from hotpool import Client, HotpoolError, Prediction
 
+PATIENCE_S = 30.0  # three times the deadline of a call
+
 
 @dataclass
 class History:
@@ -43,7 +45,7 @@ class Callers:
     ) -> None:
         self._client, self._ask, self._check = client, ask, check
         self._numbers, self._lock, self._stop = count(), threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(n_threads)]
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(n_threads)]
         self.history = History(last_answer_at=monotonic())
 
     def __enter__(self) -> "Callers":
@@ -54,12 +56,12 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(PATIENCE_S)  # whoever still waits then counts as lost: sent, neither answered nor failed
 
     def wait_for(self, n_answers: int) -> None:
         """Returns when so many more requests have been answered, or one has failed."""
         goal = self.history.answered + n_answers
-        while self.history.answered < goal and not self.history.errors:
+        while self.history.answered < goal and not self.history.errors and any(t.is_alive() for t in self._threads):
             self._stop.wait(0.02)
 
     def _run(self) -> None:

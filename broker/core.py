@@ -13,6 +13,7 @@ from math import inf
 
 from hotpool.errors import Conflict, HotpoolError, TooLarge, UnknownVersion
 from hotpool.messages import (
+    MAX_TEXT,
     PROTOCOL,
     SILENT_HEARTBEATS,
     Ack,
@@ -108,7 +109,8 @@ class Core:
                 return [ToClient(connection, self._welcome)]
 
     def client_gone(self, connection: bytes) -> None:
-        """Its answer could not be delivered, or it was silent for too long."""
+        """It was silent for too long, or an answer could not be delivered: it is gone, or has not read for a while. If it comes
+        back, it is asked who it is, says hello, and sends again what it still waits for."""
         self._clients.pop(connection, None)
         self.dispatch.abandon(connection)
 
@@ -215,7 +217,10 @@ class Core:
         for worker in self.roster:
             if worker.state is S.STARTING and worker.load_ends_at == inf:
                 worker.load_ends_at = now + self._settings.load_timeout_s
-        actions = [action for worker in gone for action in self.lose(worker, "exit", now)]
+        actions: list[Action] = []
+        for worker in gone:
+            if worker.is_connected:  # a message may name a seat twice
+                actions += self.lose(worker, "exit", now)
         actions.append(ToWorker(connection, self._welcome if is_new else self._pong))
         return actions + self._repeat_kills(connection, message)
 
@@ -262,7 +267,7 @@ class Core:
                 case _:
                     actions = []
         except HotpoolError as error:
-            return Ack(message.seq, error.code, str(error)), []
+            return Ack(message.seq, error.code, str(error)[:MAX_TEXT]), []
         return Ack(message.seq), actions
 
     def _set_versions(self, order: SetVersions, now: float) -> list[Action]:

@@ -6,13 +6,14 @@ number of workers.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass
 from itertools import count
 from math import ceil, inf
 
 from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueFull, UnknownVersion, WorkerLost
-from hotpool.messages import Done, ErrorReply, Failed, Job, Reply
+from hotpool.messages import MAX_TEXT, Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
 from .actions import Action, ToClient, ToWorker
@@ -278,7 +279,8 @@ class Dispatcher:
         executed = Executed.MAYBE if pending.attempts else Executed.NO
         if ready:
             return DeadlineExceeded(f"still queued {waited} for {ready} ready workers", executed=executed)
-        states = ", ".join(f"{w.name} {w.state}" for w in self._roster if w.model == pending.model) or "none known"
+        counts = Counter(worker.state.value for worker in self._roster if worker.model == pending.model)
+        states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "none known"
         return DeadlineExceeded(
             f"no worker of model {pending.model!r} became ready {waited} ({states})", executed=executed
         )
@@ -306,7 +308,7 @@ class Dispatcher:
 def error_reply(request_id: bytes, error: HotpoolError) -> ErrorReply:
     """An error as it travels to the caller."""
     retry_after_us = None if error.retry_after_s is None else int(error.retry_after_s * 1e6)
-    return ErrorReply(request_id, error.code, str(error), error.executed.value, retry_after_us)
+    return ErrorReply(request_id, error.code, str(error)[:MAX_TEXT], error.executed.value, retry_after_us)
 
 
 def _poison(pending: Pending) -> PoisonRequest:

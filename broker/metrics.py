@@ -25,7 +25,9 @@ class Metrics:
         self.workers_lost = Counter("hotpool_workers_lost_total", "Worker sessions that ended.", "cause")
         self.duplicates = Counter("hotpool_duplicates_dropped_total", "Requests that were sent again while held.")
         self.late = Counter("hotpool_late_answers_total", "Answers of workers that nobody waited for any more.")
-        self.undeliverable = Counter("hotpool_undeliverable_total", "Answers whose caller was gone.")
+        self.undeliverable = Counter(
+            "hotpool_undeliverable_total", "Answers not delivered: the caller was gone or did not read."
+        )
         self.malformed = Counter("hotpool_malformed_total", "Messages dropped because they are none.", "socket")
         self.strangers = Counter("hotpool_strangers_total", "Messages from connections without a session.", "socket")
 

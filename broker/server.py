@@ -167,6 +167,7 @@ class Server:
                 case ToClient(connection, message, payload):
                     if not _send(self._clients, connection, message, payload):
                         self._core.metrics.undeliverable[()] += 1
+                        self._core.client_gone(connection)
                 case WatchProcess(pid):
                     self._watch(pid)
 
@@ -174,7 +175,7 @@ class Server:
         if not hasattr(os, "pidfd_open") or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
         # Gone already, or not of this host: silence will tell.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OverflowError):
             pidfd = os.pidfd_open(pid)
             self._processes[pidfd] = pid
             self._poller.register(pidfd, zmq.POLLIN)

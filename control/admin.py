@@ -3,6 +3,7 @@
 Used by the controller and the CLI, each from one thread.
 """
 
+import contextlib
 from collections.abc import Callable
 from itertools import count
 from math import ceil
@@ -17,6 +18,7 @@ from hotpool.messages import Ack, Changed, FromAdmin, GetReport, Report, Watch
 from hotpool.wire import encode, to_admin
 
 DEFAULT_TIMEOUT_S = 2.0
+WATCH_AGAIN_S = 0.2
 
 
 class Admin:
@@ -71,6 +73,8 @@ class Admin:
 
     def changes(self, timeout_s: float) -> list[Changed]:
         """What changed since the last call. Waits up to `timeout_s` for the first change."""
+        if self._watch and monotonic() - self._asked_at > WATCH_AGAIN_S:
+            self._ask_to_watch()
         if not self._changes:
             self._socket.poll(ceil(timeout_s * 1000))
         while self._socket.poll(0):
@@ -92,4 +96,10 @@ class Admin:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         self._socket.connect(self._endpoint)
         if self._watch:
-            self._socket.send(encode(Watch(next(self._seq))))
+            self._ask_to_watch()
+
+    def _ask_to_watch(self) -> None:
+        """Again and again: a broker that was restarted knows nothing of us, and libzmq reconnects without a word."""
+        self._asked_at = monotonic()
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(encode(Watch(next(self._seq))), zmq.NOBLOCK)

@@ -122,7 +122,7 @@ class Calls(Generic[F]):
         return calls
 
     def _back_off(self, call: Call[F], error: QueueFull) -> float:
-        base = error.retry_after_s or min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2**call.refusals)
+        base = error.retry_after_s or min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(call.refusals, 10))
         return base * (0.5 + self.random())  # jitter: those who were refused together must not come back together
 
     def _too_late(self, call: Call[F], connected: bool) -> HotpoolError:

@@ -19,7 +19,7 @@ from .config import find_home
 from .courier import Answer, Courier, Ticket
 from .errors import BadInput, HotpoolError, LocalProtocolError, RemoteProtocolError
 from .inputs import picture_work, tensor_work
-from .messages import Request, Work
+from .messages import MAX_NAME, Request, Work
 from .states import Executed, Priority
 from .wire import decode_result, encode_body
 
@@ -189,6 +189,8 @@ class Client:
             raise LocalProtocolError("the client is closed")
         if self._pid != os.getpid():
             raise LocalProtocolError("this client was made before a fork; make a new one in each process")
+        for option in ("model", "version"):
+            _check_name(option, options.get(option))
         timeout_s, priority = options.get("timeout_s", DEFAULT_TIMEOUT_S), options.get("priority", "normal")
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise BadInput(f"timeout_s = {timeout_s!r}: expected more than 0, at most {MAX_TIMEOUT_S:g} seconds")
@@ -253,6 +255,14 @@ class AsyncClient:
         await self.close()
 
 
+def _check_name(option: str, value: object) -> None:
+    """A name that can't travel would be dropped by the broker without a word."""
+    if value is None:
+        return
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+        raise BadInput(f"{option} = {value!r}: expected a name of 1 to {MAX_NAME} printable characters, or None")
+
+
 def _wait(future: "Future[T]") -> T:
     """The courier ends every call by its deadline, so there is no timeout here."""
     try:
@@ -294,6 +304,6 @@ def _prediction(answer: Answer) -> Prediction:
 def _logits(answer: Answer) -> NDArray[np.float32]:
     reply, payload = answer
     shape = decode_result(reply.result).shape
-    if payload is None or len(shape) != 2 or len(payload) != 4 * shape[0] * shape[1]:
+    if payload is None or len(shape) != 2 or min(shape) < 1 or len(payload) != 4 * shape[0] * shape[1]:
         raise RemoteProtocolError(f"the reply's logits do not have the shape {shape} it names", executed=Executed.YES)
     return np.frombuffer(payload, "<f4").reshape(shape)

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from .calls import Call, Calls, Outcome
-from .errors import HotpoolError, LocalProtocolError, error_from
+from .errors import BadInput, HotpoolError, LocalProtocolError, error_from
 from .link import Link
 from .messages import PROTOCOL, Cancel, ClientHello, ErrorReply, Reply, Request, ToClient, Welcome
 from .states import Executed
@@ -62,12 +62,28 @@ class Courier:
         self._wakeup.setblocking(False)
         self._waker.setblocking(False)
         self._is_woken = self._is_closing = False
+        self._is_over = False  # guarded by the lock: after it is set nothing reads the inbox
+        self._lock = threading.Lock()
+        hello = encode(ClientHello(PROTOCOL, self.nonce))
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            # Made here, so that a wrong endpoint is the caller's error at once; from the thread's start on it is the thread's.
+            self._link: Link[ToClient] = Link(self._context, endpoint, to_client, lambda: hello)
+        except zmq.ZMQError as error:
+            self._release()
+            raise BadInput(
+                f"endpoint {endpoint!r} can't be used: {error}; expected something like ipc:///path"
+            ) from None
         self._thread = threading.Thread(target=self._run, name="hotpool-client", daemon=True)
         self._thread.start()
 
     def post(self, call: Call[Ticket]) -> None:
-        self._inbox.append(call)
-        self._wake()
+        with self._lock:
+            if not self._is_over:
+                self._inbox.append(call)
+                self._wake()
+                return
+        call.ticket.fail(LocalProtocolError("the client is closed"))
 
     def cancel(self, request_id: bytes) -> None:
         self._inbox.append(request_id)
@@ -89,25 +105,25 @@ class Courier:
     # ---- the thread
 
     def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        hello = encode(ClientHello(PROTOCOL, self.nonce))
-        link = Link(context, self._endpoint, to_client, lambda: hello)
-        failure: BaseException | None = None
+        reason = "the client was closed"
         try:
-            self._serve(link)
+            self._serve(self._link)
         except BaseException as error:  # outermost: a bug here must not leave callers waiting
-            failure = error
+            reason = f"the client's thread failed: {error!r}"
             raise
         finally:
-            self._is_closing = True
-            link.close()
-            context.destroy(linger=0)
+            self._link.close()
+            with self._lock:
+                self._is_over = True
             self._take_inbox(monotonic(), None)
+            self._release()
             for call in self._calls.end_all():
-                text = f"the client's thread failed: {failure!r}" if failure else "the client was closed"
-                call.ticket.fail(LocalProtocolError(text, executed=Executed.MAYBE))
-            self._wakeup.close()
-            self._waker.close()
+                call.ticket.fail(LocalProtocolError(reason, executed=Executed.MAYBE))
+
+    def _release(self) -> None:
+        self._context.destroy(linger=0)
+        self._wakeup.close()
+        self._waker.close()
 
     def _serve(self, link: "Link[ToClient]") -> None:
         poller, session = zmq.Poller(), 0

@@ -35,7 +35,7 @@ class Link(Generic[T]):
         self.welcome: Welcome | None = None
         self.malformed = 0
         self.sessions = 0
-        self._heard_at = self._ticked_at = self._pinged_at = 0.0
+        self._heard_at = self._ticked_at = self._pinged_at = self._reopen_at = 0.0
         self._open()
 
     @property
@@ -89,14 +89,18 @@ class Link(Generic[T]):
             self._heard_at = now  # we did not look for a while: our own pause is not the broker's silence
         self._ticked_at = now
         if self._disconnected() or now - self._heard_at > SILENT_HEARTBEATS * self.heartbeat_s:
-            # Jitter: a thousand clients must not come back in the same millisecond.
-            self._heard_at = now + random.uniform(0, self.heartbeat_s)
+            self._is_lost, self.welcome = True, None
+        if self._is_lost and now >= self._reopen_at:
             self.reopen()
+            self._heard_at = now
+            # A peer that hangs up at once must not make us spin, and a thousand clients must not come back together.
+            self._reopen_at = now + random.uniform(0.05, 0.15)
         if now - self._pinged_at >= self.heartbeat_s:
             self._pinged_at = now
             if self.welcome:
                 self.send([_PING])
-        return self._pinged_at + self.heartbeat_s
+        next_ping_at = self._pinged_at + self.heartbeat_s
+        return min(next_ping_at, self._reopen_at) if self._is_lost else next_ping_at
 
     def reopen(self) -> None:
         """Replies that were already here are read on by nobody: their requests are sent again under the same id."""
@@ -120,6 +124,7 @@ class Link(Generic[T]):
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(self._endpoint)
         self.sessions += 1
+        self._is_lost = False
         self.send([self._hello()])
 
     def _disconnected(self) -> bool:

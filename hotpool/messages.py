@@ -16,8 +16,9 @@ SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death,
 
 # Limits are generous against real use and small against memory: a header is at most 64 KiB (wire.py) whatever they say.
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(max_length=2000)]
+MAX_NAME, MAX_TEXT = 128, 2000  # characters
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Token = Annotated[str, Meta(max_length=128)]
 

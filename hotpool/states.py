@@ -7,7 +7,7 @@ class WorkerState(StrEnum):
     """Where a worker (a numbered seat) is, as the broker sees it."""
 
     DOWN = "down"  # no process in the seat, or it is not connected
-    STARTING = "starting"  # connected, its version not yet verified
+    STARTING = "starting"  # a process was forked; it has not yet said hello with a verified version
     READY = "ready"  # may receive leases
     DRAINING = "draining"  # gets no new leases, some are still open
     DRAINED = "drained"  # gets no leases and holds none

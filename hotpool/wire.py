@@ -90,7 +90,7 @@ def decode_result(raw: msgspec.Raw) -> Result:
 
 from_client: Decoder[FromClient] = Decoder(FromClient)
 to_client: Decoder[ToClient] = Decoder(ToClient)
-from_worker: Decoder[FromWorker] = Decoder(FromWorker)
+from_worker: Decoder[FromWorker] = Decoder(FromWorker, max_header_bytes=1024 * 1024)  # Seats of 1,024 workers
 to_worker: Decoder[ToWorker] = Decoder(ToWorker)
 from_admin: Decoder[FromAdmin] = Decoder(FromAdmin)
 to_admin: Decoder[ToAdmin] = Decoder(

@@ -566,3 +566,21 @@ def test_answered_requests_with_long_timeouts_do_not_pile_up():
         bench.submit(timeout_s=3600)
         bench.answer()
     assert len(bench.core.dispatch._deadlines) < 2_000
+
+
+def test_a_report_of_seats_that_names_a_connected_worker_twice_is_no_harm():
+    bench = Bench()
+    newer = m.Seat("worker-0", 2, 0, {})
+    bench.from_worker("supervisor", m.Seats("shapes", (newer, newer)))
+    assert bench.state() is S.DOWN
+
+
+def test_error_texts_fit_the_wire_however_many_workers_there_are():
+    bench = Bench(workers=300)
+    for worker in list(bench.core.roster):
+        bench.do(bench.core.lose(worker, "exit", 0.0))
+    bench.submit(timeout_s=0.5)
+    bench.at(0.6)
+    assert "300 down" in bench.last.message
+    bench.submit(model="x" * 100, version="y")
+    assert len(bench.last.message) <= m.MAX_TEXT

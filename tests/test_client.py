@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from time import monotonic
 
@@ -280,3 +282,60 @@ def test_a_version_nobody_serves_is_refused_when_the_table_is_known(pool, client
     assert client.classify(picture(), version=stable).version == "v1"
     with pytest.raises(UnknownVersion, match="version 'v2' of 'noop' is not served now; served: v1"):
         client.classify(picture(), version="v2")
+
+
+@pytest.mark.parametrize("name", ["\udcff", "", "x" * 129, 5])
+def test_a_name_that_cannot_travel_is_refused_and_hurts_nobody_else(client, name):
+    with pytest.raises(BadInput, match="expected a name of 1 to 128 printable characters"):
+        client.classify(picture(), model=name)
+    client.classify(picture())
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:5555", "ipc://" + "x" * 200, "nonsense://x"])
+def test_an_endpoint_that_cannot_be_is_refused_at_once(endpoint):
+    with pytest.raises(BadInput, match="can't be used"):
+        Client(endpoint)
+
+
+def test_a_call_that_meets_a_closing_client_ends(pool):
+    client = pool.client()
+    client._courier.close()  # as if another thread had closed it between the check and the post
+    with pytest.raises(LocalProtocolError, match="closed"):
+        client.submit(picture(), timeout_s=60).result(5)
+    client.close()
+
+
+def test_a_client_that_did_not_read_for_a_while_gets_every_answer():
+    # 6,000 answers do not fit into the pipe to a client whose thread stands still until all are computed.
+    n = 6_000
+    with running_pool(1, "[dispatch]\nheartbeat_s = 2.0\n") as pool, pool.client() as client:
+        pool.kill("worker-0", signal.SIGSTOP)
+        futures = [client.submit(picture(), timeout_s=60) for _ in range(n)]
+
+        def stand_still(future):  # in the client's own thread: it does not read meanwhile
+            eventually(lambda: pool.report().queue.requests == 0, "all answered meanwhile")
+
+        futures[0].add_done_callback(stand_still)
+        eventually(lambda: pool.report().queue.requests >= n - 4, "all queued")
+        pool.kill("worker-0", signal.SIGCONT)
+        assert {future.result().label for future in futures} == {f"class-{noop_class(0, 'v1')}"}
+        undelivered = next(f for f in pool.report().metrics if f.name == "hotpool_undeliverable_total")
+        assert undelivered.samples[0].value > 0, "every answer was delivered at once: nothing was tested"
+
+
+def test_a_peer_that_hangs_up_at_once_does_not_make_the_client_spin():
+    with short_home() as home:
+        (home.root / "run").mkdir()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(home.endpoint("clients").removeprefix("ipc://"))
+        listener.listen(100)
+        n_connections = 0
+        with listener, Client(home.endpoint("clients")) as client:
+            listener.settimeout(5)
+            end = monotonic() + 1.0
+            future = client.submit(picture(), timeout_s=30)
+            while monotonic() < end:
+                listener.accept()[0].close()
+                n_connections += 1
+            future.cancel()
+        assert n_connections < 200

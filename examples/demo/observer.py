@@ -49,6 +49,7 @@ class Observer:
                 if monotonic() > deadline:
                     raise TimeoutError(f"not all {self._n_workers} workers are ready again after {PATIENCE_S:g} s")
                 self._stop.wait(0.02)
+            self._stop.wait(0.5)  # changes from before that are still on their way belong to the fault
             self._in_fault = False
 
     def _has_recovered(self, admin: Admin, before: set[tuple[str, int]]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from control.admin import Admin
 from hotpool.home import Home
 from hotpool.locks import holder
+from hotpool.states import WorkerState
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "shapes"
@@ -54,7 +55,8 @@ class DemoPool:
     def kill_worker(self) -> str:
         """SIGKILL to the process of the worker that has the most to do. Returns its name."""
         with Admin(self.home.endpoint("admin")) as admin:
-            busiest = max(admin.report().workers, key=lambda worker: worker.in_flight)
+            ready = [worker for worker in admin.report().workers if worker.state is WorkerState.READY]
+            busiest = max(ready, key=lambda worker: worker.in_flight)
         os.kill(busiest.pid, signal.SIGKILL)
         return busiest.worker
 
