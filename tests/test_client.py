@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from time import monotonic
 
