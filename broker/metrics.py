@@ -3,8 +3,9 @@
 from collections import Counter as Tally
 from collections.abc import Iterable
 
+from hotpool.errors import DeadlineExceeded
 from hotpool.messages import Family
-from hotpool.metrics import Counter, Histograms, gauge
+from hotpool.metrics import Counter, Histograms, family, gauge
 from hotpool.states import WorkerState
 
 from .roster import Worker
@@ -31,9 +32,10 @@ class Metrics:
         self.malformed = Counter("hotpool_malformed_total", "Messages dropped because they are none.", "socket")
         self.strangers = Counter("hotpool_strangers_total", "Messages from connections without a session.", "socket")
 
-    def expired(self) -> int:
-        """Requests whose deadline passed while the broker held them."""
-        return int(sum(n for (_, _, outcome), n in self.requests.items() if outcome == "deadline_exceeded"))
+    def _expired(self) -> Family:
+        """Counted once, as an outcome; shown also under its own name, since that is what people look for."""
+        n = sum(n for (_, _, outcome), n in self.requests.items() if outcome == DeadlineExceeded.code)
+        return family("hotpool_expired_total", "Requests whose deadline passed.", "counter", (), [((), n)])
 
     def families(self, workers: Iterable[Worker], queue: tuple[int, int]) -> tuple[Family, ...]:
         """queue: requests and bytes in it now."""
@@ -44,6 +46,7 @@ class Metrics:
         )  # fmt: skip
         return (
             *(metric.family() for metric in counted),
+            self._expired(),
             gauge("hotpool_queue_requests", "Requests that wait for a worker.", [((), queue[0])]),
             gauge("hotpool_queue_bytes", "Payload bytes that wait for a worker.", [((), queue[1])]),
             *_worker_gauges(workers),

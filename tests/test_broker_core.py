@@ -584,3 +584,13 @@ def test_error_texts_fit_the_wire_however_many_workers_there_are():
     assert "300 down" in bench.last.message
     bench.submit(model="x" * 100, version="y")
     assert len(bench.last.message) <= m.MAX_TEXT
+
+
+def test_what_expired_is_counted_under_its_own_name():
+    bench = Bench(workers=0)
+    bench.submit(timeout_s=0.5)
+    bench.at(0.6)
+    report, _ = bench.core.from_admin(m.GetReport(9), 1.0)
+    assert isinstance(report, m.Report)
+    by_name = {family.name: family for family in report.metrics}
+    assert by_name["hotpool_expired_total"].samples[0].value == 1

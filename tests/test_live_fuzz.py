@@ -118,3 +118,27 @@ def test_a_stranger_who_sends_work_without_a_hello_is_asked_who_it_is(pool):
     message, _ = wire.to_client.decode(dealer.recv_multipart())
     assert message == m.Who()
     context.destroy(linger=0)
+
+
+def test_a_connection_with_a_name_of_its_own_is_not_heard(pool):
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.ROUTING_ID, b"worker-0")
+    dealer.connect(pool.home.endpoint("clients"))
+    before = malformed(pool.report()).get("clients", 0)
+    dealer.send_multipart([wire.encode(m.ClientHello(1, b"clientid"))])
+    eventually(lambda: malformed(pool.report()).get("clients", 0) == before + 1, "the count of what was dropped")
+    assert not dealer.poll(0)
+    context.destroy(linger=0)
+
+
+def test_a_worker_that_names_an_impossible_process_is_no_harm(pool):
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(pool.home.endpoint("workers"))
+    hello = m.WorkerHello(1, "worker-9", 1, 2**53, "other", "v1", "d" * 64, 0, (0,), 1)
+    dealer.send_multipart([wire.encode(hello)])
+    assert dealer.poll(20_000)
+    assert wire.to_worker.decode(dealer.recv_multipart())[0].protocol == 1
+    context.destroy(linger=0)
+    assert serves(pool)
