@@ -198,7 +198,7 @@ class Core:
             if stale is not None and stale.is_connected:
                 cause = "new session" if stale.incarnation == hello.incarnation else "exit"
                 actions += self.lose(stale, cause, now)
-        self.routing.epoch = max(self.routing.epoch, hello.epoch)
+        self.routing.hear_of(hello.epoch)
         admitted = self.routing.admits(hello.model, hello.digest)
         worker = self.roster.join(connection, hello, admitted=admitted, now=now)
         actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid)]

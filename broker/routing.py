@@ -40,6 +40,12 @@ class Routing:
             raise StaleEpoch(f"epoch {epoch} is over, a newer controller leads with epoch {self.epoch}")
         self.epoch = epoch
 
+    def hear_of(self, epoch: int) -> None:
+        """A worker has obeyed this epoch: how a broker that was just started learns who leads. The controller's own word ends
+        that: a worker must not be able to lock it out."""
+        if not self._admitted:
+            self.epoch = max(self.epoch, epoch)
+
     def set_versions(self, order: SetVersions) -> None:
         self._admitted[order.model] = Admitted(order.epoch, order.stable, order.target, dict(order.names))
 

@@ -51,3 +51,14 @@ def test_a_lower_epoch_is_refused_and_a_higher_one_takes_over():
     routing.fence(3)
     with pytest.raises(StaleEpoch, match="epoch 2 is over, a newer controller leads with epoch 3"):
         routing.fence(2)
+
+
+def test_a_fresh_broker_learns_the_epoch_from_workers_and_later_only_from_the_controller():
+    routing = Routing("shapes")
+    routing.hear_of(5)
+    with pytest.raises(StaleEpoch):
+        routing.fence(4)
+    routing.fence(6)
+    routing.set_versions(SetVersions(0, 6, "shapes", "digest-1", None, {}))
+    routing.hear_of(2**53)
+    routing.fence(6)
