@@ -46,6 +46,18 @@ def versions() -> None:
 @click.option("--labels", type=click.Path(path_type=Path), help="A text file, one label a line.")
 @click.option("--resize", type=click.IntRange(8, 2048), help="Shorter side of a picture before the crop.  [256]")
 @click.option("--crop", type=click.IntRange(8, 2048), help="Side of the square the model sees.  [224]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "int8", "auto"]), default="fp32", show_default=True,
+    help="auto takes int8 if it names the same classes as fp32 often enough.",
+)  # fmt: skip
+@click.option(
+    "--calibrate", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="Pictures like those that will come: int8 is fitted to some, and compared with fp32 on others.  [drawn ones]",
+)  # fmt: skip
+@click.option(
+    "--min-agreement", type=click.FloatRange(0, 1), default=0.98, show_default=True,
+    help="Share of the pictures for which int8 must name the same class.",
+)  # fmt: skip
 @click.option("--sha256", help="Refuse a file with another one.")
 @click.option("--md5", help="Refuse a file with another one.")
 @reason_option
@@ -60,6 +72,9 @@ def add(
     labels: Path | None,
     resize: int | None,
     crop: int | None,
+    precision: str,
+    calibrate: Path | None,
+    min_agreement: float,
     sha256: str | None,
     md5: str | None,
     reason: str,
@@ -83,20 +98,36 @@ def add(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,
                 memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
                 preprocessing=Preprocessing.model_validate(given), sha256=sha256, md5=md5,
+                precision=precision, calibrate=calibrate, min_agreement=min_agreement,
             )  # fmt: skip
         is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)
     lines = _added_lines(prepared.manifest, is_first, monotonic() - since)
+    if precision != "fp32":
+        lines = (_precision_line(prepared.manifest, min_agreement), *lines)
     terminal.show(output, {**public_view(prepared.manifest), "is_stable": is_first}, "\n".join(lines))
 
 
-def _added_lines(manifest: Manifest, is_first: bool, seconds: float) -> tuple[str, str]:
-    what = f"{manifest.arch}, {manifest.classes} classes, {render.duration(seconds)}"
+def _added_lines(manifest: Manifest, is_first: bool, seconds: float) -> tuple[str, ...]:
+    what = f"{manifest.arch} in {manifest.precision}, {manifest.classes} classes, {render.duration(seconds)}"
     return (
         f"added {manifest.name} ({render.short(manifest.digest)}) to {manifest.model}: {what}",
         f"{manifest.name} is the first version of {manifest.model}, so it is stable and serves now"
         if is_first
         else f"roll it out with: hotpool rollout start --version {manifest.name}",
     )
+
+
+def _precision_line(manifest: Manifest, min_agreement: float) -> str:
+    if (agreement := manifest.agreement) is None:
+        return f"kept fp32: there is no faster int8 for a {manifest.arch} on this machine"
+    pictures = f"{agreement.pictures} drawn" if agreement.source == "drawn" else f"{agreement.pictures} held-out"
+    line = (
+        f"{'took int8' if manifest.precision == 'int8' else 'kept fp32'}: int8 names the same class as fp32 for "
+        f"{agreement.top1:.3f} of {pictures} pictures, needed is {min_agreement:g}"
+    )
+    if agreement.source == "drawn":
+        line += "; --calibrate DIR, with pictures like those that will come, would tell more"
+    return line
 
 
 @versions.command("list")
@@ -117,7 +148,7 @@ def list_(terminal: Terminal, model: str | None, output: str) -> None:
 
 def _table(known: list[Manifest], ledger: Ledger) -> Table:
     made = render.table(
-        "MODEL", "VERSION", "DIGEST", "USE", "ARCH", "CLASSES", "ADDED", "BY", "SOURCE", right=["CLASSES"]
+        "MODEL", "VERSION", "DIGEST", "USE", "ARCH", "PRECISION", "CLASSES", "ADDED", "BY", "SOURCE", right=["CLASSES"]
     )
     for manifest in known:
         made.add_row(
@@ -126,6 +157,7 @@ def _table(known: list[Manifest], ledger: Ledger) -> Table:
             render.short(manifest.digest),
             Text(_use(ledger, manifest) or "-", style="green" if _use(ledger, manifest) == "stable" else ""),
             manifest.arch,
+            manifest.precision,
             str(manifest.classes),
             f"{manifest.added_ts:%Y-%m-%d %H:%M:%S}",
             manifest.added_by,

@@ -78,6 +78,9 @@ def prepare(
     preprocessing: Preprocessing | None = None,
     sha256: str | None = None,
     md5: str | None = None,
+    precision: str = "fp32",
+    calibrate: Path | None = None,
+    min_agreement: float = 0.98,
     parent: str | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Prepared:
@@ -86,6 +89,8 @@ def prepare(
     Args:
         arch, labels, preprocessing: None for what the source knows of itself, else resnet18, "0", "1", ..., and ImageNet's.
             Of `preprocessing` only the fields that were set override the source's.
+        precision: `fp32`, `int8`, or `auto`: int8 if it names the same class as fp32 for `min_agreement` of the held-out
+            pictures. They and those it is calibrated by are from the folder `calibrate`, or drawn.
         parent: digest of the version it was made from, if known.
 
     Raises:
@@ -100,6 +105,7 @@ def prepare(
     folder = _work_folder(home, "adding")
     try:
         options = _scratch_options(arch, labels, preprocessing, sha256, md5)
+        options += _precision_options(precision, calibrate, min_agreement)
         content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
         manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})
@@ -264,6 +270,11 @@ def _scratch_options(
     if preprocessing:
         options["--preprocessing"] = preprocessing.model_dump_json(exclude_unset=True)
     return [f"{key}={value}" for key, value in options.items() if value is not None]
+
+
+def _precision_options(precision: str, calibrate: Path | None, min_agreement: float) -> list[str]:
+    options = [f"--precision={precision}", f"--min-agreement={min_agreement}"]
+    return [*options, f"--calibrate={calibrate}"] if calibrate else options
 
 
 def _check_name(field: str, value: str) -> None:

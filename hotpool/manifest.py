@@ -17,6 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Three = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
+Precision = Literal["fp32", "int8"]
 
 
 class _Part(BaseModel):
@@ -36,6 +37,14 @@ class Preprocessing(_Part):
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
 
+class Agreement(_Part):
+    """How often int8 weights name the same class as the float32 weights they were made of."""
+
+    top1: Annotated[float, Field(ge=0, le=1)]
+    pictures: Annotated[int, Field(ge=1)]  # none of which the ranges were chosen by
+    source: str  # the folder they are from, or `drawn`
+
+
 class Manifest(_Part):
     """What a version is (the content, which its digest names) and where it came from (the provenance)."""
 
@@ -45,7 +54,7 @@ class Manifest(_Part):
     classes: Annotated[int, Field(ge=1)]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     weights_sha256: Sha256
     tensors_sha256: Sha256
     golden_sha256: Sha256
@@ -55,11 +64,13 @@ class Manifest(_Part):
     added_by: str
     added_ts: datetime
     parent: str | None = None
+    agreement: Agreement | None = None
 
     @property
     def digest(self) -> str:
         """The version's id: SHA-256 of its content. The same weights served in the same way are the same version."""
-        provenance = {"name", "source", "added_by", "added_ts", "parent", "weights_sha256", "golden_sha256"}
+        provenance = {"name", "source", "added_by", "added_ts", "parent", "agreement"}
+        provenance |= {"weights_sha256", "golden_sha256"}  # follow from the rest
         return digest_json(self.model_dump(mode="json", exclude=provenance))
 
 

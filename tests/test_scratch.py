@@ -353,7 +353,7 @@ def test_check_gives_the_numbers_of_a_sound_version(tmp_path):
     manifest = add_version(home, save(make_tensors(), tmp_path / "v.pth"))
     found = check(version_folder(home, manifest.digest))
     assert found["tensors"] == len(make_tensors())
-    assert found["max_difference"] < 1e-5 < found["allowed"]
+    assert found["max_difference"] < 1e-3 < found["allowed"]
 
 
 def test_check_notices_one_changed_bit_of_a_stored_file(tmp_path):

@@ -1,4 +1,6 @@
-"""Shell: what computes. One engine for each way to run a network; today float32 by torch itself."""
+"""Shell: what computes. The engine for a version, by its architecture, its precision and what this machine can do."""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,11 +9,16 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from torchvision.models import ResNet
 
 from hotpool.errors import BadVersion
 from hotpool.manifest import WEIGHTS, Manifest
 
 from .architecture import build_empty, expected_tensors, specs
+from .fp32 import FoldedModule, Fp32ResNet, FusedConv, PlainConv
+from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, expected_int8
+from .operators import fused_fp32_works, fused_int8_works
+from .resnet import Layout, Tensors, read_layout
 from .verify import find_misfit
 
 
@@ -21,47 +28,72 @@ class Engine(Protocol):
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """(n, classes) float32 logits of an (n, 3, crop, crop) float32 batch; row i belongs to batch[i]. Blocks."""
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The tensors it really computes with, as views: what a digest must be taken of."""
 
-
-class EagerEngine:
-    """Float32, one torch operator after the other."""
-
-    def __init__(self, weights: Path, arch: str, classes: int, crop: int) -> None:
-        """Maps the file and copies nothing, so that all processes on a host share its pages.
-
-        Raises:
-            BadVersion: the file is missing, damaged, or does not fit the architecture; names the tensor.
-        """
-        held = _map(weights)
-        self._model = build_empty(arch, classes, crop)
-        if misfit := find_misfit(expected_tensors(self._model), specs(held), arch):
-            raise BadVersion(f"{weights.name}: {misfit}")
-        self._model.load_state_dict(held, strict=True, assign=True)
-        self._model.requires_grad_(False)
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = self._model(batch)
-        return logits
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        return {name: tensor.numpy() for name, tensor in self._model.state_dict().items()}
-
-
-def load_engine(folder: Path, manifest: Manifest) -> Engine:
-    """The engine for this version's precision. Thread counts are those of the process.
+def map_tensors(weights: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, mapped and not copied, so that all processes on a host share its pages.
 
     Raises:
-        BadVersion: as `EagerEngine`.
+        BadVersion: the file is missing or damaged.
     """
-    crop = manifest.preprocessing.crop
-    return EagerEngine(folder / WEIGHTS, manifest.arch, manifest.classes, crop)
-
-
-def _map(weights: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(weights)
     except (OSError, SafetensorError) as error:
         raise BadVersion(f"{weights.name} can't be read: {error}; remove this version and add it again") from None
+
+
+def as_arrays(tensors: Tensors) -> dict[str, NDArray[Any]]:
+    """Views of the same memory: what a digest is taken of."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def make_engine(tensors: Tensors, manifest: Manifest) -> Engine:
+    """The fastest engine for these tensors that this machine has. Thread counts are those of the process.
+
+    Raises:
+        BadVersion: the tensors don't fit the architecture; names the tensor.
+    """
+    size = manifest.arch, manifest.classes, manifest.preprocessing.crop
+    return make_int8(tensors, *size) if manifest.precision == "int8" else make_fp32(tensors, *size)
+
+
+def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int) -> Engine:
+    """Raises BadVersion, as `make_engine`."""
+    model = reference_model(tensors, arch, classes, crop)
+    if isinstance(model, ResNet):
+        return Fp32ResNet(read_layout(model), tensors, FusedConv if fused_fp32_works() else PlainConv)
+    return FoldedModule(model)
+
+
+def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, fused: bool | None = None) -> Engine:
+    """fused: None for what this machine can do. Raises BadVersion, as `make_engine`."""
+    layout = resnet_layout(arch, classes, crop)
+    if misfit := find_misfit(expected_int8(layout, classes), specs(tensors), f"{arch} in int8"):
+        raise BadVersion(f"{WEIGHTS}: {misfit}")
+    is_fused = fused_int8_works() if fused is None else fused
+    return Int8ResNet(layout, tensors, FusedInt8Conv if is_fused else PlainInt8Conv)
+
+
+def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> torch.nn.Module:
+    """torchvision's own module with these tensors, where they lie: what each float32 engine is compared with.
+
+    Raises:
+        BadVersion: as `make_engine`.
+    """
+    model = build_empty(arch, classes, crop)
+    if misfit := find_misfit(expected_tensors(model), specs(tensors), arch):
+        raise BadVersion(f"{WEIGHTS}: {misfit}")
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.requires_grad_(False)
+
+
+def is_resnet(arch: str) -> bool:
+    """Whether there is an int8 engine for this architecture of torchvision's."""
+    return isinstance(build_empty(arch, 1, 224), ResNet)
+
+
+def resnet_layout(arch: str, classes: int, crop: int) -> Layout:
+    """Raises BadVersion: the architecture is no ResNet, so there is no int8 engine for it."""
+    model = build_empty(arch, classes, crop)
+    if not isinstance(model, ResNet):
+        raise BadVersion(f"int8 is there for torchvision's ResNets, and {arch} is none; leave --precision out")
+    return read_layout(model)

@@ -15,17 +15,19 @@ from .engine import Engine
 from .preprocess import Preprocessor
 
 N_INPUTS = 8
+# What is computed at once: more would only need more memory for what lies between the layers, in every worker.
+_AT_ONCE = 4
 _SEED = 20_180_129  # any; the inputs are stored with the version, so only new versions see a change
 _BLOTCHES = 5
 _NOISE = 24
 
 
-def make_inputs(crop: int) -> torch.Tensor:
-    """(8, 3, crop, crop) uint8: soft blotches of colour under fine noise, because flat or white-noise inputs leave most
+def make_inputs(crop: int, n: int = N_INPUTS, seed: int = _SEED) -> torch.Tensor:
+    """(n, 3, crop, crop) uint8: soft blotches of colour under fine noise, because flat or white-noise inputs leave most
     of a network's channels idle, and a wrong weight there would go unseen."""
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(seed)
     pictures = []
-    for _ in range(N_INPUTS):
+    for _ in range(n):
         coarse = Image.fromarray(random.integers(0, 256, (_BLOTCHES, _BLOTCHES, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((crop, crop), Image.Resampling.BICUBIC), dtype=np.int16)
         noisy = smooth + random.integers(-_NOISE, _NOISE + 1, smooth.shape, dtype=np.int16)
@@ -36,10 +38,11 @@ def make_inputs(crop: int) -> torch.Tensor:
 def compute_logits(engine: Engine, preprocessor: Preprocessor, inputs: torch.Tensor) -> NDArray[np.float32]:
     """Raises BadVersion: the network can't compute on inputs of this size."""
     try:
-        logits: NDArray[np.float32] = engine(preprocessor.normalise(inputs)).numpy()
+        parts = [engine(preprocessor.normalise(part)) for part in torch.split(inputs, _AT_ONCE)]
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         first_line = str(error).partition("\n")[0]
         raise BadVersion(f"the network can't compute on inputs of {tuple(inputs.shape[1:])}: {first_line}") from None
+    logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
 
 

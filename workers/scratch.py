@@ -1,6 +1,7 @@
 """Shell: builds or checks a version in a process of its own, with little memory, so that a hostile file hurts nothing.
 
     python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON] [--sha256 H] [--md5 H]
+        [--precision P] [--calibrate DIR] [--min-agreement A]
     python -m workers.scratch check FOLDER
 
 Prints one line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
@@ -21,12 +22,14 @@ from pydantic import ValidationError
 
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion, HotpoolError
-from hotpool.manifest import GOLDEN, WEIGHTS, Preprocessing, read_manifest
+from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocessing, read_manifest
 
-from .engine import EagerEngine
+from .calibration import Wish, choose
+from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
 from .golden import compute_logits, make_inputs, write_golden
 from .loading import check_file, load_folder
 from .preprocess import Preprocessor
+from .resnet import Tensors
 from .sources import check_hashes, find_source, fit, read_tensors
 from .verify import find_not_finite
 
@@ -44,6 +47,7 @@ def build(
     preprocessing: Preprocessing | None = None,
     sha256: str | None = None,
     md5: str | None = None,
+    wish: Wish = Wish(),  # noqa: B008  frozen
 ) -> dict[str, Any]:
     """Writes the weights and golden files of a new version into an empty folder; gives what its manifest says of them.
 
@@ -60,18 +64,21 @@ def build(
     used = _merge(found.preprocessing, preprocessing)
     classes, tensors = fit(read_tensors(found.path), arch, used.crop)
     names = _labels(labels, classes, found.labels)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    chosen = choose(tensors, arch, classes, used, wish)
+    safetensors.torch.save_file(dict(chosen.tensors), folder / WEIGHTS)
     del tensors
-    # From the written file and through the engine that workers use: what is compared later must have come the same way.
-    engine = EagerEngine(folder / WEIGHTS, arch, classes, used.crop)
-    _write_golden(folder / GOLDEN, engine, used)
+    # From the written file: what is compared later must have come the same way.
+    held = map_tensors(folder / WEIGHTS)
+    _write_golden(folder / GOLDEN, _reference_engine(held, chosen.precision, arch, classes, used.crop), used)
     return {
         "arch": arch,
         "classes": classes,
         "labels": names,
         "preprocessing": used.model_dump(mode="json"),
+        "precision": chosen.precision,
+        "agreement": chosen.agreement and chosen.agreement.model_dump(mode="json"),
         "weights_sha256": digest_bytes((folder / WEIGHTS).read_bytes()),
-        "tensors_sha256": digest_tensors(engine.tensors()),
+        "tensors_sha256": digest_tensors(as_arrays(held)),
         "golden_sha256": digest_bytes((folder / GOLDEN).read_bytes()),
     }
 
@@ -85,7 +92,7 @@ def check(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     check_file(folder / WEIGHTS, manifest.weights_sha256)
     loaded = load_folder(folder)
-    tensors = loaded.engine.tensors()
+    tensors = as_arrays(map_tensors(folder / WEIGHTS))
     if reason := find_not_finite(tensors):
         raise BadVersion(f"{WEIGHTS}: {reason}; remove this version")
     return {
@@ -120,7 +127,15 @@ def _labels(path: Path | None, classes: int, known: tuple[str, ...] | None) -> t
     return labels
 
 
-def _write_golden(path: Path, engine: EagerEngine, preprocessing: Preprocessing) -> None:
+def _reference_engine(held: Tensors, precision: Precision, arch: str, classes: int, crop: int) -> Engine:
+    """By public operators alone, so that the golden logits also check the faster engine that serves."""
+    if precision == "int8":
+        return make_int8(held, arch, classes, crop, fused=False)
+    model = reference_model(held, arch, classes, crop)
+    return torch.inference_mode()(model)
+
+
+def _write_golden(path: Path, engine: Engine, preprocessing: Preprocessing) -> None:
     inputs = make_inputs(preprocessing.crop)
     logits = compute_logits(engine, Preprocessor(preprocessing), inputs)
     if reason := find_not_finite({"logits": logits}):
@@ -162,6 +177,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         preprocessing=preprocessing,
         sha256=args.sha256,
         md5=args.md5,
+        wish=Wish(args.precision, args.calibrate, args.min_agreement),
     )
 
 
@@ -178,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     building.add_argument("--preprocessing", default="{}")
     building.add_argument("--sha256")
     building.add_argument("--md5")
+    building.add_argument("--precision", choices=["fp32", "int8", "auto"], default="fp32")
+    building.add_argument("--calibrate", type=Path)
+    building.add_argument("--min-agreement", type=float, default=0.98)
     checking = commands.add_parser("check")
     checking.add_argument("folder", type=Path)
     for command in (building, checking):

@@ -1,0 +1,227 @@
+"""Versions in int8: made from pictures, compared with float32, stored, verified and served alike by both ways to compute."""
+
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hotpool.errors import BadVersion
+from hotpool.home import Home
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Preprocessing, manifest_json, version_folder
+from hotpool.digest import digest_tensors
+from tests import small_versions
+from tests.seen_resnet import batch_of, seen_resnet
+from workers import operators
+from workers.architecture import specs
+from workers.calibration import Wish, choose, quantise, read_inputs
+from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
+from workers.int8 import FusedInt8Conv, PlainInt8Conv, expected_int8, max_pool
+from workers.loading import load_verified
+from workers.scratch import check
+from workers.verify import TOLERANCES
+
+ARCH, CLASSES, CROP = "resnet18", 5, 32
+SIZE = (ARCH, CLASSES, CROP)
+SMALL = Preprocessing(resize=36, crop=CROP)
+SEED = 41
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """The tensors of an int8 ResNet-18 that was calibrated by drawn pictures."""
+    _, tensors = seen_resnet(ARCH)
+    return quantise(resnet_layout(*SIZE), tensors, SMALL, read_inputs(None, SMALL).calibration)
+
+
+def pictures(folder, n, size=(60, 50)):
+    random = np.random.default_rng(SEED)
+    folder.mkdir()
+    for i in range(n):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.png")
+    return folder
+
+
+def test_the_stored_tensors_are_those_that_an_int8_version_expects(stored):
+    assert specs(stored) == expected_int8(resnet_layout(*SIZE), CLASSES)
+
+
+def test_an_int8_resnet18_of_1000_classes_is_smaller_than_13_mb(stored, tmp_path):
+    fc = {
+        "fc.weight": torch.zeros(1000, 512, dtype=torch.int8),
+        "fc.weight_scale": torch.ones(1000),
+        "fc.bias": torch.zeros(1000),
+    }
+    assert specs({**stored, **fc}) == expected_int8(resnet_layout(ARCH, 1000, 224), 1000)
+    safetensors.torch.save_file({**stored, **fc}, tmp_path / WEIGHTS)
+    assert (tmp_path / WEIGHTS).stat().st_size < 13_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [ARCH, "resnet50", "resnext50_32x4d"])
+def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
+    """Crop 33: odd sizes go another way through the pooling."""
+    size = (arch, CLASSES, 33)
+    _, tensors = seen_resnet(arch)
+    inputs = read_inputs(None, Preprocessing(resize=36, crop=33))
+    int8 = quantise(resnet_layout(*size), tensors, Preprocessing(resize=36, crop=33), inputs.calibration)
+    batch = inputs.held_out[:16]
+    real = make_fp32(tensors, *size)(batch)
+    fused, plain = (make_int8(int8, *size, fused=fused)(batch) for fused in (True, False))
+    largest = float(real.abs().max())
+    assert float((fused - plain).abs().max()) < TOLERANCES["int8"].difference * largest
+    for logits in (fused, plain):
+        assert float(F.cosine_similarity(logits, real).min()) > 0.98
+
+
+def test_rows_of_a_batch_do_not_mix_and_the_order_in_memory_is_no_matter(stored):
+    engine, batch = make_int8(stored, *SIZE), batch_of(4, CROP)
+    together = engine(batch)
+    for i in range(4):
+        assert float((engine(batch[i : i + 1]) - together[i]).abs().max()) < 0.01 * float(together.abs().max())
+    assert torch.equal(engine(batch.contiguous(memory_format=torch.channels_last)), together)
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(2, 17), st.integers(2, 17), st.integers(0, 2**31))
+def test_max_pooling_of_bytes_is_that_of_torch(n, channels, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8, generator=generator)
+    expected = F.max_pool2d(x.float(), 3, 2, 1)
+    assert torch.equal(max_pool(x.contiguous(memory_format=torch.channels_last)).float(), expected)
+
+
+def test_where_the_int8_operators_are_missing_the_same_answers_come_more_slowly_and_it_is_said_once(
+    stored, monkeypatch, caplog
+):
+    fused, batch = make_int8(stored, *SIZE), batch_of(2, CROP)
+
+    def missing(*_):
+        raise NotImplementedError("onednn::qconv_prepack is not there on this CPU")
+
+    monkeypatch.setattr(operators, "FusedInt8Conv", missing)
+    operators.fused_int8_works.cache_clear()
+    try:
+        plain = [make_int8(stored, *SIZE) for _ in range(2)]
+    finally:
+        operators.fused_int8_works.cache_clear()
+    assert caplog.text.count("event=fallback precision=int8") == 1
+    assert [type(engine._stem) for engine in (fused, *plain)] == [FusedInt8Conv, PlainInt8Conv, PlainInt8Conv]
+    expected = fused(batch)
+    assert float((plain[0](batch) - expected).abs().max()) < 0.01 * float(expected.abs().max())
+
+
+# ---- which precision a version gets
+
+
+def chosen(precision, least, **wish):
+    _, tensors = seen_resnet(ARCH)
+    return choose(tensors, ARCH, CLASSES, SMALL, Wish(precision, min_agreement=least, **wish))
+
+
+def test_auto_takes_int8_where_it_agrees_often_enough_and_else_keeps_float32_and_both_tell_the_figure():
+    taken, kept = chosen("auto", 0.9), chosen("auto", 1.0)
+    assert (taken.precision, kept.precision) == ("int8", "fp32")
+    assert taken.agreement == kept.agreement
+    assert 0.9 < taken.agreement.top1 < 1
+    assert (taken.agreement.pictures, taken.agreement.source) == (400, "drawn")
+    assert specs(kept.tensors) == specs(seen_resnet(ARCH)[1])
+
+
+def test_int8_that_agrees_too_rarely_is_refused_with_the_figure():
+    with pytest.raises(BadVersion, match=r"same class as fp32 for only 0\.\d+ of 400 .* 1 is needed; .*--calibrate"):
+        chosen("int8", 1.0)
+
+
+def test_the_pictures_it_is_compared_on_are_not_those_it_is_calibrated_by(tmp_path):
+    folder = pictures(tmp_path / "pictures", 40)
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "notes.txt").write_text("no picture")
+    (folder / "deeper" / "cut.png").write_bytes((folder / "000.png").read_bytes()[:100])
+    inputs = read_inputs(folder, SMALL)
+    assert (len(inputs.calibration), len(inputs.held_out), inputs.source) == (10, 30, str(folder))
+    rows = [row.numpy().tobytes() for part in (inputs.calibration, inputs.held_out) for row in part]
+    assert len(set(rows)) == 40
+
+
+def test_too_few_pictures_are_refused_with_how_many_there_are(tmp_path):
+    with pytest.raises(BadVersion, match="19 pictures found, at least 20 are needed"):
+        chosen("int8", 0.9, calibrate=pictures(tmp_path / "pictures", 19))
+
+
+def test_int8_is_refused_for_what_is_no_resnet_and_auto_keeps_float32():
+    arch, tensors = small_versions.ARCH, small_versions.make_tensors()
+    with pytest.raises(BadVersion, match="int8 is there for torchvision's ResNets, and shufflenet_v2_x0_5 is none"):
+        choose(tensors, arch, CLASSES, SMALL, Wish("int8"))
+    assert choose(tensors, arch, CLASSES, SMALL, Wish("auto")).precision == "fp32"
+
+
+# ---- stored
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    source = folder / "v1.safetensors"
+    safetensors.torch.save_file({name: tensor.clone() for name, tensor in seen_resnet(ARCH)[1].items()}, source)
+    home = Home(folder / "home")
+    manifest = small_versions.add_version(home, source, arch=ARCH, wish=Wish("int8", min_agreement=0.9))
+    return home, manifest
+
+
+def test_a_version_in_int8_is_loaded_verified_and_says_what_it_is(home):
+    home, manifest = home
+    assert manifest.precision == "int8"
+    assert manifest.agreement.top1 > 0.9
+    loaded = load_verified(home, manifest.digest)
+    assert type(loaded.engine._stem) is FusedInt8Conv
+    assert loaded.verdict.passed
+    assert check(version_folder(home, manifest.digest))["tensors"] == len(expected_int8(resnet_layout(*SIZE), CLASSES))
+
+
+def test_the_agreement_is_no_part_of_what_a_version_is(home):
+    _, manifest = home
+    assert manifest.model_copy(update={"agreement": None}).digest == manifest.digest
+    assert manifest.model_copy(update={"precision": "fp32"}).digest != manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("layer3.1.conv2.weight_scale", lambda t: t * 1.3, "golden logits differ|best class of golden input"),
+        ("layer1.0.conv1.weight", lambda t: t.flip(0), "golden logits differ|best class of golden input"),
+        ("fc.weight", lambda t: t.float(), "tensor fc.weight has dtype float32, resnet18 in int8 expects int8"),
+    ],
+)
+def test_wrong_int8_tensors_are_refused_although_their_digest_is_right(home, tmp_path, name, change, said):
+    home, manifest = home
+    tensors = {
+        key: tensor.clone() for key, tensor in map_tensors(version_folder(home, manifest.digest) / WEIGHTS).items()
+    }
+    tensors[name] = change(tensors[name]).contiguous()
+    manifest = manifest.model_copy(update={"tensors_sha256": digest_tensors(as_arrays(tensors))})
+    bad = Home(tmp_path)
+    folder = version_folder(bad, manifest.digest)
+    folder.mkdir(parents=True)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    (folder / GOLDEN).write_bytes((version_folder(home, home_digest(home)) / GOLDEN).read_bytes())
+    (folder / MANIFEST).write_bytes(manifest_json(manifest))
+    with pytest.raises(BadVersion, match=said):
+        load_verified(bad, manifest.digest)
+
+
+def home_digest(home):
+    (folder,) = home.versions.iterdir()
+    return folder.name
+
+
+def test_the_engine_is_chosen_by_the_precision_in_the_manifest(home):
+    home, manifest = home
+    tensors = map_tensors(version_folder(home, manifest.digest) / WEIGHTS)
+    with pytest.raises(BadVersion, match=r"tensors bn1\.bias, bn1\.num_batches_tracked, .* missing"):
+        make_engine(tensors, manifest.model_copy(update={"precision": "fp32"}))

@@ -1,0 +1,105 @@
+"""Shell: float32 engines. ResNets by oneDNN's fused operators, everything else folded by torch's own.
+
+A fused operator does convolution, bias, residual and rectifier in one pass over memory, with weights that were brought into
+oneDNN's own order once at load.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .resnet import Block, Conv, ConvOperator, Layout, RunningBlock, Tensors, fold
+
+MakeConv = Callable[[Conv, torch.Tensor, torch.Tensor], ConvOperator]
+
+
+class FusedConv:
+    """See `ConvOperator`."""
+
+    def __init__(self, conv: Conv, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._options = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._options)
+        self._bias = bias
+        self._rectifier = "relu" if conv.is_rectified else "none"
+        # Looked up once: finding an overload costs more than a microsecond, and there are 20 calls for a picture.
+        self._run = torch.ops.mkldnn._convolution_pointwise.default
+        self._run_and_add = torch.ops.mkldnn._convolution_pointwise_.binary
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._run(x, self._weight, self._bias, *self._options, self._rectifier, [], "")
+        return y
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._run_and_add(
+            residual, x, self._weight, self._bias, *self._options, "add", 1.0, "relu", [], ""
+        )
+        return y
+
+
+class PlainConv:
+    """See `ConvOperator`: the same by torch's public operators, where the fused ones are missing."""
+
+    def __init__(self, conv: Conv, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._bias, self._is_rectified = bias, conv.is_rectified
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(x, self._weight, self._bias, *self._options)
+        return y.relu_() if self._is_rectified else y
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return residual.add_(F.conv2d(x, self._weight, self._bias, *self._options)).relu_()
+
+
+class Fp32ResNet:
+    """A ResNet whose batch norms are folded into its convolutions."""
+
+    def __init__(self, layout: Layout, tensors: Tensors, make: MakeConv) -> None:
+        """tensors: torchvision's state dict. make: `FusedConv` or `PlainConv`."""
+
+        def ready(conv: Conv) -> ConvOperator:
+            return make(conv, *fold(conv, tensors))
+
+        def ready_block(block: Block) -> RunningBlock:
+            return RunningBlock(tuple(map(ready, block.convs)), ready(block.downsample) if block.downsample else None)
+
+        self._stem = ready(layout.stem)
+        self._blocks = [ready_block(block) for block in layout.blocks]
+        self._fc = tensors["fc.weight"], tensors["fc.bias"]
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(self._stem(batch.contiguous(memory_format=torch.channels_last)), 3, 2, 1)
+        for block in self._blocks:
+            x = block(x)
+        return F.linear(x.mean((2, 3)), *self._fc)
+
+
+class FoldedModule:
+    """Any classifier: batch norms folded where one directly follows its convolution, convolutions in channels_last."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Changes the model."""
+        _fold_sequences(model)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = model
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model(batch.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+def _fold_sequences(model: torch.nn.Module) -> None:
+    # Only in a Sequential does the order of the parts say what flows where; a norm elsewhere stays as it is.
+    for sequence in [module for module in model.modules() if isinstance(module, torch.nn.Sequential)]:
+        for (at, conv), (behind, norm) in pairwise(sequence.named_children()):
+            if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                setattr(sequence, at, fuse_conv_bn_eval(conv, norm))
+                setattr(sequence, behind, torch.nn.Sequential())  # without parts it passes on what it gets

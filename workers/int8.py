@@ -1,0 +1,165 @@
+"""Shell: int8 engine for ResNets: convolutions of uint8 activations with int8 weights, as `quantise` made them.
+
+A real value is `scale * (stored - zero_point)`. Weights have a scale for each output channel, activations one for the whole
+tensor. What a version stores is plain tensors; their names are those of `expected_int8`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from .resnet import Conv, ConvOperator, Layout, RunningBlock, Tensors
+
+INPUT = "input"
+
+
+class Scale(NamedTuple):
+    """How the real values of one activation tensor are stored in uint8."""
+
+    scale: float
+    zero_point: int
+
+
+class Quantised(NamedTuple):
+    """weight: int8; weight_scale: (output channels,) float32; bias: (output channels,) float32, real values."""
+
+    weight: torch.Tensor
+    weight_scale: torch.Tensor
+    bias: torch.Tensor
+
+
+# The operator for a convolution; the scales are those of its input, its output, and the residual that `add` takes.
+MakeInt8Conv = Callable[[Conv, Quantised, Scale, Scale, Scale], ConvOperator]
+
+
+class FusedInt8Conv:
+    """See `ConvOperator`."""
+
+    def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
+        options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        packed = torch.ops.onednn.qconv_prepack(q.weight, q.weight_scale, x.scale, x.zero_point, *options, None)
+        weight_zero_point = torch.zeros(len(q.bias), dtype=torch.int32)
+        # All but x and the residual, as the operators want them: nothing is put together for each picture.
+        self._before = (x.scale, x.zero_point, packed, q.weight_scale, weight_zero_point)
+        self._after = (q.bias, *options, y.scale, y.zero_point, torch.uint8)
+        self._rectifier = "relu" if conv.is_rectified else "none"
+        self._residual = residual
+        self._run = torch.ops.onednn.qconv2d_pointwise.default
+        self._run_and_add = torch.ops.onednn.qconv2d_pointwise.binary
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._run(x, *self._before, *self._after, self._rectifier, [], "")
+        return y
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._run_and_add(
+            x, *self._before, residual, *self._after, *self._residual, "sum", 1.0, "relu", [], ""
+        )
+        return y
+
+
+class PlainInt8Conv:
+    """See `ConvOperator`: the same numbers by torch's public operators in float32, where the fused ones are missing.
+
+    Slower than a float32 engine; it is there so that a version answers alike on every machine, and to check the fused one.
+    """
+
+    def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
+        self._options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self._weight = q.weight.float()
+        self._factor = (q.weight_scale * x.scale)[:, None, None]
+        self._bias = q.bias[:, None, None]
+        self._is_rectified = conv.is_rectified
+        self._x, self._y, self._residual = x, y, residual
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._real(x)
+        return to_uint8(y.relu_() if self._is_rectified else y, self._y)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        real_residual = (residual.float() - self._residual.zero_point) * self._residual.scale
+        return to_uint8((self._real(x) + real_residual).relu_(), self._y)
+
+    def _real(self, x: torch.Tensor) -> torch.Tensor:
+        sums = F.conv2d(x.float() - self._x.zero_point, self._weight, None, *self._options)
+        return sums.mul_(self._factor).add_(self._bias)
+
+
+class Int8ResNet:
+    """A ResNet in int8; only the mean over the picture and the last layer compute with real values."""
+
+    def __init__(self, layout: Layout, tensors: Tensors, make: MakeInt8Conv) -> None:
+        """tensors: named and shaped as `expected_int8` says. make: `FusedInt8Conv` or `PlainInt8Conv`."""
+
+        def ready(conv: Conv, x: Scale, residual: Scale) -> ConvOperator:
+            return make(conv, _quantised(tensors, conv.name), x, _scale(tensors, conv.name), residual)
+
+        self._input, x = _scale(tensors, INPUT), _scale(tensors, layout.stem.name)
+        self._stem = ready(layout.stem, self._input, x)
+        self._blocks: list[RunningBlock] = []
+        for block in layout.blocks:
+            residual = _scale(tensors, block.downsample.name) if block.downsample else x
+            downsample = ready(block.downsample, x, residual) if block.downsample else None
+            convs = []
+            for conv in block.convs:
+                convs.append(ready(conv, x, residual))
+                x = _scale(tensors, conv.name)
+            self._blocks.append(RunningBlock(tuple(convs), downsample))
+        self._last = x
+        self._fc = tensors["fc.weight"] * tensors["fc.weight_scale"][:, None], tensors["fc.bias"]
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        x = max_pool(self._stem(to_uint8(batch.contiguous(memory_format=torch.channels_last), self._input)))
+        for block in self._blocks:
+            x = block(x)
+        # Behind a rectifier the zero point is 0.
+        return F.linear(x.mean((2, 3), dtype=torch.float32).mul_(self._last.scale), *self._fc)
+
+
+def to_uint8(real: torch.Tensor, to: Scale) -> torch.Tensor:
+    """The nearest stored values; what lies outside of the range becomes its end."""
+    return real.mul(1 / to.scale).round_().add_(to.zero_point).clamp_(0, 255).to(torch.uint8)
+
+
+def max_pool(x: torch.Tensor) -> torch.Tensor:
+    """3x3, stride 2, padding 1, of (n, c, h, w) uint8 in channels_last whose least value is 0, the real 0 too.
+
+    torch has none for uint8 in channels_last. First along the height, then along the width.
+    """
+    return _halve(_halve(x).transpose(2, 3)).transpose(2, 3)
+
+
+def _halve(x: torch.Tensor) -> torch.Tensor:
+    even, odd = x[:, :, 0::2], x[:, :, 1::2]
+    n_odd = odd.shape[2]
+    if n_odd == even.shape[2]:
+        y = torch.maximum(even, odd)
+    else:
+        y = even.clone()
+        torch.maximum(y[:, :, :n_odd], odd, out=y[:, :, :n_odd])
+    torch.maximum(y[:, :, 1:], odd[:, :, : y.shape[2] - 1], out=y[:, :, 1:])
+    return y
+
+
+def expected_int8(layout: Layout, classes: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of every tensor that an int8 version stores."""
+    expected: dict[str, tuple[tuple[int, ...], str]] = {}
+    shapes = {conv.name: conv.weight_shape for conv in layout.convs()}
+    features = layout.blocks[-1].convs[-1].weight_shape[0]
+    for name, shape in {**shapes, "fc": (classes, features)}.items():
+        expected[f"{name}.weight"] = shape, "int8"
+        expected[f"{name}.weight_scale"] = expected[f"{name}.bias"] = shape[:1], "float32"
+    for name in (INPUT, *shapes):
+        expected[f"{name}.scale"], expected[f"{name}.zero_point"] = ((1,), "float32"), ((1,), "int32")
+    return expected
+
+
+def _scale(tensors: Tensors, name: str) -> Scale:
+    return Scale(float(tensors[f"{name}.scale"]), int(tensors[f"{name}.zero_point"]))
+
+
+def _quantised(tensors: Tensors, name: str) -> Quantised:
+    return Quantised(tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], tensors[f"{name}.bias"])

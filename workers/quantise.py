@@ -1,0 +1,50 @@
+"""Pure: real weights and activations to eight bits, and how much is lost by it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+LEVELS = 255  # steps between the 256 values of a byte
+N_BINS = 2048
+# How much of the range seen is tried, at each end: from a fifth to all of it. Min-max is one of them, so the result never has a
+# larger error than that.
+_KEPT = np.linspace(0.2, 1.0, 33)
+
+
+def quantise_weight(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+    """Weights as int8 and the scale of each output channel, the first axis; symmetric, so that 0 stays 0."""
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    scale = (np.where(largest > 0, largest, 1) / 127).astype(np.float32)
+    stored = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return np.clip(stored, -127, 127).astype(np.int8), scale
+
+
+def scale_for(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of a byte that holds this range; the real 0 is always one of its values."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / LEVELS or 1.0
+    return scale, round(-low / scale)
+
+
+def best_range(counts: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
+    """The part of low to high with the least mean square error when stored in a byte, what lies outside being cut off.
+
+    Few values lie at the ends of a range. To cut them off costs them much, and gives all others finer steps.
+
+    Args:
+        counts: how many values fell into each of equally wide bins between low and high; without the exact zeros, which
+            cost nothing.
+    """
+    edges = np.linspace(low, high, len(counts) + 1)
+    values = (edges[:-1] + edges[1:]) / 2
+    lows = low * _KEPT if low < 0 else np.zeros(1)
+    highs = high * _KEPT if high > 0 else np.zeros(1)
+    ranges = [(float(start), float(end)) for start in lows for end in highs]
+    errors = [_square_error(values, counts, *scale_for(*kept)) for kept in ranges]
+    return ranges[int(np.argmin(errors))]
+
+
+def _square_error(values: NDArray[np.float64], counts: NDArray[np.int64], scale: float, zero_point: int) -> float:
+    stored = np.clip(np.rint(values / scale) + zero_point, 0, LEVELS)
+    return float((counts * (values - (stored - zero_point) * scale) ** 2).sum())
