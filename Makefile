@@ -39,10 +39,10 @@ docs: $(INSTALLED)
 up: $(INSTALLED)
 	$(BIN)/python -m examples.up
 
-## bench: the figures of docs/performance.md
-bench: $(INSTALLED)
+## bench: the figures of bench/results.md, beside others' engines; ten minutes at most, on an idle machine
+bench: $(VENV)/.bench
 	$(BIN)/python -m bench.broker
-	$(BIN)/python -m bench.faults
+	$(BIN)/python -m bench
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info
@@ -52,4 +52,8 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 		{ echo "hotpool needs Python 3.11 or newer, $(PYTHON) is older; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.bench: $(INSTALLED) requirements-bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@

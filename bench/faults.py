@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from bench.callers import Callers, History
+from bench.figures import Bar, Figure, Findings
 from bench.measure import spread
 from control.admin import Admin
 from control.versions import prepare, publish
@@ -36,6 +37,7 @@ from workers.loading import load_verified
 ROOT = Path(__file__).parent.parent
 MODEL, CROP, N_WORKERS, N_CALLERS = "faults", 48, 2, 4
 PATIENCE_S = 60.0
+SEEN = Bar("worker SIGKILL: time until it is noticed", "≤", 10)  # ms; promise 4
 CLOSE = 1e-3  # of two logits: another batch size may turn them round
 
 
@@ -203,7 +205,7 @@ def under_load(pool: Pool, right: list[set[int]], pictures: list[np.ndarray]) ->
         yield callers.history
 
 
-def run(kills: int = 6, stops: int = 2, broker_kills: int = 5) -> list[Losses]:
+def play(kills: int = 6, stops: int = 2, broker_kills: int = 5) -> list[Losses]:
     """All three faults, one after another, on one pool."""
     pictures = list(np.random.default_rng(0).integers(0, 256, (32, CROP, CROP, 3), np.uint8))
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
@@ -224,6 +226,23 @@ def run(kills: int = 6, stops: int = 2, broker_kills: int = 5) -> list[Losses]:
     return [killed, stopped, broker]
 
 
+def run(quick: bool = False) -> Findings:
+    figures: list[Figure] = []
+    for losses in play(1, 1, 1) if quick else play():
+        what, got = losses.what, losses.history
+        harm = got.lost + len(got.errors) + len(got.wrong)
+        harmless = Bar(f"{what}: requests lost, failed or wrong", "≤", 0)
+        figures += [
+            Figure(what, "requests", (got.sent,)),
+            Figure(what, "lost, failed or wrong", (harm,), bar=harmless),
+            Figure(what, "all ready again after", tuple(losses.good_again_s), "s"),
+        ]
+        if losses.seen_s:
+            bar = SEEN if what == "worker SIGKILL" else None
+            figures.append(Figure(what, "seen after", tuple(1e3 * value for value in losses.seen_s), "ms", bar))
+    return Findings(tuple(figures))
+
+
 if __name__ == "__main__":
-    for losses in run():
+    for losses in play():
         print(losses.line())

@@ -3,13 +3,13 @@ here is what must hold of it."""
 
 import pytest
 
-from bench.faults import run
+from bench.faults import play
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_kills_of_workers_and_broker_cost_the_callers_nothing_but_time():
-    for losses in run(kills=4, stops=1, broker_kills=4):
+    for losses in play(kills=4, stops=1, broker_kills=4):
         print(losses.line())
         assert losses.good_again_s, f"{losses.what}: nothing was killed"
         assert losses.history.answered > 20, f"{losses.what}: there was no load"

@@ -1,0 +1,212 @@
+"""The frame of `make bench`: what it makes of findings, and that one benchmark's failure is not the others'."""
+
+import errno
+import importlib
+import os
+from time import monotonic
+
+import msgspec
+import pytest
+
+from bench.__main__ import BENCHMARKS, Benchmark, read_entries, run_all, run_one
+from bench.figures import Bar, Figure, Findings, ratios, write_number, write_spread
+from bench.report import Entry, bar_rows, write_results
+
+HALF = Bar("rate of a no-op model", "≥", 0.5)
+MACHINE = {"CPU": "abacus", "cores": "2"}
+
+GOOD = """
+from bench.figures import Bar, Figure, Findings
+def run(quick=False):
+    return Findings((Figure("ours", "ratio", (1.0,) if quick else (2.0, 3.0, 7.0), bar=Bar("it is fast", "≤", 2.5)),))
+"""
+
+
+def entry(*figures, date="2026-01-02 10:00 UTC", machine=MACHINE, failed="", notes=()):
+    return Entry("what it costs", date, "abc1234", machine, 0.25, 12.0, Findings(figures, notes), failed)
+
+
+@pytest.fixture
+def benchmarks(tmp_path, monkeypatch):
+    """name -> source of its module, run in a process that finds it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(**sources):
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+        return {name: Benchmark(name, f"shows {name}") for name in sources}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0"),
+        (0.0123, "0.0123"),
+        (0.9996, "1.000"),
+        (1.0, "1.00"),
+        (36.94, "36.9"),
+        (5673.2, "5,673"),
+        (2e-5, "2e-05"),
+    ],
+)
+def test_a_number_is_written_with_three_digits_and_no_exponent_where_people_read_it(value, written):
+    assert write_number(value) == written
+
+
+def test_a_figure_is_written_as_median_and_range():
+    assert write_spread(Figure("ours", "rate", (5.0, 1.0, 3.0))) == "3.00 (1.00 to 5.00)"
+    assert write_spread(Figure("ours", "rate", (3.0,))) == "3.00"
+    assert write_spread(Figure("ours", "rate", ())) == "not measured"
+
+
+def test_ratios_are_taken_within_each_round():
+    assert ratios((2.0, 9.0), (1.0, 3.0)) == (2.0, 3.0)
+    assert ratios((), (1.0,)) == ratios((1.0,), ()) == ()
+    with pytest.raises(ValueError, match="zip"):
+        ratios((1.0, 2.0), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("bar", "values", "is_met"),
+    [
+        (Bar("x", "≤", 0.7), (0.1, 0.7, 0.9), True),
+        (Bar("x", "≤", 0.7), (0.1, 0.71, 0.9), False),
+        (Bar("x", "≥", 0.7), (0.1, 0.7, 0.9), True),
+        (Bar("x", "≥", 0.7), (0.1, 0.69, 0.9), False),
+        (Bar("x", "≤", 0.7), (), None),
+        (None, (0.5,), None),
+    ],
+)
+def test_a_bar_holds_for_the_median(bar, values, is_met):
+    assert Figure("ours", "ratio", values, bar=bar).is_met is is_met
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "met"),
+    [
+        ((5200.0,), (0.3,), "yes"),
+        ((4000.0,), (0.6,), "yes"),
+        ((4000.0,), (0.3,), "no"),
+        ((4000.0,), (), "not measured"),
+    ],
+)
+def test_bars_of_the_same_promise_are_alternatives(rate, ratio, met):
+    fast = Figure("ours", "rate", rate, "requests/s", Bar(HALF.what, "≥", 5000))
+    rows = bar_rows({"broker": entry(fast, Figure("ours", "ratio", ratio, bar=HALF))})
+    assert [(row[0], row[1], row[3]) for row in rows] == [(HALF.what, "≥ 5,000 requests/s or ≥ 0.5", met)]
+
+
+def test_results_begin_with_the_bars_and_the_machine_and_give_each_benchmark_a_table_of_sides():
+    ours = (
+        Figure("ours", "16 in flight", (5673.0,), "requests/s"),
+        Figure("ours", "ratio", (0.625, 0.5, 0.75), bar=HALF),
+    )
+    text = write_results(
+        {"broker": entry(*ours, Figure("bare", "16 in flight", (9060.0,), "requests/s"), notes=("2 workers",))}
+    )
+    lines = text.splitlines()
+    assert "| rate of a no-op model | ≥ 0.5 | 0.625 (0.500 to 0.750) | yes |" in lines
+    assert "| CPU | abacus |" in lines
+    table = lines.index("|  | 16 in flight, requests/s | ratio |")
+    assert lines[table + 2 : table + 6] == [
+        "| ours | 5,673 | 0.625 (0.500 to 0.750) |",
+        "| bare | 9,060 |  |",
+        "",
+        "- 2 workers",
+    ]
+    headings = [line for line in lines if line.startswith("#")]
+    assert headings == ["# Results", "## Bars", "## Machine", "## broker"]
+    assert "(2026-01-02 10:00 UTC, commit abc1234, load 0.25 before, 12 s.)" in lines
+
+
+def test_a_failed_benchmark_is_a_bar_that_is_not_met_and_says_why():
+    text = write_results({"broker": entry(failed="ValueError: a | b")})
+    assert "| (all of broker) |  | failed: ValueError: a \\| b | no |" in text
+    assert "Failed: ValueError: a | b" in text
+
+
+def test_figures_of_another_machine_say_so():
+    old = entry(Figure("ours", "ms", (1.0,)), date="2025-01-01 10:00 UTC", machine={"CPU": "slide rule", "cores": "2"})
+    text = write_results({"old": old, "new": entry(Figure("ours", "ms", (1.0,)))})
+    assert "| CPU | abacus |" in text
+    assert text.count("Not measured on the machine above but with CPU: slide rule.") == 1
+
+
+@pytest.mark.slow
+def test_one_benchmark_that_fails_does_not_stop_the_rest(benchmarks, tmp_path, capsys):
+    sources = {
+        "raises": "def run(quick=False):\n    print('so far')\n    raise ValueError('no such thing')",
+        "ends": "import os\ndef run(quick=False):\n    os._exit(3)",
+        "nonsense": "from bench.figures import *\ndef run(quick):\n    return Findings((Figure('a', 'b', (float('nan'),)),))",
+        "good": GOOD,
+    }
+    table = benchmarks(**sources)
+    results = tmp_path / "results.json"
+    entries = run_all(table, list(table), results)
+    assert entries["raises"].failed == "ValueError: no such thing"
+    assert entries["ends"].failed == "exit code 3"
+    assert "null" in entries["nonsense"].failed
+    assert not entries["good"].failed
+    assert entries["good"].findings.figures[0].median == 3.0
+    assert read_entries(results) == entries
+    assert results.with_suffix(".md").read_text() == write_results(entries)
+    seen = capsys.readouterr()
+    assert "no: it is fast ≤ 2.5, seen 3.00 (2.00 to 7.00)" in seen.out
+    assert "so far" in seen.err
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_hangs_is_ended_with_what_it_started(benchmarks, tmp_path):
+    fifo = tmp_path / "held_open"  # has a reader as long as the process that the benchmark starts lives
+    os.mkfifo(fifo)
+    source = f"import subprocess\ndef run(quick=False):\n    subprocess.run(['sh', '-c', 'exec 3<> {fifo}; sleep 60'])"
+    ended = run_one(benchmarks(hangs=source)["hangs"], "abc1234", limit_s=0.5)
+    assert ended.failed == "not done after 0.5 s"
+    deadline = monotonic() + 10
+    while has_reader(fifo):
+        assert monotonic() < deadline, "what the benchmark started is still there"
+
+
+def has_reader(fifo):
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    return True
+
+
+@pytest.mark.slow
+def test_a_run_of_some_keeps_what_was_measured_of_the_others_and_drops_what_is_no_more(benchmarks, tmp_path):
+    table = benchmarks(first=GOOD, good=GOOD, last=GOOD)
+    results = tmp_path / "results.json"
+    kept = entry(Figure("ours", "ms", (1.0, 2.0), "ms", HALF), notes=("old",))
+    results.write_bytes(msgspec.json.encode({"last": kept, "good": kept, "gone": kept, "first": kept}))
+    entries = run_all(table, ["good"], results)
+    assert list(entries) == ["first", "good", "last"]
+    assert entries["first"] == entries["last"] == kept
+    assert entries["good"] != kept
+    assert read_entries(results) == entries
+
+
+@pytest.mark.slow
+def test_quick_reaches_the_benchmark(benchmarks, tmp_path):
+    table = benchmarks(good=GOOD)
+    assert run_all(table, ["good"], tmp_path / "results.json", quick=True)["good"].findings.figures[0].values == (1.0,)
+
+
+def test_results_of_another_form_are_refused_with_what_to_do(tmp_path):
+    results = tmp_path / "results.json"
+    assert read_entries(results) == {}
+    results.write_text('{"engines": {"shows": 1}}')
+    with pytest.raises(SystemExit, match="delete it and run all benchmarks again"):
+        read_entries(results)
+
+
+@pytest.mark.slow
+def test_every_benchmark_has_a_module_with_a_run():
+    for name, benchmark in BENCHMARKS.items():
+        assert callable(importlib.import_module(benchmark.module).run), name
