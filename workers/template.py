@@ -20,7 +20,7 @@ from typing import NoReturn
 from hotpool.logs import log_to_stderr
 
 from .batch import one_line
-from .cores import pin
+from .cores import lower_priority, pin
 from .orders import Exited, Forked, Settings, decode_order, encode_line, take_lines
 from .worker import note_exit, serve
 
@@ -115,6 +115,7 @@ class Template:
             for inherited in (self._control, self._wakeup, self._waker):
                 inherited.close()
             pin(settings.cores)
+            lower_priority()
             code = self._do(settings, self._lifeline)
         except Exception as error:  # the process's outermost block: whatever it is, the supervisor must know
             log.exception("event=bug worker=%s incarnation=%d", settings.worker, settings.incarnation)
