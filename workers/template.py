@@ -114,6 +114,8 @@ class Template:
             self._selector.close()
             for inherited in (self._control, self._wakeup, self._waker):
                 inherited.close()
+            # Before anything is loaded: memory comes from the node of the core that first writes to it, so the engine's own
+            # copies lie near. Mapped weights lie where the file was first read, and are read once, for those copies.
             pin(settings.cores)
             lower_priority()
             code = self._do(settings, self._lifeline)
