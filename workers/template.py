@@ -115,7 +115,7 @@ class Template:
             for inherited in (self._control, self._wakeup, self._waker):
                 inherited.close()
             # Before anything is loaded: memory comes from the node of the core that first writes to it, so the engine's own
-            # copies lie near. Mapped weights lie where the file was first read, and are read once, for those copies.
+            # copies and all that it computes lie near. Only mapped weights lie where the file was first read.
             pin(settings.cores)
             lower_priority()
             code = self._do(settings, self._lifeline)
