@@ -26,8 +26,10 @@ from bench import rivals
 from bench.figures import Bar, Figure, Findings, ratios
 from bench.machine import pin_to_one_core
 from bench.rivals import FloatArray, Forward, Prepare
-from hotpool.manifest import Manifest, Preprocessing
-from workers.engine import Engine, load_engine
+from hotpool.manifest import WEIGHTS, Manifest, Precision, Preprocessing
+from workers.calibration import Wish
+from workers.engine import Engine, map_tensors
+from workers.engine import make_engine as make_served
 from workers.preprocess import Preprocessor
 from workers.scratch import build
 
@@ -122,19 +124,15 @@ def make_sides(network: torch.nn.Module, calibration: FloatArray, folder: Path) 
             sides[name] = makers[name]()
         except ModuleNotFoundError as error:
             missing.append(f"{name}: {error.name} is not installed (pip install -r requirements-bench.txt)")
-        except NotImplementedError as error:
-            missing.append(f"{name}: {error}")
     return sides, missing
 
 
-def make_engine(network: torch.nn.Module, precision: str, folder: Path) -> Engine:
+def make_engine(network: torch.nn.Module, precision: Precision, folder: Path) -> Engine:
     """What a worker gets that loads a version of this precision."""
-    if precision != "fp32":
-        raise NotImplementedError("there is no such engine yet")
     source, version = folder / f"{precision}.safetensors", folder / precision
     safetensors.torch.save_file(network.state_dict(), source)
     version.mkdir()
-    content = build(str(source), version, arch=ARCH)
+    content = build(str(source), version, arch=ARCH, wish=Wish(precision, min_agreement=0.0))
     provenance = {
         "model": "bench",
         "name": precision,
@@ -142,7 +140,7 @@ def make_engine(network: torch.nn.Module, precision: str, folder: Path) -> Engin
         "added_by": "bench",
         "added_ts": datetime.now(UTC),
     }
-    return load_engine(version, Manifest.model_validate({**content, **provenance}))
+    return make_served(map_tensors(version / WEIGHTS), Manifest.model_validate({**content, **provenance}))
 
 
 def prepare_hotpool(engine: Engine) -> Prepare:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hotpool.home import Home
@@ -81,6 +82,7 @@ def test_torch_openmp_and_mkl_obey_and_the_process_is_pinned(home, hub, threads)
         figures = home.root / "threads.json"
         hub.until(figures.exists)
         told = json.loads(figures.read_text())
+        assert int(psutil.Process(hello.pid).environ()["GOMP_SPINCOUNT"]) < 300_000, "waiting threads keep others out"
     print(told)
     assert told["template"] == 1, "a fork takes only one thread along; what others held stays locked"
     assert (told["torch"], told["interop"]) == (threads, 1)

@@ -34,7 +34,7 @@ from .sources import check_hashes, find_source, fit, read_tensors
 from .verify import find_not_finite
 
 DEFAULT_ARCH = "resnet18"
-NICE = 10  # the pool's own work goes first
+NICE = 10  # the pool's own work goes first, that of its workers (`cores.NICE`) too
 MAX_LABELS_BYTES = 4 * 1024 * 1024
 
 

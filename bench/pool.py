@@ -1,0 +1,115 @@
+"""Shell: a pool for benchmarks: services as `hotpool up` starts them, and ResNet-18s with seeded weights to serve."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from control.admin import Admin
+from control.services import module_command
+from hotpool.errors import BrokerUnreachable
+from hotpool.home import Home
+from hotpool.messages import Report
+from hotpool.states import WorkerState
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 60.0
+# In a process of its own: torch's threads and memory are no part of what is measured.
+_SAVE = """
+import sys, hotpool.torchvision_ops, torch
+from torchvision.models import resnet18
+torch.manual_seed(int(sys.argv[1]))
+torch.save(resnet18().state_dict(), sys.argv[2])
+"""
+
+STOP_S = 15.0  # a supervisor lets its workers finish what they hold
+
+
+@contextmanager
+def running_pool(
+    home: Home,
+    pool: str,
+    n_workers: int,
+    modules: Sequence[str] = ("broker", "workers"),
+    *,
+    own_sessions: bool = True,
+) -> Iterator[dict[str, int]]:
+    """The process id of each service; when the block begins all workers are ready, when it ends all are stopped.
+
+    pool: lines of the section [pool]; modules: in the order of their start; own_sessions: as `hotpool up` starts them.
+    """
+    config = home.root / "hotpool.toml"
+    config.write_text(
+        f"[pool]\nworkers = {n_workers}\nallow_oversubscription = true\n{pool}\n[rollout]\nbake_s = 0.5\n"
+    )
+    options = ["--home", str(home.root), "--config", str(config)]
+    with ExitStack() as stack:
+        log = stack.enter_context((home.root / "services.log").open("ab"))
+        pids = {}
+        for module in modules:
+            process = subprocess.Popen(
+                module_command(module, options), cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log,
+                start_new_session=own_sessions,
+            )  # fmt: skip
+            stack.callback(_stop, process)
+            pids[module] = process.pid
+        wait_until_ready(home, n_workers)
+        yield pids
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait(STOP_S)
+
+
+def wait_until_ready(home: Home, n_workers: int) -> Report:
+    """The broker's report once so many workers are ready."""
+    deadline = monotonic() + PATIENCE_S
+    with Admin(home.endpoint("admin")) as admin:
+        while monotonic() < deadline:
+            try:
+                report = admin.report(timeout_s=1.0)
+            except BrokerUnreachable:
+                continue
+            if sum(worker.state is WorkerState.READY for worker in report.workers) == n_workers:
+                return report
+            sleep(0.02)
+    raise TimeoutError(
+        f"not all {n_workers} workers became ready within {PATIENCE_S:g} s; see {home.root}/services.log"
+    )
+
+
+def worker_pids(report: Report) -> dict[str, int]:
+    return {worker.worker: worker.pid for worker in report.workers}
+
+
+def add_resnet18(home: Home, model: str, name: str, seed: int, *options: str) -> None:
+    """Through the command line, as a user would. options: further ones of `hotpool versions add`."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    weights = home.root / f"{name}.pth"
+    subprocess.run([sys.executable, "-c", _SAVE, str(seed), str(weights)], cwd=ROOT, check=True)
+    command = module_command("control.cli", ["--home", str(home.root), "versions", "add", str(weights)])
+    subprocess.run([*command, "--model", model, "--name", name, *options], cwd=ROOT, check=True, capture_output=True)
+
+
+def make_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:
+    """A picture of about 45 KB: soft blotches under fine noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
+    noise = random.integers(-12, 13, (height, width, 1), dtype=np.int16)
+    picture = np.clip(np.asarray(coarse, np.int16) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "jpeg", quality=85)
+    return buffer.getvalue()
+
+
+def private_bytes(pid: int) -> int:
+    """Unique set size: what ending the process would give back."""
+    return int(psutil.Process(pid).memory_full_info().uss)
