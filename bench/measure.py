@@ -49,9 +49,19 @@ def round_trips_ms(submit: Submit, n_requests: int) -> list[float]:
     return times
 
 
+def figures(values: list[float]) -> dict[str, float]:
+    """Median and range, for a report in JSON."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def text(found: dict[str, float]) -> str:
+    """`figures` for people."""
+    return f"{found['median']:.3g} ({found['min']:.3g} to {found['max']:.3g})"
+
+
 def spread(values: list[float]) -> str:
     """Median and range."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    return text(figures(values))
 
 
 def machine() -> str:

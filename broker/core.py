@@ -117,7 +117,7 @@ class Core:
     def _submit(self, connection: bytes, request: Request, payload: bytes | None, now: float) -> list[Action]:
         model = ""
         try:
-            model = self.routing.model_of(request.model, self.roster.models())
+            model = self.routing.model_of(request.model, (worker.model for worker in self.roster))
             self.routing.check_version(model, request.version)
             if payload is None or len(payload) > self._settings.max_bytes:
                 raise TooLarge(_payload_problem(payload, self._settings.max_bytes))

@@ -49,12 +49,7 @@ class Dispatcher:
         self._lanes: dict[tuple[str, str | None], Lane[Pending]] = {}
         self._deadlines: list[tuple[float, bytes]] = []  # heap; what is answered meanwhile is skipped when it surfaces
         self._service_s = FIRST_RETRY_AFTER_S  # moving average
-        self.queued_bytes = 0
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait for a worker."""
-        return sum(len(lane) for lane in self._lanes.values())
+        self.queued = self.queued_bytes = 0  # requests that wait for a worker; `_enqueue` and `_dequeued` count them
 
     @property
     def n_pending(self) -> int:
@@ -79,9 +74,13 @@ class Dispatcher:
             self._refuse_if_full(pending)
         self._pending[pending.id] = pending
         self._note_deadline(pending)
-        self._lane(pending).push(pending)
-        self.queued_bytes += len(pending.payload)
-        return self.feed(worker, now) if worker else []
+        if worker is None:
+            self._enqueue(pending)
+            return []
+        actions = self.expire(now)
+        if pending.id in self._pending:  # its budget may have been nothing
+            actions += self._lease(worker, [pending], now)  # while a worker is free, nothing that it could take waits
+        return actions
 
     def cancel(self, request_id: bytes, client: bytes) -> None:
         """Only the connection that asked may cancel. An unknown id is no error: the answer may be on its way."""
@@ -107,15 +106,15 @@ class Dispatcher:
         """Answers every request whose deadline has passed."""
         actions: list[Action] = []
         # Half a microsecond early: a budget is whole microseconds, and a lease without any would be work for nobody.
-        while (deadline := self.next_deadline()) is not None and deadline < now + 5e-7:
-            pending = self._pending[heapq.heappop(self._deadlines)[1]]
-            actions.append(self._fail(pending, self._deadline_exceeded(pending, now)))
+        while self._deadlines and self._deadlines[0][0] < now + 5e-7:
+            pending = self._pending.get(heapq.heappop(self._deadlines)[1])
+            if pending is not None:
+                actions.append(self._fail(pending, self._deadline_exceeded(pending, now)))
         return actions
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do."""
-        while self._deadlines and self._deadlines[0][1] not in self._pending:
-            heapq.heappop(self._deadlines)
+        """When `expire` may have something to do: too early if that request was answered meanwhile. Taking each answered one
+        off the heap would cost more than a look in vain, and the more the longer the queue is."""
         return self._deadlines[0][0] if self._deadlines else None
 
     # ---- workers
@@ -125,15 +124,7 @@ class Dispatcher:
         if not worker.is_free:
             return []
         actions = self.expire(now)
-        for pending in self._take(worker):
-            job = next(self._jobs)
-            lease = Lease(job, pending, now)
-            pending.lease, pending.attempts = lease, pending.attempts + 1
-            self._roster.open_lease(worker, lease)
-            budget_us = max(0, int((pending.deadline - now) * 1e6))
-            actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work), pending.payload))
-        self._set_lease_end(worker, now)
-        return actions
+        return actions + self._lease(worker, self._take(worker), now)
 
     def done(self, worker: Worker, done: Done, payload: bytes | None, now: float) -> list[Action]:
         """The worker's answer, to the caller if it still waits."""
@@ -185,8 +176,7 @@ class Dispatcher:
             else:
                 self._metrics.redispatched[(cause,)] += 1
                 pending.lease = None
-                self._lane(pending).push_first(pending)
-                self.queued_bytes += len(pending.payload)
+                self._enqueue(pending, first=True)
         return actions
 
     def feed_all(self, now: float) -> list[Action]:
@@ -195,25 +185,39 @@ class Dispatcher:
 
     # ---- inside
 
+    def _lease(self, worker: Worker, taken: list[Pending], now: float) -> list[Action]:
+        actions: list[Action] = []
+        for pending in taken:
+            job = next(self._jobs)
+            pending.lease, pending.attempts = Lease(job, pending, now), pending.attempts + 1
+            self._roster.open_lease(worker, pending.lease)
+            budget_us = max(0, int((pending.deadline - now) * 1e6))
+            actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work), pending.payload))
+        self._set_lease_end(worker, now)
+        return actions
+
     def _take(self, worker: Worker) -> list[Pending]:
+        if not self._lanes:
+            return []
         keys = {(worker.model, version): None for version in (None, worker.version, worker.digest)}
         lanes = [lane for key in keys if (lane := self._lanes.get(key))]
         if not lanes:
             return []
         # With several free workers each gets its share, so that none idles while another holds a batch.
-        room = min(self._limits.max_batch, ceil(sum(map(len, lanes)) / max(1, self._roster.n_free(worker))))
+        room = min(self._limits.max_batch, ceil(sum(map(len, lanes)) / self._roster.n_free(worker)))
         taken: list[Pending] = []
         while len(taken) < room and lanes:
             lane = lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: lane.peek().submitted_at)
-            if lane.peek().is_suspect and taken:
-                break
             pending = lane.pop()
-            self.queued_bytes -= len(pending.payload)
+            if taken and pending.is_suspect:
+                lane.push_first(pending)
+                break
             taken.append(pending)
-            self._discard_if_empty(pending, lane)
+            self._dequeued(pending, lane)
             if pending.is_suspect:
                 break
-            lanes = [lane for lane in lanes if lane]
+            if not lane:
+                lanes.remove(lane)
         return taken
 
     def _after_lease(self, worker: Worker, now: float) -> list[Action]:
@@ -235,8 +239,7 @@ class Dispatcher:
         else:
             lane = self._lanes[pending.lane]
             lane.remove(pending)
-            self.queued_bytes -= len(pending.payload)
-            self._discard_if_empty(pending, lane)
+            self._dequeued(pending, lane)
         self._metrics.requests[pending.model, version, outcome] += 1
 
     def _fail(self, pending: Pending, error: HotpoolError) -> Action:
@@ -244,20 +247,29 @@ class Dispatcher:
         return ToClient(pending.client, error_reply(pending.id, error))
 
     def _note_deadline(self, pending: Pending) -> None:
-        if (
-            len(self._deadlines) > 2 * len(self._pending) + 1000
-        ):  # mostly answered: long timeouts must not fill the memory
+        if len(self._deadlines) > 2 * len(self._pending) + 1000:  # mostly answered: they must not fill the memory
             self._deadlines = [(waiting.deadline, waiting.id) for waiting in self._pending.values()]
             heapq.heapify(self._deadlines)
         else:
             heapq.heappush(self._deadlines, (pending.deadline, pending.id))
 
-    def _lane(self, pending: Pending) -> Lane[Pending]:
-        return self._lanes.setdefault(pending.lane, Lane())
+    def _enqueue(self, pending: Pending, *, first: bool = False) -> None:
+        lane = self._lanes.get(pending.lane)
+        if lane is None:
+            lane = self._lanes[pending.lane] = Lane()
+        if first:
+            lane.push_first(pending)
+        else:
+            lane.push(pending)
+        self.queued += 1
+        self.queued_bytes += len(pending.payload)
 
-    def _discard_if_empty(self, pending: Pending, lane: Lane[Pending]) -> None:
-        """Callers choose the names of lanes: keeping empty ones would let memory grow with what they make up."""
-        if not lane:
+    def _dequeued(self, pending: Pending, lane: Lane[Pending]) -> None:
+        self.queued -= 1
+        self.queued_bytes -= len(pending.payload)
+        if (
+            not lane
+        ):  # callers choose the names of lanes: keeping empty ones would let memory grow with what they make up
             del self._lanes[pending.lane]
 
     def _refuse_if_full(self, pending: Pending) -> None:
@@ -296,6 +308,7 @@ class Dispatcher:
         assert all(pending.lease is None for pending in queued)
         assert all(p.lease is not None and p.lease.pending is p for p in leased)
         assert all(lane for lane in self._lanes.values()), "an empty lane was kept"
+        assert self.queued == len(queued)
         assert self.queued_bytes == sum(len(pending.payload) for pending in queued)
         assert all(len(worker.leases) <= self._limits.max_batch for worker in self._roster)
         assert {p.id for p in self._pending.values()} <= {request_id for _, request_id in self._deadlines}

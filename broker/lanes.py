@@ -39,6 +39,10 @@ class Lane(Generic[R]):
         high, normal, low = self._queues
         return len(high) + len(normal) + len(low)
 
+    def __bool__(self) -> bool:
+        high, normal, low = self._queues
+        return bool(high or normal or low)
+
     def __iter__(self) -> Iterator[R]:
         return chain.from_iterable(queue.values() for queue in self._queues)
 
@@ -69,10 +73,13 @@ class Lane(Generic[R]):
         return self._queues[priority].popitem(last=False)[1]
 
     def _next(self) -> int:
-        waiting = [priority for priority, queue in enumerate(self._queues) if queue]
-        if not waiting:
+        best = -1
+        for priority, queue in enumerate(self._queues):
+            if queue and (best < 0 or self._passes[priority] < self._passes[best]):
+                best = priority
+        if best < 0:
             raise IndexError("pop from an empty lane")
-        return waiting[0] if len(waiting) == 1 else min(waiting, key=self._passes.__getitem__)
+        return best
 
     def _catch_up(self, priority: int) -> None:
         """A priority that was empty gets no credit for the time it did not wait."""

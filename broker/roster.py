@@ -1,6 +1,6 @@
 """Pure: the workers: who is there, in which state, who is free, who has gone silent."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
@@ -93,7 +93,10 @@ class Roster:
         self.workers: dict[str, Worker] = {}
         self.changes: list[Change] = []  # since the core last looked
         self._by_connection: dict[bytes, Worker] = {}
-        self._free: dict[str, dict[str, OrderedDict[str, Worker]]] = {}
+        # model -> digest -> name
+        self._free: defaultdict[str, defaultdict[str, OrderedDict[str, Worker]]] = defaultdict(
+            lambda: defaultdict(OrderedDict)
+        )
         self._turn = 0
         self.supervisors: dict[str, bytes] = {}  # model -> connection
 
@@ -102,9 +105,6 @@ class Roster:
 
     def of_connection(self, connection: bytes) -> Worker | None:
         return self._by_connection.get(connection)
-
-    def models(self) -> set[str]:
-        return {worker.model for worker in self}
 
     def ready(self, model: str) -> int:
         return sum(worker.state is S.READY for worker in self if worker.model == model)
@@ -177,7 +177,7 @@ class Roster:
         if worker.is_free:
             self._turn += 1
             worker.turn = self._turn
-            self._group(worker)[worker.name] = worker
+            self._free[worker.model][worker.digest][worker.name] = worker
 
     def set_version(self, worker: Worker, version: str, digest: str) -> None:
         """Only while the worker is not free: the free are sorted by version."""
@@ -202,15 +202,13 @@ class Roster:
 
     def n_free(self, worker: Worker) -> int:
         """How many workers are free with this one's model and version, itself included."""
-        return len(self._group(worker))
-
-    def _group(self, worker: Worker) -> OrderedDict[str, Worker]:
-        return self._free.setdefault(worker.model, {}).setdefault(worker.digest, OrderedDict())
+        return len(self._free[worker.model][worker.digest])
 
     def _withdraw(self, worker: Worker) -> None:
-        groups = self._free.get(worker.model)
-        if groups and (group := groups.get(worker.digest)):
-            group.pop(worker.name, None)
+        group = self._free[worker.model][worker.digest]
+        group.pop(worker.name, None)
+        if not group:  # each rollout brings another digest: what is empty must not add up in `next_free`
+            del self._free[worker.model][worker.digest]
 
     def check(self) -> None:
         """Invariants; tests call this after every event."""

@@ -20,6 +20,7 @@ import zmq
 
 from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
+from hotpool.frames import Socket, receive, send
 from hotpool.home import Home
 from hotpool.messages import Changed, Message, Watch
 from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
@@ -30,7 +31,6 @@ from .dispatch import Limits
 
 log = logging.getLogger("hotpool.broker")
 
-Socket = zmq.Socket[bytes]
 T = TypeVar("T")
 
 # How many messages one socket may deliver before the others have their turn. Answers free workers, so they go first.
@@ -106,7 +106,7 @@ class Server:
 
     def _read_clients(self) -> None:
         for _ in range(CLIENT_BUDGET):
-            frames = _receive(self._clients)
+            frames = receive(self._clients)
             if frames is None:
                 return
             try:
@@ -118,7 +118,7 @@ class Server:
 
     def _read_workers(self) -> None:
         for _ in range(WORKER_BUDGET):
-            frames = _receive(self._workers)
+            frames = receive(self._workers)
             if frames is None:
                 return
             try:
@@ -130,7 +130,7 @@ class Server:
 
     def _read_admin(self) -> None:
         for _ in range(ADMIN_BUDGET):
-            frames = _receive(self._admin)
+            frames = receive(self._admin)
             if frames is None:
                 return
             try:
@@ -205,13 +205,6 @@ class Server:
         return router
 
 
-def _receive(router: Socket) -> list[bytes] | None:
-    try:
-        return router.recv_multipart(zmq.NOBLOCK)
-    except zmq.Again:
-        return None
-
-
 def _decode(decoder: Decoder[T], frames: list[bytes]) -> tuple[T, bytes | None]:
     connection = frames[0]
     if len(connection) != 5 or connection[0] != 0:
@@ -227,12 +220,6 @@ def _raise_file_limit() -> None:
 
 
 def _send(router: Socket, connection: bytes, message: Message, payload: bytes | None) -> bool:
-    """False when the peer is gone or does not read; nothing was sent then: both are checked at the first frame."""
-    frames = [connection, encode(message)] if payload is None else [connection, encode(message), payload]
-    try:
-        router.send_multipart(frames, zmq.NOBLOCK)
-    except zmq.ZMQError as error:
-        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-            return False
-        raise
-    return True
+    """False when the peer is gone or does not read."""
+    header = encode(message)
+    return send(router, (connection, header) if payload is None else (connection, header, payload))

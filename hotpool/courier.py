@@ -4,6 +4,7 @@ hours later (pyzmq#2043, libzmq#4649)."""
 import contextlib
 import random
 import secrets
+import select
 import socket
 import threading
 from collections import deque
@@ -50,24 +51,22 @@ UNSENT_PAUSE_S = 0.01  # the socket is full: look again
 
 
 class Courier:
-    """Takes calls from any thread, resolves their futures. `post` and `cancel` may be called from anywhere."""
+    """Takes calls from any thread, resolves their futures. `post`, `cancel` and `close` may be called from anywhere."""
 
     def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
         self.nonce = secrets.token_bytes(8)
-        self._inbox: deque[Call[Ticket] | bytes] = deque()  # calls, and ids to cancel
+        # The lock guards all that follows; futures are resolved without it: their callbacks may call the client again.
+        self._lock = threading.Lock()
         self._unsent: deque[Call[Ticket]] = deque()
         self._calls: Calls[Ticket] = Calls(endpoint, random.random)
+        self._wakes_at = 0.0  # when the thread looks again by itself
+        self._is_woken = self._is_closing = self._is_over = False
         self._wakeup, self._waker = socket.socketpair()
         self._wakeup.setblocking(False)
         self._waker.setblocking(False)
-        self._is_woken = self._is_closing = False
-        self._is_over = False  # guarded by the lock: after it is set nothing reads the inbox
-        self._lock = threading.Lock()
         hello = encode(ClientHello(PROTOCOL, self.nonce))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            # Made here, so that a wrong endpoint is the caller's error at once; from the thread's start on it is the thread's.
             self._link: Link[ToClient] = Link(self._context, endpoint, to_client, lambda: hello)
         except zmq.ZMQError as error:
             self._release()
@@ -78,16 +77,27 @@ class Courier:
         self._thread.start()
 
     def post(self, call: Call[Ticket]) -> None:
+        """Sends the call from the caller's own thread: handing it over would cost two switches of threads."""
         with self._lock:
-            if not self._is_over:
-                self._inbox.append(call)
-                self._wake()
-                return
-        call.ticket.fail(LocalProtocolError("the client is closed"))
+            if self._is_over:
+                outcome: Outcome[Ticket] | None = Outcome(call, LocalProtocolError("the client is closed"))
+            else:
+                self._calls.add(call)
+                outcome = None
+                if self._link.welcome is not None:
+                    self._unsent.append(call)
+                    ended = self._send_unsent()
+                    outcome = ended[0] if ended else None
+                if call.deadline < self._wakes_at or self._unsent or self._link.has_input:
+                    self._wake()
+        if outcome is not None:
+            outcome.call.ticket.fail(outcome.error)
 
     def cancel(self, request_id: bytes) -> None:
-        self._inbox.append(request_id)
-        self._wake()
+        with self._lock:
+            if not self._is_over and self._calls.take(request_id) is not None:
+                self._link.send([encode(Cancel(request_id))])
+                self._wake()
 
     def close(self) -> None:
         """Ends the thread; open calls end with `LocalProtocolError`."""
@@ -107,17 +117,17 @@ class Courier:
     def _run(self) -> None:
         reason = "the client was closed"
         try:
-            self._serve(self._link)
+            self._serve()
         except BaseException as error:  # outermost: a bug here must not leave callers waiting
             reason = f"the client's thread failed: {error!r}"
             raise
         finally:
-            self._link.close()
             with self._lock:
                 self._is_over = True
-            self._take_inbox(monotonic(), None)
-            self._release()
-            for call in self._calls.end_all():
+                self._link.close()
+                self._release()
+                calls = self._calls.end_all()
+            for call in calls:
                 call.ticket.fail(LocalProtocolError(reason, executed=Executed.MAYBE))
 
     def _release(self) -> None:
@@ -125,89 +135,87 @@ class Courier:
         self._wakeup.close()
         self._waker.close()
 
-    def _serve(self, link: "Link[ToClient]") -> None:
-        poller, session = zmq.Poller(), 0
+    def _serve(self) -> None:
+        poller, session = select.poll(), 0
         while not self._is_closing:
-            if session != link.sessions:
-                session = link.sessions
-                poller = zmq.Poller()
-                for polled in (*link.sockets, self._wakeup):
-                    poller.register(polled, zmq.POLLIN)
-            now = monotonic()
-            self._take_inbox(now, link)
-            self._send_unsent(link)
-            poller.poll(self._wait_ms(link.tick(now), now))
-            now = monotonic()
-            for message, payload in link.receive():
-                self._on_message(message, payload, now)
-            again, ended = self._calls.due(now, connected=link.welcome is not None)
-            self._unsent.extend(again)
-            for outcome in ended:
-                self._end(outcome, link)
+            with self._lock:
+                answers, failed = self._turn(monotonic())
+                if session != self._link.sessions:
+                    session, poller = self._link.sessions, select.poll()
+                    for fd in (*self._link.fds, self._wakeup.fileno()):
+                        poller.register(fd, select.POLLIN)
+                wait_ms = self._wait_ms()
+            for call, answer in answers:
+                call.ticket.resolve(answer)
+            for outcome in failed:
+                outcome.call.ticket.fail(outcome.error)
+            poller.poll(wait_ms)
 
-    def _wait_ms(self, heartbeat_at: float, now: float) -> int:
-        at = heartbeat_at
-        if (timer := self._calls.next_timer()) is not None:
-            at = min(at, timer)
-        if self._unsent:
-            at = min(at, now + UNSENT_PAUSE_S)
-        return max(0, ceil((at - now) * 1000))
-
-    def _take_inbox(self, now: float, link: "Link[ToClient] | None") -> None:
+    def _turn(self, now: float) -> tuple[list[tuple[Call[Ticket], Answer]], list[Outcome[Ticket]]]:
+        """What is here and what is due; returns whose calls have ended how."""
         self._is_woken = False
         with contextlib.suppress(BlockingIOError):
             self._wakeup.recv(64)
-        while self._inbox:
-            item = self._inbox.popleft()
-            if isinstance(item, bytes):
-                if self._calls.take(item) is not None and link is not None:
-                    link.send([encode(Cancel(item))])
-            else:
-                self._calls.add(item)
-                if link is not None and link.welcome is not None:
-                    self._unsent.append(item)
+        self._wakes_at = self._link.tick(now)
+        answers: list[tuple[Call[Ticket], Answer]] = []
+        failed: list[Outcome[Ticket]] = []
+        for message, payload in self._link.receive():
+            match message:
+                case Reply():
+                    if (call := self._calls.take(message.id)) is not None:
+                        answers.append((call, (message, payload)))
+                case ErrorReply():
+                    if (outcome := self._refused(message, now)) is not None:
+                        failed.append(outcome)
+                case Welcome():
+                    self._calls.max_bytes = message.max_bytes
+                    self._unsent.clear()
+                    self._unsent.extend(self._calls.unanswered())
+        again, ended = self._calls.due(now, connected=self._link.welcome is not None)
+        self._unsent.extend(again)
+        for outcome in ended:
+            self._call_off(outcome.call)
+        return answers, [*failed, *ended, *self._send_unsent()]
 
-    def _send_unsent(self, link: "Link[ToClient]") -> None:
-        while self._unsent and link.welcome is not None:
+    def _wait_ms(self) -> int:
+        if self._link.has_input:
+            return 0
+        now = monotonic()
+        if (timer := self._calls.next_timer()) is not None:
+            self._wakes_at = min(self._wakes_at, timer)
+        if self._unsent and self._link.welcome is not None:
+            self._wakes_at = min(self._wakes_at, now + UNSENT_PAUSE_S)
+        return max(0, ceil((self._wakes_at - now) * 1000))
+
+    def _send_unsent(self) -> list[Outcome[Ticket]]:
+        failed: list[Outcome[Ticket]] = []
+        while self._unsent and self._link.welcome is not None:
             call = self._unsent[0]
-            if not self._calls.is_open(call):
-                self._unsent.popleft()
-                continue
-            if (outcome := self._calls.too_large(call)) is not None:
-                self._end(outcome, link)
-            elif not self._send(link, call):
-                return
+            if self._calls.is_open(call):
+                if (outcome := self._calls.too_large(call)) is not None:
+                    failed.append(outcome)
+                    self._call_off(call)
+                elif not self._send(call):
+                    break
             self._unsent.popleft()
+        return failed
 
-    def _send(self, link: "Link[ToClient]", call: Call[Ticket]) -> bool:
+    def _send(self, call: Call[Ticket]) -> bool:
         asked = call.request
         left_us = max(1, int((call.deadline - monotonic()) * 1e6))
         request = Request(asked.id, asked.model, asked.version, asked.priority, left_us, asked.work, call.times_sent)
-        if not link.send([encode(request), call.payload]):
+        if not self._link.send([encode(request), call.payload]):
             return False
         call.times_sent += 1
         return True
 
-    def _on_message(self, message: ToClient, payload: bytes | None, now: float) -> None:
-        match message:
-            case Reply():
-                if (call := self._calls.take(message.id)) is not None:
-                    call.ticket.resolve((message, payload))
-            case ErrorReply():
-                self._on_error(message, now)
-            case Welcome():
-                self._calls.max_bytes = message.max_bytes
-                self._unsent.clear()
-                self._unsent.extend(self._calls.unanswered())
-
-    def _on_error(self, message: ErrorReply, now: float) -> None:
+    def _refused(self, message: ErrorReply, now: float) -> Outcome[Ticket] | None:
         executed = Executed(message.executed) if message.executed in set(Executed) else Executed.MAYBE
         retry_after_s = None if message.retry_after_us is None else message.retry_after_us / 1e6
         error = error_from(message.code, message.message, executed, retry_after_s)
-        if (outcome := self._calls.refused(message.id, error, now)) is not None:
-            outcome.call.ticket.fail(outcome.error)
+        return self._calls.refused(message.id, error, now)
 
-    def _end(self, outcome: Outcome[Ticket], link: "Link[ToClient]") -> None:
-        if outcome.call.times_sent and link.welcome is not None:
-            link.send([encode(Cancel(outcome.call.request.id))])  # nobody waits: save the worker the work
-        outcome.call.ticket.fail(outcome.error)
+    def _call_off(self, call: Call[Ticket]) -> None:
+        """Nobody waits: save the worker the work."""
+        if call.times_sent and self._link.welcome is not None:
+            self._link.send([encode(Cancel(call.request.id))])

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import zmq
 
 from .errors import RemoteProtocolError
+from .frames import is_readable, receive, send
 from .messages import SILENT_HEARTBEATS, Ping, Pong, Welcome, Who
 from .wire import Decoder, encode
 
@@ -44,24 +45,29 @@ class Link(Generic[T]):
         return self._socket, self._monitor
 
     @property
+    def fds(self) -> tuple[int, int]:
+        """As `sockets`, for a poll that must not touch them. They tell of changes only: what was there before `has_input` was
+        last asked, or anything sent, is not told again."""
+        return self._socket.fileno(), self._monitor.fileno()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether `receive` has something to read."""
+        return is_readable(self._socket)
+
+    @property
     def heartbeat_s(self) -> float:
         return self.welcome.heartbeat_us / 1e6 if self.welcome else DEFAULT_HEARTBEAT_S
 
     def send(self, frames: list[bytes | memoryview]) -> bool:
         """False when the socket is full (the broker does not read): nothing was sent."""
-        try:
-            # Copied: below some 100 KB zero-copy costs more than the copy, and the buffer could change on its way (pyzmq#1364).
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+        return send(self._socket, frames)
 
     def receive(self) -> Iterator[tuple[T, bytes | None]]:
         """The messages that are here now, `Welcome` among them; `Pong` and `Who` are dealt with."""
         for _ in range(RECEIVE_AT_ONCE):
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            frames = receive(self._socket)
+            if frames is None:
                 return
             try:
                 message, payload = self._decoder.decode(frames)
@@ -130,7 +136,6 @@ class Link(Generic[T]):
     def _disconnected(self) -> bool:
         """The kernel told libzmq that the peer closed: milliseconds after its death, seconds before silence shows it."""
         lost = False
-        while self._monitor.poll(0):
-            self._monitor.recv_multipart(zmq.NOBLOCK)
+        while receive(self._monitor):
             lost = True
         return lost
