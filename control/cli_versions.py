@@ -4,13 +4,14 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
+from typing import get_args
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from hotpool.errors import BadVersion
-from hotpool.manifest import Manifest, Preprocessing, public_view
+from hotpool.manifest import Manifest, Preprocess, Preprocessing, public_view
 
 from . import registry, render
 from .ledger import Ledger
@@ -46,6 +47,13 @@ def versions() -> None:
 @click.option("--labels", type=click.Path(path_type=Path), help="A text file, one label a line.")
 @click.option("--resize", type=click.IntRange(8, 2048), help="Shorter side of a picture before the crop.  [256]")
 @click.option("--crop", type=click.IntRange(8, 2048), help="Side of the square the model sees.  [224]")
+@click.option(
+    "--preprocess",
+    type=click.Choice(get_args(Preprocess)),
+    default="fast",
+    show_default=True,
+    help="exact: bit for bit as torchvision's transforms. fast: nearly so, in less time.",
+)
 @click.option("--sha256", help="Refuse a file with another one.")
 @click.option("--md5", help="Refuse a file with another one.")
 @reason_option
@@ -60,6 +68,7 @@ def add(
     labels: Path | None,
     resize: int | None,
     crop: int | None,
+    preprocess: Preprocess,
     sha256: str | None,
     md5: str | None,
     reason: str,
@@ -82,7 +91,8 @@ def add(
             prepared = prepare(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,
                 memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
-                preprocessing=Preprocessing.model_validate(given), sha256=sha256, md5=md5,
+                preprocessing=Preprocessing.model_validate(given), preprocess=preprocess,
+                sha256=sha256, md5=md5,
             )  # fmt: skip
         is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)
     lines = _added_lines(prepared.manifest, is_first, monotonic() - since)

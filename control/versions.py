@@ -28,6 +28,7 @@ from hotpool.manifest import (
     MANIFEST,
     Manifest,
     Name,
+    Preprocess,
     Preprocessing,
     manifest_json,
     read_manifest,
@@ -76,6 +77,7 @@ def prepare(
     arch: str | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing | None = None,
+    preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
     parent: str | None = None,
@@ -86,6 +88,7 @@ def prepare(
     Args:
         arch, labels, preprocessing: None for what the source knows of itself, else resnet18, "0", "1", ..., and ImageNet's.
             Of `preprocessing` only the fields that were set override the source's.
+        preprocess: "exact" for inputs bit for bit those of torchvision's reference transforms.
         parent: digest of the version it was made from, if known.
 
     Raises:
@@ -100,6 +103,7 @@ def prepare(
     folder = _work_folder(home, "adding")
     try:
         options = _scratch_options(arch, labels, preprocessing, sha256, md5)
+        options.append(f"--preprocess={preprocess}")
         content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
         manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})

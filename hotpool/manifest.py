@@ -17,6 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Three = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
+Preprocess = Literal["fast", "exact"]
 
 
 class _Part(BaseModel):
@@ -45,6 +46,7 @@ class Manifest(_Part):
     classes: Annotated[int, Field(ge=1)]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    preprocess: Preprocess = "fast"
     precision: Literal["fp32"] = "fp32"
     weights_sha256: Sha256
     tensors_sha256: Sha256

@@ -43,11 +43,11 @@ def save(tensors, path):
     return path
 
 
-def add_version(home, source, name="v1", model="shapes", preprocessing=SMALL):
+def add_version(home, source, name="v1", model="shapes", preprocessing=SMALL, preprocess="fast"):
     """What `control.versions.prepare` and `publish` do, in this process."""
     folder = home.versions / f".test-{os.getpid()}"
     folder.mkdir(parents=True)
-    content = build(str(source), folder, arch=ARCH, preprocessing=preprocessing)
+    content = build(str(source), folder, arch=ARCH, preprocessing=preprocessing, preprocess=preprocess)
     provenance = {"source": source.name, "added_by": "test", "added_ts": datetime.now(UTC)}
     manifest = Manifest.model_validate({**content, **provenance, "model": model, "name": name})
     (folder / MANIFEST).write_bytes(manifest_json(manifest))

@@ -49,7 +49,7 @@ def load_folder(folder: Path, on_state: OnState = lambda state: None) -> LoadedV
     started = perf_counter()
     manifest = read_manifest(folder)
     engine = load_engine(folder, manifest)
-    preprocessor = Preprocessor(manifest.preprocessing)
+    preprocessor = Preprocessor(manifest.preprocessing, manifest.preprocess)
     loaded = perf_counter()
     on_state(WorkerState.VERIFYING)
     verdict = _verify(folder, manifest, engine, preprocessor)

@@ -1,6 +1,7 @@
 """Shell: builds or checks a version in a process of its own, with little memory, so that a hostile file hurts nothing.
 
-    python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON] [--sha256 H] [--md5 H]
+    python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON]
+        [--preprocess fast|exact] [--sha256 H] [--md5 H]
     python -m workers.scratch check FOLDER
 
 Prints one line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
@@ -13,7 +14,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion, HotpoolError
-from hotpool.manifest import GOLDEN, WEIGHTS, Preprocessing, read_manifest
+from hotpool.manifest import GOLDEN, WEIGHTS, Preprocess, Preprocessing, read_manifest
 
 from .engine import EagerEngine
 from .golden import compute_logits, make_inputs, write_golden
@@ -42,6 +43,7 @@ def build(
     arch: str | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing | None = None,
+    preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def build(
         "classes": classes,
         "labels": names,
         "preprocessing": used.model_dump(mode="json"),
+        "preprocess": preprocess,
         "weights_sha256": digest_bytes((folder / WEIGHTS).read_bytes()),
         "tensors_sha256": digest_tensors(engine.tensors()),
         "golden_sha256": digest_bytes((folder / GOLDEN).read_bytes()),
@@ -160,6 +163,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         arch=args.arch,
         labels=args.labels,
         preprocessing=preprocessing,
+        preprocess=args.preprocess,
         sha256=args.sha256,
         md5=args.md5,
     )
@@ -176,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     building.add_argument("--arch")
     building.add_argument("--labels", type=Path)
     building.add_argument("--preprocessing", default="{}")
+    building.add_argument("--preprocess", choices=get_args(Preprocess), default="fast")
     building.add_argument("--sha256")
     building.add_argument("--md5")
     checking = commands.add_parser("check")
