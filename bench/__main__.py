@@ -34,6 +34,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "engines": Benchmark("bench.engines", "what a forward pass of a ResNet-18 takes on one thread, here and elsewhere"),
+    "serving": Benchmark("bench.serving", "a pool of two workers beside two bare processes, the same work"),
     "faults": Benchmark("bench.faults", "what kills of workers and of the broker cost the callers, under load"),
 }
 LIMIT_S = 150.0  # of one benchmark: they are meant to end within a minute or so, all of them within ten

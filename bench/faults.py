@@ -33,6 +33,7 @@ from hotpool.manifest import Manifest, Preprocessing, write_stable
 from hotpool.messages import Changed, Report
 from hotpool.states import WorkerState
 from workers.loading import load_verified
+from workers.pictures import Picture
 
 ROOT = Path(__file__).parent.parent
 MODEL, CROP, N_WORKERS, N_CALLERS = "faults", 48, 2, 4
@@ -185,7 +186,8 @@ def right_answers(home: Home, digest: str, pictures: list[np.ndarray]) -> list[s
     version = load_verified(home, digest)
     found = []
     for picture in pictures:
-        logits = version.engine(version.preprocessor.picture(Image.fromarray(picture))[None])[0]
+        image = Image.fromarray(picture)
+        logits = version.engine(version.preprocessor.input(Picture(image, image.size)))[0]
         found.append(set(torch.nonzero(logits >= logits.max() - CLOSE).flatten().tolist()))
     return found
 

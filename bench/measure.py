@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import perf_counter
@@ -57,6 +57,25 @@ def figures(values: list[float]) -> dict[str, float]:
 def text(found: dict[str, float]) -> str:
     """`figures` for people."""
     return f"{found['median']:.3g} ({found['min']:.3g} to {found['max']:.3g})"
+
+
+def in_turn(sides: Sequence[Callable[[], object]], rounds: int, repeats: int = 1) -> list[list[float]]:
+    """Milliseconds of one call, for each side one figure a round: they take turns, so that all see the same machine."""
+    for side in sides:
+        side()  # warm: caches, memory, lazy imports
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, seen in zip(sides, times, strict=True):
+            begin = perf_counter()
+            for _ in range(repeats):
+                side()
+            seen.append((perf_counter() - begin) * 1e3 / repeats)
+    return times
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """As `spread`, for JSON."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def spread(values: list[float]) -> str:

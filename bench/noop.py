@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import cache
 
 import numpy as np
-from PIL import Image
 
 from hotpool.config import Config
 from hotpool.digest import digest_bytes
@@ -21,6 +20,7 @@ from hotpool.home import Home
 from hotpool.manifest import Manifest, Preprocessing
 from workers.batch import FloatArray
 from workers.orders import Settings
+from workers.pictures import Picture
 from workers.worker import serve
 
 MODEL = "noop"
@@ -62,15 +62,13 @@ class NoopVersion:
     """Any tensor and any pixels will do."""
 
     load_s = verify_s = 0.0
+    side, least_side = 1, None
 
     def __init__(self, version: str) -> None:
         self.manifest = noop_manifest(version)
 
-    def picture(self, image: Image.Image) -> FloatArray:
-        row = np.zeros((3, 1, 1), np.float32)
-        first = image.getpixel((0, 0))
-        row[0, 0, 0] = first[0] if isinstance(first, tuple) else 0
-        return row
+    def picture(self, picture: Picture, row: FloatArray) -> None:
+        row[0, 0] = picture.image.getpixel((0, 0))
 
     def check(self, rows: FloatArray) -> None:
         pass

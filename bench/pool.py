@@ -106,7 +106,7 @@ def make_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:
     noise = random.integers(-12, 13, (height, width, 1), dtype=np.int16)
     picture = np.clip(np.asarray(coarse, np.int16) + noise, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "jpeg", quality=85)
+    Image.fromarray(picture).save(buffer, "jpeg", quality=80)
     return buffer.getvalue()
 
 

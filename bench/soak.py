@@ -27,9 +27,8 @@ from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.home import Home
 from hotpool.states import Phase
-from workers.pictures import decode
-from workers.torch_version import load_torch_version
 
+from .alone import Alone
 from .callers import Callers, History
 from .measure import machine
 from .pool import add_resnet18, make_jpeg, running_pool, wait_until_ready, worker_pids
@@ -154,11 +153,10 @@ def _roll_out(home: Home, version: str) -> Phase:
 
 def _right_answers(home: Home, digest: str, pictures: list[bytes]) -> list[set[int]]:
     """The classes that this version may give each picture, computed here."""
-    limits = Config().pictures
-    version = load_torch_version(home, digest, on_state=lambda state: None)
+    version = Alone(home, digest)
     found = []
     for picture in pictures:
-        logits = version.logits(version.picture(decode(picture, limits.max_bytes, limits.max_pixels))[None])[0]
+        logits = version.logits(picture)
         found.append(set(np.flatnonzero(logits >= logits.max() - CLOSE * np.abs(logits).max()).tolist()))
     return found
 

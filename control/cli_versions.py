@@ -4,13 +4,14 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
+from typing import get_args
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from hotpool.errors import BadVersion
-from hotpool.manifest import Manifest, Preprocessing, public_view
+from hotpool.manifest import Manifest, Preprocess, Preprocessing, public_view
 
 from . import registry, render
 from .ledger import Ledger
@@ -58,6 +59,13 @@ def versions() -> None:
     "--min-agreement", type=click.FloatRange(0, 1), default=0.98, show_default=True,
     help="Share of the pictures for which int8 must name the same class.",
 )  # fmt: skip
+@click.option(
+    "--preprocess",
+    type=click.Choice(get_args(Preprocess)),
+    default="fast",
+    show_default=True,
+    help="exact: bit for bit as torchvision's transforms. fast: nearly so, in less time.",
+)
 @click.option("--sha256", help="Refuse a file with another one.")
 @click.option("--md5", help="Refuse a file with another one.")
 @reason_option
@@ -75,6 +83,7 @@ def add(
     precision: str,
     calibrate: Path | None,
     min_agreement: float,
+    preprocess: Preprocess,
     sha256: str | None,
     md5: str | None,
     reason: str,
@@ -97,7 +106,7 @@ def add(
             prepared = prepare(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,
                 memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
-                preprocessing=Preprocessing.model_validate(given), sha256=sha256, md5=md5,
+                preprocessing=Preprocessing.model_validate(given), preprocess=preprocess, sha256=sha256, md5=md5,
                 precision=precision, calibrate=calibrate, min_agreement=min_agreement,
             )  # fmt: skip
         is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)

@@ -28,6 +28,7 @@ from hotpool.manifest import (
     MANIFEST,
     Manifest,
     Name,
+    Preprocess,
     Preprocessing,
     manifest_json,
     read_manifest,
@@ -76,6 +77,7 @@ def prepare(
     arch: str | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing | None = None,
+    preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
     precision: str = "fp32",
@@ -91,6 +93,7 @@ def prepare(
             Of `preprocessing` only the fields that were set override the source's.
         precision: `fp32`, `int8`, or `auto`: int8 if it names the same class as fp32 for `min_agreement` of the held-out
             pictures. They and those it is calibrated by are from the folder `calibrate`, or drawn.
+        preprocess: "exact" for inputs bit for bit those of torchvision's reference transforms.
         parent: digest of the version it was made from, if known.
 
     Raises:
@@ -105,7 +108,7 @@ def prepare(
     folder = _work_folder(home, "adding")
     try:
         options = _scratch_options(arch, labels, preprocessing, sha256, md5)
-        options += _precision_options(precision, calibrate, min_agreement)
+        options += [f"--preprocess={preprocess}", *_precision_options(precision, calibrate, min_agreement)]
         content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
         manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})

@@ -18,6 +18,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Three = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["fp32", "int8"]
+Preprocess = Literal["fast", "exact"]
 
 
 class _Part(BaseModel):
@@ -54,6 +55,7 @@ class Manifest(_Part):
     classes: Annotated[int, Field(ge=1)]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    preprocess: Preprocess = "fast"
     precision: Precision = "fp32"
     weights_sha256: Sha256
     tensors_sha256: Sha256

@@ -11,7 +11,18 @@ from hotpool.errors import BadImage, BadInput
 from hotpool.messages import Done, Failed, Work
 from hotpool.states import Executed
 from hotpool.wire import MAX_HEADER_BYTES, decode_result, encode
-from workers.batch import Lease, answer, compute, failed, group, one_line, pixels_array, tensor_rows, top_classes
+from workers.batch import (
+    Lease,
+    PictureRows,
+    answer,
+    compute,
+    failed,
+    group,
+    one_line,
+    pixels_array,
+    tensor_rows,
+    top_classes,
+)
 
 
 def reply_to(lease, outcome, labels=()) -> tuple[Any, Any]:
@@ -78,6 +89,64 @@ def test_a_batch_too_large_for_memory_is_computed_one_by_one():
 
     outcomes = compute(small, [lease(0, 1), lease(1, 2)])
     np.testing.assert_array_equal(outcomes[1], sums(lease(1, 2).rows))
+
+
+def keep(rows, value):
+    rows.free()[...] = value
+    return rows.keep()
+
+
+def test_the_pictures_of_a_batch_reach_the_engine_where_they_were_written_and_channels_last():
+    rows = PictureRows(4, 2)
+    parts = [keep(rows, value) for value in range(3)]
+    leases = [Lease(i, Work("picture"), part) for i, part in enumerate(parts)]
+    seen = []
+
+    def engine(batch):
+        seen.append(batch)
+        return sums(batch)
+
+    outcomes = compute(engine, leases, rows.join)
+    assert [np.asarray(outcome)[0, 0] for outcome in outcomes] == [0, 1, 2]
+    (batch,) = seen
+    assert (batch.shape, batch.transpose(0, 2, 3, 1).flags.c_contiguous) == ((3, 3, 2, 2), True)
+    assert all(np.shares_memory(batch, part) for part in parts)
+
+
+def test_a_picture_that_fails_leaves_its_row_to_the_next_and_the_others_alone():
+    rows = PictureRows(3, 2)
+    first = keep(rows, 1)
+    rows.free()[0] = 99  # half written when it failed, so not kept
+    second = keep(rows, 2)
+    assert rows.join([first, second])[:, 0, 0, 0].tolist() == [1, 2]
+    assert (first == 1).all()
+    assert (second == 2).all()
+
+
+@pytest.mark.parametrize("chosen", [[1], [0, 2], [1, 2], [2, 1, 0], [0, 0]])
+def test_rows_that_no_longer_follow_one_another_are_put_together_as_asked(chosen):
+    rows = PictureRows(3, 2)
+    parts = [keep(rows, value) for value in range(3)]
+    assert rows.join([parts[i] for i in chosen])[:, 0, 0, 0].tolist() == chosen
+
+
+def test_the_next_batch_begins_with_no_row_of_the_one_before():
+    rows = PictureRows(2, 2)
+    old = [keep(rows, value) for value in (1, 2)]
+    rows.clear()
+    new = keep(rows, 3)
+    assert rows.join([new]).tolist() == new.tolist()
+    assert len(rows.join([new, old[1]])) == 2
+    keep(rows, 4)
+    with pytest.raises(IndexError):
+        rows.free()
+
+
+def test_tensors_are_put_together_as_before():
+    rows = PictureRows(2, 2)
+    keep(rows, 1)
+    outcomes = compute(sums, [lease(0, 5, 6, kind="tensor"), lease(1, 7, kind="tensor")], rows.join)
+    assert [np.asarray(outcome)[:, 0].tolist() for outcome in outcomes] == [[5, 6], [7]]
 
 
 def test_a_bug_is_not_taken_for_a_bad_input():

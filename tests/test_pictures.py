@@ -7,11 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from hotpool.errors import BadImage, TooLarge
 from hotpool.pictures import to_rgb
-from workers.pictures import MAX_JPEG_SCANS, decode
+from workers.pictures import MAX_JPEG_SCANS
+from workers.pictures import decode as decode_as_it_lies
 
 SEED = 20
 MAX_BYTES, MAX_PIXELS = 1_000_000, 1_000_000
@@ -38,6 +41,10 @@ def png_of_size(width, height):
         + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
         + png_chunk(b"IDAT", b"")
     )
+
+
+def decode(data, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, **options):
+    return decode_as_it_lies(data, max_bytes, max_pixels, **options).upright()
 
 
 def reason(data, max_pixels=MAX_PIXELS):
@@ -135,6 +142,40 @@ def test_the_picture_given_is_not_changed():
     before = image.tobytes()
     to_rgb(image)
     assert (image.mode, image.tobytes()) == ("I;16", before)
+
+
+# ---- decoded at a fraction of the size
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(8, 64), st.integers(1, 8))
+def test_a_jpeg_is_decoded_as_small_as_may_be_and_no_smaller(width, height, least_side, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = file_of(noise(width, height), "JPEG", exif=exif)
+    picture = decode_as_it_lies(data, MAX_BYTES, MAX_PIXELS, least_side)
+    shorter = min(width, height)
+    assert picture.reduction == max([n for n in (1, 2, 4, 8) if shorter >= n * least_side], default=1)
+    assert picture.image.size == (-(-width // picture.reduction), -(-height // picture.reduction))
+    assert min(picture.image.size) >= min(least_side, shorter)
+    assert (picture.size, picture.orientation) == ((width, height), orientation)
+    assert picture.upright_size == ((height, width) if orientation > 4 else (width, height))
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "BMP", "GIF"])
+def test_formats_without_a_smaller_scale_are_decoded_whole(format_name):
+    picture = decode_as_it_lies(file_of(noise(200, 100), format_name), MAX_BYTES, MAX_PIXELS, 8)
+    assert (picture.image.size, picture.size, picture.reduction) == ((200, 100), (200, 100), 1)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "MPO"])
+def test_the_limits_hold_for_the_size_in_the_file_and_not_for_the_one_it_is_decoded_at(format_name):
+    data = file_of(noise(200, 100), format_name)
+    assert decode_as_it_lies(data, MAX_BYTES, 20_000, 8).image.size == (25, 13)
+    with pytest.raises(BadImage, match="200 x 100 = 20000 pixels, allowed are 19999"):
+        decode_as_it_lies(data, MAX_BYTES, 19_999, 8)
+    with pytest.raises(BadImage, match=f"the JPEG ends after {len(data) // 2} bytes, it is truncated"):
+        decode_as_it_lies(data[: len(data) // 2], MAX_BYTES, MAX_PIXELS, 8)
 
 
 # ---- files
@@ -311,7 +352,7 @@ def decode_mutations(n, seed):
         if data.startswith(b"\x89PNG\r\n\x1a\n") and rng.random() < 0.7:
             data = with_right_checksums(data)
         try:
-            image = decode(data, MAX_BYTES, MAX_PIXELS)
+            image = decode(data, MAX_BYTES, MAX_PIXELS, least_side=rng.choice([None, 8]))
         except BadImage:
             continue
         n_read += 1

@@ -118,6 +118,12 @@ def test_only_the_fields_that_were_set_override_the_usual_preprocessing(tmp_path
     assert content["preprocessing"] == Preprocessing(crop=64).model_dump(mode="json")
 
 
+def test_a_version_is_preprocessed_fast_unless_it_is_to_be_exact(tmp_path, folder):
+    source = save(make_tensors(), tmp_path / "v.pth")
+    assert built(source, folder)["preprocess"] == "fast"
+    assert built(source, folder, preprocess="exact")["preprocess"] == "exact"
+
+
 def test_both_hashes_of_the_right_file_are_accepted(tmp_path, folder):
     source = save(make_tensors(), tmp_path / "v.pth")
     data = source.read_bytes()

@@ -247,7 +247,7 @@ def add(home, source, name="v1"):
 
     preprocessing = Preprocessing(resize=36, crop=32)
     options = {"model": "shapes", "name": name, "operator": "ada", "memory_mb": MEMORY_MB, "arch": ARCH}
-    return prepare(home, str(source), **options, preprocessing=preprocessing, parent="f" * 64)
+    return prepare(home, str(source), **options, preprocessing=preprocessing, preprocess="exact", parent="f" * 64)
 
 
 @pytest.mark.slow
@@ -256,7 +256,7 @@ def test_a_file_becomes_a_version_that_verifies_and_a_worker_can_load(home, sour
 
     manifest = publish(add(home, source))
     assert (manifest.name, manifest.added_by, manifest.parent, manifest.source) == ("v1", "ada", "f" * 64, str(source))
-    assert (manifest.classes, manifest.preprocessing.crop) == (5, 32)
+    assert (manifest.classes, manifest.preprocessing.crop, manifest.preprocess) == (5, 32, "exact")
     assert find_version(home, "shapes", "v1") == manifest
     checked = verify_version(home, manifest.digest, memory_mb=MEMORY_MB)
     assert checked.max_difference <= checked.allowed

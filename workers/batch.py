@@ -14,6 +14,7 @@ from hotpool.wire import MAX_HEADER_BYTES, encode_body
 
 FloatArray = NDArray[np.float32]
 Engine = Callable[[FloatArray], FloatArray]
+Join = Callable[[Sequence[FloatArray]], FloatArray]
 
 # What an engine raises on an input it can't take: torch reports shapes, and memory that it can't get, as RuntimeError.
 ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError)
@@ -42,6 +43,43 @@ class Answer:
 
     message: Message
     payload: bytes | None = None
+
+
+class PictureRows:
+    """Where the pictures of a batch lie: one after another, channels last, as the engine reads them. None is copied again.
+
+    The memory serves batch after batch: new memory costs a page fault for every 4 KiB that are written to it.
+    """
+
+    def __init__(self, n: int, side: int) -> None:
+        self._rows = np.empty((n, side, side, 3), np.float32)
+        self._kept: list[FloatArray] = []
+
+    @property
+    def side(self) -> int:
+        return int(self._rows.shape[1])
+
+    def clear(self) -> None:
+        """Begins a batch. What was kept before will be written over."""
+        self._kept.clear()
+
+    def free(self) -> FloatArray:
+        """(side, side, 3), for the next picture. One that fails leaves it to the one after."""
+        row: FloatArray = self._rows[len(self._kept)]
+        return row
+
+    def keep(self) -> FloatArray:
+        """(1, 3, side, side): the picture that was just written, as it lies."""
+        n = len(self._kept)
+        self._kept.append(self._rows[n : n + 1].transpose(0, 3, 1, 2))
+        return self._kept[n]
+
+    def join(self, parts: Sequence[FloatArray]) -> FloatArray:
+        """All as one array: as they lie if these are the first kept, in that order, else a copy (so if one came too late)."""
+        n = len(parts)
+        if n <= len(self._kept) and all(part is kept for part, kept in zip(parts, self._kept, strict=False)):
+            return self._rows[:n].transpose(0, 3, 1, 2)
+        return np.concatenate(parts)
 
 
 def failed(job: int, error: Exception, service_us: int) -> Answer:
@@ -76,9 +114,9 @@ def group(leases: Sequence[Lease], max_batch: int) -> list[list[Lease]]:
     return groups
 
 
-def compute(engine: Engine, leases: Sequence[Lease]) -> list[FloatArray | Exception]:
+def compute(engine: Engine, leases: Sequence[Lease], join: Join = np.concatenate) -> list[FloatArray | Exception]:
     """Logits for each lease of a group, or what its computation raised: a failed batch is computed again one by one."""
-    rows = leases[0].rows if len(leases) == 1 else np.concatenate([lease.rows for lease in leases])
+    rows = leases[0].rows if len(leases) == 1 else join([lease.rows for lease in leases])
     try:
         logits = engine(rows)
     except (HotpoolError, *ENGINE_ERRORS) as error:

@@ -125,7 +125,8 @@ def _read(path: Path, preprocessor: Preprocessor) -> list[torch.Tensor]:
     try:
         if path.stat().st_size > limits.max_bytes:
             return []
-        return [preprocessor.picture(decode(path.read_bytes(), limits.max_bytes, limits.max_pixels))]
+        picture = decode(path.read_bytes(), limits.max_bytes, limits.max_pixels, preprocessor.least_side)
+        return [preprocessor.input(picture)[0]]
     except (HotpoolError, OSError):
         return []
 

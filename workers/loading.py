@@ -54,7 +54,7 @@ def load_folder(folder: Path, on_state: OnState = lambda state: None) -> LoadedV
     if reason := compare_digests(manifest.tensors_sha256, digest_tensors(as_arrays(tensors))):
         raise BadVersion(f"{who}: {reason}")
     engine = make_engine(tensors, manifest)
-    preprocessor = Preprocessor(manifest.preprocessing)
+    preprocessor = Preprocessor(manifest.preprocessing, manifest.preprocess)
     loaded = perf_counter()
     on_state(WorkerState.VERIFYING)
     verdict = _compare_golden(folder, manifest, engine, preprocessor)

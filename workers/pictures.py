@@ -3,11 +3,13 @@
 import io
 import re
 import warnings
+from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from hotpool.errors import BadImage, TooLarge
-from hotpool.pictures import PILLOW_ERRORS, to_rgb
+from hotpool.pictures import PILLOW_ERRORS, as_rgb, orientation, upright
 
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "BMP": b"BM", "GIF": b"GIF8"}
 
@@ -34,15 +36,43 @@ _MARKUP = re.compile(rb"\s*<(\?xml|!|svg|html)", re.IGNORECASE)
 MAX_JPEG_SEGMENTS = 4096
 MAX_JPEG_SCANS = 64
 MAX_EXIF_SEGMENTS = 64
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")  # 01, D0-D7 stand alone; 00 is a stuffed byte, FF a fill
+_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+# After FF, what begins a segment: 01 and D0-D7 stand alone, 00 is a stuffed byte, FF a fill.
+_BEGINS_SEGMENT = np.array([byte not in (0x00, 0x01, *range(0xD0, 0xD8), 0xFF) for byte in range(256)])
 
 # Pillow's own bomb check warns, or raises a class of its own; here the size is checked against `max_pixels` instead.
 Image.MAX_IMAGE_PIXELS = None
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def decode(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
-    """The first frame of a JPEG, PNG, WebP, BMP or GIF file, upright, in mode RGB.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as it lies in its file, not turned.
+
+    image: mode RGB, perhaps decoded at a fraction of its size: 1/reduction.
+    size: width and height in the file. An image reduced to 1/8 has an eighth of them, rounded up.
+    orientation: EXIF's, 1 to 8.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    reduction: int = 1
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        width, height = self.size
+        return (height, width) if self.orientation > 4 else (width, height)
+
+    def upright(self) -> Image.Image:
+        return upright(self.image, self.orientation)
+
+
+def decode(data: bytes, max_bytes: int, max_pixels: int, least_side: int | None = None) -> Picture:
+    """The first frame of a JPEG, PNG, WebP, BMP or GIF file.
+
+    least_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (libjpeg then does much less work), as long as its shorter
+        side keeps so many pixels. None: never.
 
     Raises:
         TooLarge: more than `max_bytes`.
@@ -57,12 +87,20 @@ def decode(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         warnings.simplefilter("ignore")  # Pillow warns of every oddity it works around
         try:
             with Image.open(io.BytesIO(data), formats=[format_name]) as image:
-                _check_size(image.size, max_pixels)
+                size = image.size
+                _check_size(size, max_pixels)
+                reduction = _reduce(image, least_side) if least_side else 1
                 image.load()
                 _check_size(image.size, max_pixels)
-                return to_rgb(image)
+                return Picture(as_rgb(image), size if reduction > 1 else image.size, reduction, orientation(image))
         except PILLOW_ERRORS as error:
             raise BadImage(_explain(format_name, data, error)) from None
+
+
+def _reduce(image: Image.Image, least_side: int) -> int:
+    width = image.width
+    drafted = image.draft(image.mode, (least_side, least_side))  # None: this codec can't
+    return round(width / drafted[1][2]) if drafted else 1
 
 
 def _sniff(data: bytes) -> str:
@@ -89,14 +127,24 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_segments(data: bytes) -> None:
-    segments = scans = at = 0
-    while (match := _JPEG_MARKER.search(data, at)) and match[1] != b"\xd9":
-        is_start = match[1] == b"\xd8"
-        at = match.end() + (0 if is_start else int.from_bytes(data[match.end() : match.end() + 2]))
-        segments, scans = segments + 1, scans + (match[1] == b"\xda")
+    # With numpy: a regular expression and bytes.count() took 2.3 ms for a file of 2.8 MB, a tenth of its decoding; this 0.6.
+    array = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(array[:-1] == 0xFF)
+    at = at[_BEGINS_SEGMENT[array[at + 1]]]
+    segments = scans = i = 0
+    while i < len(at) and (kind := data[at[i] + 1]) != _EOI:
+        end = int(at[i]) + 2
+        end += 0 if kind == _SOI else int.from_bytes(data[end : end + 2])
+        i = int(np.searchsorted(at, end))
+        segments, scans = segments + 1, scans + (kind == _SOS)
         if segments > MAX_JPEG_SEGMENTS or scans > MAX_JPEG_SCANS:
             raise BadImage(f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments or {MAX_JPEG_SCANS} scans")
-    if data.count(b"Exif\0\0") > MAX_EXIF_SEGMENTS:
+    # These wherever they are: Pillow's parser may find some that lie inside of what the walk skips.
+    exif = at[array[at + 1] == _APP1]
+    for offset, byte in enumerate(b"Exif\0\0", start=4):
+        exif = exif[exif < len(data) - offset]
+        exif = exif[array[exif + offset] == byte]
+    if len(exif) > MAX_EXIF_SEGMENTS:
         raise BadImage(f"the JPEG has more than {MAX_EXIF_SEGMENTS} EXIF segments")
 
 

@@ -1,7 +1,7 @@
 """Shell: builds or checks a version in a process of its own, with little memory, so that a hostile file hurts nothing.
 
-    python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON] [--sha256 H] [--md5 H]
-        [--precision P] [--calibrate DIR] [--min-agreement A]
+    python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON]
+        [--preprocess fast|exact] [--sha256 H] [--md5 H] [--precision P] [--calibrate DIR] [--min-agreement A]
     python -m workers.scratch check FOLDER
 
 Prints one line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
@@ -14,7 +14,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion, HotpoolError
-from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocessing, read_manifest
+from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocess, Preprocessing, read_manifest
 
 from .calibration import Wish, choose
 from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
@@ -45,6 +45,7 @@ def build(
     arch: str | None = None,
     labels: Path | None = None,
     preprocessing: Preprocessing | None = None,
+    preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
     wish: Wish = Wish(),  # noqa: B008  frozen
@@ -77,6 +78,7 @@ def build(
         "preprocessing": used.model_dump(mode="json"),
         "precision": chosen.precision,
         "agreement": chosen.agreement and chosen.agreement.model_dump(mode="json"),
+        "preprocess": preprocess,
         "weights_sha256": digest_bytes((folder / WEIGHTS).read_bytes()),
         "tensors_sha256": digest_tensors(as_arrays(held)),
         "golden_sha256": digest_bytes((folder / GOLDEN).read_bytes()),
@@ -175,6 +177,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         arch=args.arch,
         labels=args.labels,
         preprocessing=preprocessing,
+        preprocess=args.preprocess,
         sha256=args.sha256,
         md5=args.md5,
         wish=Wish(args.precision, args.calibrate, args.min_agreement),
@@ -192,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     building.add_argument("--arch")
     building.add_argument("--labels", type=Path)
     building.add_argument("--preprocessing", default="{}")
+    building.add_argument("--preprocess", choices=get_args(Preprocess), default="fast")
     building.add_argument("--sha256")
     building.add_argument("--md5")
     building.add_argument("--precision", choices=["fp32", "int8", "auto"], default="fp32")

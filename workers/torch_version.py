@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from hotpool.home import Home
 
 from .loading import LoadedVersion, load_verified
+from .pictures import Picture
 from .preprocess import check_tensor
 
 FloatArray = NDArray[np.float32]
@@ -22,10 +22,10 @@ class TorchVersion:
         self._version = version
         self.manifest = version.manifest
         self.load_s, self.verify_s = version.load_s, version.verify_s
+        self.side, self.least_side = version.manifest.preprocessing.crop, version.preprocessor.least_side
 
-    def picture(self, image: Image.Image) -> FloatArray:
-        array: FloatArray = self._version.preprocessor.picture(image).numpy()
-        return array
+    def picture(self, picture: Picture, row: FloatArray) -> None:
+        self._version.preprocessor.write(picture, row)
 
     def check(self, rows: FloatArray) -> None:
         check_tensor(rows, self.manifest.preprocessing)

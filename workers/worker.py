@@ -41,6 +41,7 @@ from .batch import (
     Answer,
     FloatArray,
     Lease,
+    PictureRows,
     answer,
     compute,
     failed,
@@ -50,7 +51,7 @@ from .batch import (
     tensor_rows,
 )
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
-from .pictures import decode
+from .pictures import Picture, decode
 from .pulse import PulseThread
 
 log = logging.getLogger("hotpool.workers")
@@ -73,9 +74,16 @@ class Loaded(Protocol):
     def load_s(self) -> float: ...
     @property
     def verify_s(self) -> float: ...
+    @property
+    def side(self) -> int:
+        """Height and width of the input for a picture."""
 
-    def picture(self, image: Image.Image) -> FloatArray:
-        """The (3, h, w) input for a picture in mode RGB. Raises BadInput."""
+    @property
+    def least_side(self) -> int | None:
+        """See `pictures.decode`."""
+
+    def picture(self, picture: Picture, row: FloatArray) -> None:
+        """Puts the input for a picture into a row, (side, side, 3). Raises BadInput."""
 
     def check(self, rows: FloatArray) -> None:
         """Raises BadInput if (n, 3, h, w) rows from a caller are no input of this version."""
@@ -160,6 +168,7 @@ class Worker:
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
         self._polled_session = 0
+        self._rows = PictureRows(settings.max_batch, 1)
         self._loaded: Loaded
         self._link: Link[ToWorker]
         self._poller: zmq.Poller
@@ -252,6 +261,9 @@ class Worker:
     # ---- jobs
 
     def _answer(self, jobs: list[tuple[Job, Payload]], received_at: float) -> None:
+        if self._rows.side != self._loaded.side:
+            self._rows = PictureRows(self._settings.max_batch, self._loaded.side)
+        self._rows.clear()
         leases = [lease for job, payload in jobs if (lease := self._read(job, payload, received_at))]
         expiry = {job.job: received_at + job.budget_us / 1e6 for job, _ in jobs}
         for members in group(leases, self._settings.max_batch):
@@ -259,7 +271,7 @@ class Worker:
             in_time = [
                 lease for lease in members if not self._refuse_late(lease.job, expiry[lease.job], received_at, now)
             ]
-            outcomes = compute(self._loaded.logits, in_time) if in_time else []
+            outcomes = compute(self._loaded.logits, in_time, self._rows.join) if in_time else []
             service_us = _since_us(received_at)
             for lease, outcome in zip(in_time, outcomes, strict=True):
                 self._reply(answer(lease, outcome, self._loaded.manifest.labels, service_us))
@@ -272,26 +284,31 @@ class Worker:
             work = decode_work(job.work)
             if payload is None:
                 raise BadInput("the request came without its payload")
-            return Lease(job.job, work, self._rows(work.kind, work.shape, payload))
+            return Lease(job.job, work, self._input(work.kind, work.shape, payload))
         except RemoteProtocolError as error:
             self._reply(failed(job.job, BadInput(str(error)), _since_us(received_at)))
         except (HotpoolError, *ENGINE_ERRORS) as error:
             self._reply(failed(job.job, error, _since_us(received_at)))
         return None
 
-    def _rows(self, kind: str, shape: tuple[int, ...], payload: bytes) -> FloatArray:
+    def _input(self, kind: str, shape: tuple[int, ...], payload: bytes) -> FloatArray:
         limits = self._settings
         match kind:
             case "picture":
-                return self._loaded.picture(decode(payload, limits.max_bytes, limits.max_pixels))[None]
+                picture = decode(payload, limits.max_bytes, limits.max_pixels, self._loaded.least_side)
+                return self._keep(picture)
             case "pixels":
-                pixels = pixels_array(shape, payload, limits.max_pixels)
-                return self._loaded.picture(Image.fromarray(pixels))[None]
+                image = Image.fromarray(pixels_array(shape, payload, limits.max_pixels))
+                return self._keep(Picture(image, image.size))
             case "tensor":
                 rows = tensor_rows(shape, payload)
                 self._loaded.check(rows)
                 return rows
         raise BadInput(f"kind {kind!r} is not known here; known are picture, pixels and tensor")
+
+    def _keep(self, picture: Picture) -> FloatArray:
+        self._loaded.picture(picture, self._rows.free())
+        return self._rows.keep()
 
     def _refuse_late(self, job: int, expires_at: float, received_at: float, now: float) -> bool:
         if now < expires_at:

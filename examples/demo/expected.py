@@ -17,8 +17,9 @@ def expected_classes(home: Home, digest: str, pictures: list[Path]) -> dict[Path
     version, limits = load_verified(home, digest), Pictures()
     found = {}
     for picture in pictures:
-        image = decode(picture.read_bytes(), limits.max_bytes, limits.max_pixels)
-        logits = version.engine(version.preprocessor.picture(image)[None])[0]
+        preprocessor = version.preprocessor
+        decoded = decode(picture.read_bytes(), limits.max_bytes, limits.max_pixels, preprocessor.least_side)
+        logits = version.engine(preprocessor.input(decoded))[0]
         near = torch.nonzero(logits >= logits.max() - CLOSE).flatten().tolist()
         found[picture] = frozenset(version.manifest.labels[index] for index in near)
     return found

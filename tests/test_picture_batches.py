@@ -1,0 +1,138 @@
+"""A worker's batch of pictures with the real model, in this process: which answer belongs to which picture."""
+
+import io
+from time import monotonic
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hotpool.home import Home
+from hotpool.manifest import write_stable
+from hotpool.messages import Done, Failed, Job, Work
+from hotpool.wire import decode_result, encode_body, from_worker
+from tests.small_versions import CROP, add_version, make_tensors, save
+from workers.batch import FloatArray
+from workers.orders import Settings
+from workers.pictures import Picture, decode
+from workers.preprocess import Preprocessor
+from workers.pulse import PulseThread
+from workers.torch_version import load_torch_version
+from workers.worker import StopSignal, Worker
+
+SEED, MAX = 23, 1_000_000
+
+
+class Outbox:
+    """In place of the connection: keeps what the worker sends."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, frames):
+        self.sent.append(from_worker.decode(frames)[0])
+
+
+@pytest.fixture(params=["fast", "exact"])
+def worker(request, tmp_path):
+    home = Home(tmp_path)
+    manifest = add_version(home, save(make_tensors(), tmp_path / "v1.safetensors"), preprocess=request.param)
+    write_stable(home, manifest.model, manifest.digest)
+    settings = Settings(str(home.root), manifest.model, "worker-0", 1, (0,), 1, 4, MAX, MAX)
+    no_signals, no_pulse = cast(StopSignal, None), cast(PulseThread, None)
+    worker = Worker(settings, load_torch_version, no_signals, None, no_pulse)
+    assert worker.boot()
+    worker._link = Outbox()
+    return worker
+
+
+def picture(n, size=(60, 44), format_name="JPEG"):
+    coarse = np.random.default_rng((SEED, n)).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, format_name)
+    return Work("picture", 5), file.getvalue()
+
+
+def pixels(n):
+    array = np.random.default_rng((SEED, n)).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    return Work("pixels", 5, array.shape), array.tobytes()
+
+
+def ask(worker, *requests, budget_s=10.0):
+    """Answers by number of the job: the classes' probabilities in order of their index, or an error's code."""
+    worker._link.sent.clear()
+    jobs = [(Job(n, int(budget_s * 1e6), encode_body(work)), payload) for n, (work, payload) in enumerate(requests)]
+    worker._answer(jobs, monotonic())
+    found = {}
+    for message in worker._link.sent:
+        if isinstance(message, Failed):
+            found[message.job] = message.code
+        elif isinstance(message, Done):
+            found[message.job] = [p for _, _, p in sorted(decode_result(message.result).classes)]
+    return [found[n] for n in range(len(requests))]
+
+
+def alone(worker, request):
+    """The same, without any of the batch's code."""
+    work, payload = request
+    manifest = worker._loaded.manifest
+    preprocessor = Preprocessor(manifest.preprocessing, manifest.preprocess)
+    if work.kind == "pixels":
+        image = Image.fromarray(np.frombuffer(payload, np.uint8).reshape(work.shape))
+        read = Picture(image, image.size)
+    else:
+        read = decode(payload, MAX, MAX, preprocessor.least_side)
+    logits = worker._loaded.logits(preprocessor.input(read).numpy())
+    return torch.from_numpy(logits)[0].softmax(0).tolist()
+
+
+def assert_right(worker, requests, answers):
+    for request, got in zip(requests, answers, strict=True):
+        assert got == pytest.approx(alone(worker, request), abs=1e-4)
+
+
+def too_narrow():
+    """Decodes, but can't become an input: this one fails when its row in the batch is there already."""
+    return picture(8, (1, 40_000), "PNG")
+
+
+@pytest.mark.parametrize("bad", [(Work("picture"), picture(9)[1][:300]), too_narrow()], ids=["cut", "narrow"])
+def test_a_bad_picture_in_a_batch_fails_alone(worker, bad):
+    requests = [picture(0), bad, pixels(1), picture(2, (400, 300))]
+    answers = ask(worker, *requests)
+    assert answers[1] == "bad_image"
+    assert_right(worker, [requests[0], *requests[2:]], [answers[0], *answers[2:]])
+    assert len({tuple(answer) for answer in (answers[0], *answers[2:])}) == 3, "the model tells them apart"
+
+
+def test_a_batch_leaves_nothing_of_itself_to_the_next(worker):
+    ask(worker, *[picture(n) for n in range(4)])
+    requests = [picture(5, (30, 300), "PNG"), picture(6)]
+    assert_right(worker, requests, ask(worker, *requests))
+    assert_right(worker, requests[1:], ask(worker, requests[1]))
+
+
+def test_the_engine_gets_all_pictures_of_a_batch_at_once_and_as_they_were_written(worker, monkeypatch):
+    seen: list[FloatArray] = []
+    compute = worker._loaded.logits
+
+    def logits(rows):
+        seen.append(rows)
+        return compute(rows)
+
+    monkeypatch.setattr(worker._loaded, "logits", logits)
+    ask(worker, picture(0), too_narrow(), pixels(1), picture(2))
+    (batch,) = seen
+    assert batch.shape == (3, 3, CROP, CROP)
+    assert torch.from_numpy(batch).is_contiguous(memory_format=torch.channels_last)
+    ask(worker, picture(3))
+    assert np.shares_memory(seen[1], batch), "the same memory for every batch"
+
+
+def test_tensors_beside_pictures_are_answered_as_ever(worker):
+    rows = np.random.default_rng(SEED).standard_normal((2, 3, CROP, CROP), np.float32)
+    answers = ask(worker, picture(0), (Work("tensor", 1, rows.shape), rows.tobytes()), pixels(1))
+    assert answers[1] == []  # its logits are in the payload
+    assert_right(worker, [picture(0), pixels(1)], [answers[0], answers[2]])
