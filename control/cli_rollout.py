@@ -34,7 +34,7 @@ timeout_option = click.option(
     help="Stop waiting after this long; the rollout goes on.",
 )  # fmt: skip
 strategy_option = click.option(
-    "--strategy", type=click.Choice([*Strategy]),
+    "--strategy", type=click.Choice([strategy.value for strategy in Strategy]),
     help="drain: a worker is out of service while it loads. beside: it loads while it serves.  [configuration]",
 )  # fmt: skip
 max_unavailable_option = click.option(
