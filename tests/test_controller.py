@@ -1,6 +1,7 @@
 """The controller against a fake pool in virtual time, with the real journal."""
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -478,3 +479,19 @@ def test_whatever_the_scratch_process_does_it_becomes_a_finding(
     assert scratch.poll() == finding
     scratch.stop()
     assert scratch.poll() is None
+
+
+@pytest.mark.slow
+def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(world: World) -> None:
+    """Importing torch is most of its work."""
+    program = (
+        "import json, os; print(json.dumps({'ok': True, 'reason': f'{os.nice(0)} {os.getsid(0) == os.getpid()}'}))"
+    )
+    scratch = Scratch(world.home, [sys.executable, "-c", program])
+    scratch.start(world.digests["v2"], settings(preflight_timeout_s=30.0))
+    while (finding := scratch.poll()) is None:
+        pass
+    scratch.stop()
+    nice, has_own_session = finding.reason.split()
+    assert int(nice) > os.nice(0)
+    assert has_own_session == "True", "or the kernel would not look at niceness"

@@ -18,8 +18,9 @@ from hotpool.messages import Load, LoadState
 
 V = TypeVar("V")
 
-# Of a thread that loads while another one serves: of a core that both want it gets a tenth (the kernel's weights, 110 to 1024).
-NICE = 10
+# Of a thread that loads while another one serves: it gets a quarter of a core that both want (weights 335 and 1024).
+# Tried were 0, 5 and 10. With 5 requests hardly notice it, and a load under full work takes four times as long, not ten times.
+NICE = 5
 
 
 class Loader(Generic[V]):
