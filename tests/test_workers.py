@@ -386,11 +386,10 @@ def test_a_load_gives_way_to_requests_only_where_there_may_be_any(start, hub, ho
     assert psutil.Process(pid).nice() == own, "the thread that serves"
 
 
-def test_of_two_orders_to_load_the_newest_counts_and_one_order_twice_is_one(start, hub, home):
+def test_of_two_orders_to_load_the_newest_counts(start, hub, home):
     start()
     hub.hello()
     begin_slow_load(hub)
-    hub.send(hub.workers["worker-0"], Load("t1", SLOW, 3, True))
     hub.send(hub.workers["worker-0"], Load("t2", BAD, 3, True))
     hub.send(hub.workers["worker-0"], Load("t3", OTHER, 4, True))
     hub.send(hub.workers["worker-0"], Load("t4", SLOW, 3, True))
@@ -405,6 +404,18 @@ def test_of_two_orders_to_load_the_newest_counts_and_one_order_twice_is_one(star
         ("t1", "loading"), ("t1", "verifying"), ("t3", "loading"), ("t3", "verifying"),
     ]  # fmt: skip
     assert len(ends(hub)) == 2
+
+
+def test_one_order_to_load_sent_twice_is_one_load(start, hub, home):
+    start()
+    hub.hello()
+    begin_slow_load(hub)
+    hub.send(hub.workers["worker-0"], Load("t1", SLOW, 3, True))
+    hub.send(hub.workers["worker-0"], Who())
+    hub.next(WorkerHello)  # it has read the second order
+    (home.root / "go").touch()
+    hub.until(lambda: ends(hub))
+    assert [m.state for m, _ in hub.heard if isinstance(m, LoadState)] == ["loading", "verifying"]
 
 
 def test_a_broker_lost_in_a_load_hears_of_it_from_the_hello_and_of_its_end(start, bind, home):
