@@ -3,6 +3,7 @@
     requests   `dispatch`    queue, leases, retries, deadlines
     workers    `roster`      sessions, states, who is free
     versions   `routing`     what may serve, epochs
+               `loads`       from an order to load to the worker's serving it
 
 Liveness is judged here: a session is lost when its process ends, when it is silent for 4 heartbeats, or when a lease or a load
 takes longer than allowed (then the process is hung and the supervisor is told to end it).
@@ -29,7 +30,6 @@ from hotpool.messages import (
     GetReport,
     Kill,
     Leaving,
-    Load,
     LoadEnded,
     LoadState,
     LoadVersion,
@@ -53,6 +53,7 @@ from .actions import Action, ToClient, ToWorker, WatchProcess
 from .dispatch import Dispatcher, Limits, error_reply
 from .leases import Pending
 from .lifecycle import WorkerEvent
+from .loads import Loads
 from .metrics import Metrics
 from .roster import Roster, Worker
 from .routing import Routing
@@ -83,6 +84,7 @@ class Core:
         self.metrics = Metrics()
         self.roster = Roster()
         self.routing = Routing(settings.default_model)
+        self.loads = Loads(self.roster, self.routing, settings.load_timeout_s)
         # 20 bits of the boot's random number and 2**32 jobs: together below 2**53, the limit of `messages.Count`.
         first_job = (settings.boot & 0xFFFFF) << 32
         self.dispatch = Dispatcher(self.roster, self.metrics, settings.limits, first_job)
@@ -176,9 +178,10 @@ class Core:
             case Failed():
                 actions = self.dispatch.failed(worker, message, now)
             case LoadState():
-                return self._load_state(worker, message)
+                self.loads.note(worker, message)
+                return []
             case LoadEnded():
-                return self._load_ended(worker, message)
+                return [*self.loads.end(worker, message), *self.dispatch.feed(worker, now)]
             case Leaving():
                 worker.leaving = True
                 self._drain(worker, "leaving")
@@ -201,6 +204,8 @@ class Core:
         self.routing.hear_of(hello.epoch)
         admitted = self.routing.admits(hello.model, hello.digest)
         worker = self.roster.join(connection, hello, admitted=admitted, now=now)
+        if worker.is_loading:
+            self.loads.begin(worker, now)
         actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid)]
         return actions + self.dispatch.feed(worker, now)
 
@@ -233,21 +238,6 @@ class Core:
             if seat.pid and seat.incarnation <= given_up[seat.worker]
         ]
 
-    def _load_state(self, worker: Worker, message: LoadState) -> list[Action]:
-        if worker.state is S.LOADING and message.token == worker.token and message.state == S.VERIFYING:
-            self.roster.change(worker, E.LOADED, "loaded")
-        return []
-
-    def _load_ended(self, worker: Worker, ended: LoadEnded) -> list[Action]:
-        if worker.state not in (S.LOADING, S.VERIFYING) or ended.token != worker.token:
-            return []
-        self.roster.set_version(worker, ended.version, ended.digest)
-        worker.load_reason = ended.reason
-        worker.load_s, worker.verify_s = ended.load_us / 1e6, ended.verify_us / 1e6
-        worker.load_ends_at = inf
-        self.roster.change(worker, E.LOAD_ENDED, ended.reason or "verified")
-        return []
-
     # ---- controller and command line
 
     def from_admin(self, message: FromAdmin, now: float) -> tuple[Ack | Report, list[Action]]:
@@ -263,7 +253,7 @@ class Core:
                 case Undrain():
                     actions = self._order_undrain(message, now)
                 case LoadVersion():
-                    actions = self._order_load(message, now)
+                    actions = self.loads.order(self._ordered(message.epoch, message.worker), message, now)
                 case _:
                     actions = []
         except HotpoolError as error:
@@ -297,17 +287,6 @@ class Core:
         if worker.state is not S.READY:
             self.roster.change(worker, E.UNDRAIN, "ordered")
         return self.dispatch.feed(worker, now)
-
-    def _order_load(self, order: LoadVersion, now: float) -> list[Action]:
-        worker = self._ordered(order.epoch, order.worker)
-        if worker.token == order.token:
-            return []  # under way or ended; the report says which
-        if worker.state is not S.DRAINED or worker.leaving:
-            raise Conflict(f"{worker.name} is {worker.state}; only a drained worker loads")
-        worker.token, worker.load_reason = order.token, ""
-        worker.load_ends_at = now + self._settings.load_timeout_s
-        self.roster.change(worker, E.LOAD, "ordered")
-        return [ToWorker(worker.connection, Load(order.token, order.digest, order.epoch))]
 
     def _ordered(self, epoch: int, name: str) -> Worker:
         self.routing.fence(epoch)

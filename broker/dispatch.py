@@ -136,13 +136,13 @@ class Dispatcher:
         worker.served += 1
         queue_s, service_s = lease.sent_at - pending.submitted_at, done.service_us / 1e6
         self._service_s += 0.05 * (service_s - self._service_s)
-        labels = (pending.model, worker.version)
+        labels = (pending.model, lease.version)
         self._metrics.queue_s[labels].observe(queue_s)
         self._metrics.service_s[labels].observe(service_s)
         self._metrics.total_s[labels].observe(now - pending.submitted_at)
-        self._finish(pending, "ok", worker.version)
+        self._finish(pending, "ok", lease.version)
         reply = Reply(
-            pending.id, worker.model, worker.version, worker.digest, worker.name, pending.attempts,
+            pending.id, worker.model, lease.version, lease.digest, worker.name, pending.attempts,
             int(queue_s * 1e6), done.service_us, done.result,
         )  # fmt: skip
         return [ToClient(pending.client, reply, payload), *self._after_lease(worker, now)]
@@ -154,7 +154,7 @@ class Dispatcher:
             self._metrics.late[()] += 1
             return self._after_lease(worker, now) if lease else []
         pending = lease.pending
-        self._finish(pending, failed.code, worker.version)
+        self._finish(pending, failed.code, lease.version)
         reply = ErrorReply(pending.id, failed.code, failed.message, failed.executed)
         return [ToClient(pending.client, reply), *self._after_lease(worker, now)]
 
@@ -189,7 +189,8 @@ class Dispatcher:
         actions: list[Action] = []
         for pending in taken:
             job = next(self._jobs)
-            pending.lease, pending.attempts = Lease(job, pending, now), pending.attempts + 1
+            pending.lease = Lease(job, pending, now, worker.version, worker.digest)
+            pending.attempts += 1
             self._roster.open_lease(worker, pending.lease)
             budget_us = max(0, int((pending.deadline - now) * 1e6))
             actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work), pending.payload))

@@ -30,8 +30,11 @@ class Pending:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One request held by one worker. pending: None when the caller does not wait any more."""
+    """One request held by one worker. pending: None when the caller does not wait any more. version, digest: of what computes
+    it, which is what the worker served when the job was sent: an order to serve another version comes after it."""
 
     job: int
     pending: Pending | None
     sent_at: float
+    version: str
+    digest: str

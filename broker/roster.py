@@ -35,7 +35,8 @@ class Worker:
     turn: int = 0  # when it became free, counted
     leaving: bool = False  # its process asked to stop
     given_up: int = 0  # hellos of this incarnation and lower come from a process that is being killed
-    # The last load that was ordered.
+    # The last load that was ordered. beside: what is done for it beside the worker's state, which then says nothing of it.
+    beside: WorkerState | None = None  # loading or verifying
     token: str = ""
     load_reason: str = ""
     load_s: float = 0.0
@@ -56,6 +57,10 @@ class Worker:
     @property
     def is_connected(self) -> bool:
         return bool(self.connection)
+
+    @property
+    def is_loading(self) -> bool:
+        return self.state in (S.LOADING, S.VERIFYING) or self.beside is not None
 
     @property
     def is_free(self) -> bool:
@@ -83,6 +88,7 @@ class Worker:
             load_s=self.load_s,
             verify_s=self.verify_s,
             note=seat.note if seat else "",
+            beside=self.beside or "",
         )
 
 
@@ -116,7 +122,8 @@ class Roster:
         worker = self.workers.setdefault(hello.worker, Worker(hello.worker, hello.model))
         worker.connection, worker.hello, worker.heard_at = connection, hello, now
         worker.model, worker.version, worker.digest = hello.model, hello.version, hello.digest
-        worker.token, worker.load_reason = hello.token, hello.load_reason
+        worker.token, worker.load_reason = hello.loading or hello.token, "" if hello.loading else hello.load_reason
+        worker.beside = S.LOADING if hello.loading else None
         worker.leaving = False
         worker.load_ends_at = inf
         self._by_connection[connection] = worker
@@ -129,6 +136,7 @@ class Roster:
         self._by_connection.pop(worker.connection, None)
         worker.connection = b""
         worker.lease_ends_at = worker.load_ends_at = inf
+        worker.beside = None
         self.change(worker, E.LOST, cause)
 
     def seat(self, connection: bytes, message: Seats) -> list[Worker]:
@@ -160,10 +168,15 @@ class Roster:
         before = worker.state
         self._withdraw(worker)
         worker.state = next_state(worker.name, before, event)
-        self.changes.append((worker.name, before, worker.state, cause, worker.version, self.ready(worker.model)))
+        self._note(worker, before, cause)
         if worker.state is S.DRAINING and not worker.leases:
             self.change(worker, E.IDLE, cause)
         self.offer(worker)
+
+    def change_beside(self, worker: Worker, beside: WorkerState | None, cause: str) -> None:
+        """What it does beside its state, which stays."""
+        worker.beside = beside
+        self._note(worker, worker.state, cause)
 
     def idle(self, worker: Worker) -> None:
         """Its last lease closed."""
@@ -180,9 +193,10 @@ class Roster:
             self._free[worker.model][worker.digest][worker.name] = worker
 
     def set_version(self, worker: Worker, version: str, digest: str) -> None:
-        """Only while the worker is not free: the free are sorted by version."""
-        assert not worker.is_free
+        """Of the leases it gets from now on. The free are sorted by version."""
+        self._withdraw(worker)
         worker.version, worker.digest = version, digest
+        self.offer(worker)
 
     def open_lease(self, worker: Worker, lease: Lease) -> None:
         self._withdraw(worker)
@@ -204,6 +218,9 @@ class Roster:
         """How many workers are free with this one's model and version, itself included."""
         return len(self._free[worker.model][worker.digest])
 
+    def _note(self, worker: Worker, before: WorkerState, cause: str) -> None:
+        self.changes.append((worker.name, before, worker.state, cause, worker.version, self.ready(worker.model)))
+
     def _withdraw(self, worker: Worker) -> None:
         group = self._free[worker.model][worker.digest]
         group.pop(worker.name, None)
@@ -222,4 +239,8 @@ class Roster:
             assert not worker.leases or worker.state in (S.READY, S.DRAINING), (
                 f"{worker.name} {worker.state} holds leases"
             )
+            assert not worker.beside or worker.state in (S.READY, S.DRAINING, S.DRAINED), (
+                f"{worker.name} {worker.state} loads beside"
+            )
+            assert not worker.is_loading or worker.load_ends_at < inf, f"{worker.name} may load for ever"
             assert connected == (self._by_connection.get(worker.connection) is worker)

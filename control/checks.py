@@ -12,7 +12,7 @@ from hotpool.manifest import WEIGHTS, read_manifest, version_folder
 
 from .decide import Finding
 from .rollout import Settings
-from .services import child_environment, describe_exit
+from .services import child_environment, describe_exit, give_way
 
 
 class Scratch:
@@ -33,8 +33,9 @@ class Scratch:
         command = [*self._command, folder, "--memory-mb", limit]
         self._started_at, self._timeout_s = monotonic(), settings.preflight_timeout_s
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=child_environment()
-        )
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=child_environment(), start_new_session=True,
+            preexec_fn=give_way,
+        )  # fmt: skip
 
     def poll(self) -> Finding | None:
         """What it has found; None while it runs or was not started."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 from hotpool.errors import BadVersion, NothingToDo, UnknownVersion
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
+from hotpool.states import Phase, Strategy
 
 from . import orders
 from .cli_pool import fetch_report
@@ -33,9 +33,14 @@ timeout_option = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS",
     help="Stop waiting after this long; the rollout goes on.",
 )  # fmt: skip
+strategy_option = click.option(
+    "--strategy", type=click.Choice([strategy.value for strategy in Strategy]),
+    help="drain: a worker is out of service while it loads. beside: it loads while it serves.  [configuration]",
+)  # fmt: skip
 max_unavailable_option = click.option(
-    "--max-unavailable", type=click.IntRange(min=1), help="Workers out of service at once.  [configuration]"
-)
+    "--max-unavailable", type=click.IntRange(min=1),
+    help="Workers out of service at once; with the strategy beside: that load at once.  [configuration]",
+)  # fmt: skip
 bake_option = click.option(
     "--bake", "bake_s", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to watch all workers on the new version before it becomes stable.  [configuration]",
@@ -46,7 +51,8 @@ bake_option = click.option(
 def rollout() -> None:
     """Move the pool to another version while it serves.
 
-    One worker at a time is drained, reloaded, verified and rejoined. Commands that wait end with 0 when the rollout
+    One worker at a time is drained, reloaded, verified and rejoined, or with --strategy beside reloads and verifies
+    while it serves and then swaps between two requests. Commands that wait end with 0 when the rollout
     succeeded, 3 when it was rolled back, 4 when it is paused, 5 after --timeout, 8 when it could not be rolled back,
     9 after Ctrl-C, 10 when the version was refused before anything changed.
 
@@ -59,6 +65,7 @@ def rollout() -> None:
 @rollout.command()
 @model_argument
 @click.option("--version", required=True, help="Where to: the version's name or digest.")
+@strategy_option
 @max_unavailable_option
 @bake_option
 @reason_option
@@ -70,6 +77,7 @@ def start(
     terminal: Terminal,
     model: str | None,
     version: str,
+    strategy: str | None,
     max_unavailable: int | None,
     bake_s: float | None,
     reason: str,
@@ -86,7 +94,7 @@ def start(
     model = model or terminal.config.pool.model
     _require_version(terminal, model, version)
     workers = _pool_under_control(terminal, model)
-    settings = _settings(terminal, max_unavailable, bake_s)
+    settings = _settings(terminal, strategy, max_unavailable, bake_s)
     with terminal.journal() as journal:
         made = orders.start(
             journal, model=model, version=version, workers=workers, settings=settings,
@@ -100,6 +108,7 @@ def start(
 
 @rollout.command()
 @model_argument
+@strategy_option
 @max_unavailable_option
 @bake_option
 @reason_option
@@ -110,6 +119,7 @@ def start(
 def undo(
     terminal: Terminal,
     model: str | None,
+    strategy: str | None,
     max_unavailable: int | None,
     bake_s: float | None,
     reason: str,
@@ -119,13 +129,15 @@ def undo(
 ) -> None:
     """Roll the pool back to the stable version before this one, as a new rollout. Twice goes back two.
 
+    It goes the way the stable version came: without --strategy by the strategy of that rollout.
+
     \b
     Example:
       hotpool rollout undo --reason "v2 confuses cats with dogs"
     """
     model = model or terminal.config.pool.model
     workers = _pool_under_control(terminal, model)
-    settings = _settings(terminal, max_unavailable, bake_s)
+    settings = _settings(terminal, strategy or _strategy_undone(terminal, model), max_unavailable, bake_s)
     with terminal.journal() as journal:
         made = orders.undo(
             journal, model=model, workers=workers, settings=settings, operator=terminal.operator, reason=reason
@@ -249,11 +261,16 @@ def _require_version(terminal: Terminal, model: str, version: str) -> None:
         raise UnknownVersion(str(error)) from None
 
 
-def _settings(terminal: Terminal, max_unavailable: int | None, bake_s: float | None) -> Settings:
-    settings = Settings(**terminal.config.rollout.model_dump())
-    if max_unavailable is not None:
-        settings = replace(settings, max_unavailable=max_unavailable)
-    return settings if bake_s is None else replace(settings, bake_s=bake_s)
+def _settings(terminal: Terminal, strategy: str | None, max_unavailable: int | None, bake_s: float | None) -> Settings:
+    given = {"strategy": strategy, "max_unavailable": max_unavailable, "bake_s": bake_s}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Settings(**(terminal.config.rollout.model_dump() | chosen))
+
+
+def _strategy_undone(terminal: Terminal, model: str) -> Strategy | None:
+    """Of the rollout that made the stable version stable."""
+    known = reversed(terminal.ledger().rollouts.values())
+    return next((one.settings.strategy for one in known if (one.model, one.phase) == (model, Phase.SUCCEEDED)), None)
 
 
 def _pool_under_control(terminal: Terminal, model: str) -> tuple[WorkerReport, ...]:

@@ -14,21 +14,9 @@ from hotpool.manifest import read_stable, write_stable
 from hotpool.messages import Ack, Changed, FromAdmin, Report
 from hotpool.states import Phase
 
+from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
 from .checks import check_weights
-from .decide import (
-    Action,
-    CheckWeights,
-    Drain,
-    Finding,
-    Load,
-    PointStable,
-    Record,
-    RunPreflight,
-    SetTable,
-    Undrain,
-    View,
-    decide,
-)
+from .decide import Finding, View, decide
 from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
@@ -129,8 +117,8 @@ class Controller:
                 self._preflight.start(digest, settings)
             case Drain(worker, floor):
                 self._send(lambda seq: messages.Drain(seq, epoch, worker, floor))
-            case Load(worker, digest, token):
-                self._send(lambda seq: messages.LoadVersion(seq, epoch, worker, digest, token))
+            case Load(worker, digest, token, beside):
+                self._send(lambda seq: messages.LoadVersion(seq, epoch, worker, digest, token, beside))
             case Undrain(worker):
                 self._send(lambda seq: messages.Undrain(seq, epoch, worker))
         return False

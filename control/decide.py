@@ -6,14 +6,14 @@ back as `Record` and is in the journal before the command it announces is decide
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hotpool.messages import ModelReport, WorkerReport
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 
+from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
 from .events import EventKind
 from .ledger import Ledger, Repair
-from .rollout import Fault, Outcome, Part, Rollout, Settings, Step
+from .rollout import Fault, Outcome, Part, Rollout, Step
 
 K, S = EventKind, WorkerState
 
@@ -42,72 +42,6 @@ class View:
     pointer: str | None
     preflight: Finding | None = None
     weights: Finding | None = None
-
-
-# ---- actions
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Append this event."""
-
-    kind: EventKind
-    body: dict[str, Any]
-    rollout: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SetTable:
-    """Tell the broker which versions may serve."""
-
-    stable: str
-    target: str | None
-    names: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class PointStable:
-    """Let workers boot this version from now on."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunPreflight:
-    """Check the version in a scratch process; the view's `preflight` tells when it has ended."""
-
-    digest: str
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class CheckWeights:
-    """Compare the weights file with its manifest; the view's `weights` tells the result."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """floor: how many workers must stay ready; the broker looks once more at the moment of draining."""
-
-    worker: str
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    worker: str
-    digest: str
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Undrain:
-    worker: str
-
-
-Action = Record | SetTable | PointStable | RunPreflight | CheckWeights | Drain | Load | Undrain
 
 
 def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
@@ -233,7 +167,7 @@ def _start_step(rollout: Rollout, view: View) -> Action | None:
     for worker in sorted(waiting, key=lambda worker: worker.state is S.READY):
         if rollout.attempts.get(worker.worker, 0) > rollout.settings.max_worker_retries:
             return _out_of_attempts(rollout, worker.worker)
-        if worker.state is not S.READY or _may_drain(rollout, view, worker.worker):
+        if worker.state is not S.READY or _may_take(rollout, view, worker.worker):
             attempt = rollout.attempts.get(worker.worker, 0) + 1
             body = {"worker": worker.worker, "incarnation": worker.incarnation, "attempt": attempt}
             return _record(rollout, K.STEP_STARTED, **body, goal=rollout.goal)
@@ -243,9 +177,17 @@ def _start_step(rollout: Rollout, view: View) -> Action | None:
 def _needs_step(rollout: Rollout, view: View, worker: str) -> bool:
     """Down and starting workers are waited for: they will come with the stable version. A load under way is let end."""
     report = view.workers.get(worker)
-    if report is None or worker in rollout.steps or _is_on_goal(rollout, view, worker):
+    if report is None or report.beside or worker in rollout.steps or _is_on_goal(rollout, view, worker):
         return False
     return report.state in (S.READY, S.DRAINING, S.DRAINED)
+
+
+def _may_take(rollout: Rollout, view: View, worker: str) -> bool:
+    """Whether the step of a ready worker may begin. One that loads beside stays ready, so there the limit is only a matter of
+    how much processor the loads may take from the requests."""
+    if rollout.settings.strategy is Strategy.BESIDE:
+        return len(rollout.steps) < rollout.settings.max_unavailable
+    return _may_drain(rollout, view, worker)
 
 
 def _out_of_attempts(rollout: Rollout, worker: str) -> Action:
@@ -274,11 +216,17 @@ def _go_on_with(rollout: Rollout, step: Step, view: View, now: float) -> Action 
     if worker is None or worker.state is S.DOWN:
         return _time_out(rollout, step, S.DOWN, now)
     spent_s = round(now - step.since, 6)
-    if worker.state is S.READY and worker.digest == step.goal:
+    loads_beside = step.part is Part.LOAD and rollout.settings.strategy is Strategy.BESIDE
+    has_loaded = loads_beside and worker.token == step.token  # its seconds are written down first
+    if _is_on_goal(rollout, view, step.worker) and not has_loaded:
         return _record(rollout, K.STEP_FINISHED, worker=step.worker, rejoin_s=spent_s)
     if worker.incarnation != step.incarnation:
         return _fail(rollout, step, Fault.WORKER, "its process ended")
+    if worker.beside:
+        return _time_out(rollout, step, worker.state, now)
     match step.part, worker.state:
+        case Part.LOAD, S.READY if loads_beside:
+            return _load(rollout, step, worker)
         case _, S.READY:
             return _take_out(rollout, step, view)
         case Part.DRAIN, S.DRAINED:
@@ -304,7 +252,7 @@ def _take_out(rollout: Rollout, step: Step, view: View) -> Action:
 def _load(rollout: Rollout, step: Step, worker: WorkerReport) -> Action:
     """Judged by what the worker holds, not by what it was told: a failed load of the version it has is no failure."""
     if worker.token != step.token:
-        return Load(step.worker, step.goal, step.token)
+        return Load(step.worker, step.goal, step.token, beside=worker.state is S.READY)
     if worker.digest == step.goal:
         seconds = {"load_s": worker.load_s, "verify_s": worker.verify_s}
         return _record(rollout, K.STEP_LOADED, worker=step.worker, digest=worker.digest, **seconds)
@@ -355,8 +303,9 @@ def _is_settled(rollout: Rollout, view: View, apart_from: Collection[str] = ()) 
 
 
 def _is_on_goal(rollout: Rollout, view: View, worker: str) -> bool:
+    """One that loads beside may be about to leave it, by the order of a step that was left when the rollback began."""
     report = view.workers.get(worker)
-    return report is not None and report.state is S.READY and report.digest == rollout.goal
+    return report is not None and report.state is S.READY and report.digest == rollout.goal and not report.beside
 
 
 def _state(view: View, worker: str) -> WorkerState:
@@ -374,7 +323,7 @@ def _seats(rollout: Rollout, view: View) -> list[str]:
 
 def _repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
     """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
-    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED)
+    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED and not worker.beside)
     actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
     return next((action for action in actions if action), None)
 

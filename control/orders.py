@@ -10,7 +10,7 @@ from typing import Any
 
 from hotpool.errors import BadRollout, BadVersion, Conflict, NothingToDo
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase
+from hotpool.states import Phase, Strategy
 
 from .events import EventKind
 from .journal import Journal
@@ -174,10 +174,12 @@ def _create(
 def _refuse_without_floor(model: str, n_workers: int, settings: Settings) -> None:
     if n_workers == 0:
         raise BadRollout(f"the pool has no workers of model {model!r}; see: hotpool status")
+    if settings.strategy is Strategy.BESIDE:
+        return
     if n_workers == 1:
         raise BadRollout(
             "one worker can't be drained without a gap in service (strategy drain); "
-            "use two workers or more, or a strategy that keeps it serving: surge or beside"
+            "use two workers or more, or the strategy that keeps it serving: --strategy beside"
         )
     if settings.max_unavailable >= n_workers:
         raise BadRollout(

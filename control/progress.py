@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 
 from .rollout import Kind, Rollout
 
 
 def title(rollout: Rollout) -> str:
-    """`rollout 12 of resnet18 (v6 -> v7)`"""
-    return f"{_name(rollout)} ({rollout.stable_name} -> {rollout.target_name})"
+    """`rollout 12 of resnet18 (v6 -> v7)`, with `, beside` when no worker leaves service."""
+    beside = ", beside" if rollout.settings.strategy is Strategy.BESIDE else ""
+    return f"{_name(rollout)} ({rollout.stable_name} -> {rollout.target_name}{beside})"
 
 
 def message(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
@@ -47,13 +48,22 @@ def _name(rollout: Rollout) -> str:
     return f"rollout {rollout.number} of {rollout.model}"
 
 
+def doing(worker: WorkerReport) -> str:
+    """Its state, and what it does beside it: `ready`, or `ready, loading beside`."""
+    return f"{worker.state}, {worker.beside} beside" if worker.beside else worker.state
+
+
 def _counts(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     if not workers:
         return "the broker can't be reached"
     n_updated = sum(worker.digest == rollout.goal and worker.state is WorkerState.READY for worker in workers)
     n_ready = sum(worker.state is WorkerState.READY for worker in workers)
     goal = rollout.target_name if rollout.goal == rollout.target else rollout.stable_name
-    busy = ", ".join(f"{w.worker} {w.state}" for w in workers if w.state is not WorkerState.READY)
+    busy = ", ".join(
+        f"{w.worker} {doing(w).removeprefix('ready, ')}"
+        for w in workers
+        if w.beside or w.state is not WorkerState.READY
+    )
     return f"{n_updated} of {len(workers)} workers on {goal}, {n_ready} ready" + (f" ({busy})" if busy else "")
 
 

@@ -12,6 +12,7 @@ from hotpool.metrics import count, quantile
 from hotpool.states import WorkerState
 
 from .health import Health
+from .progress import doing
 
 MIB = 1024 * 1024
 _BAR = 24
@@ -28,8 +29,8 @@ def table(*headers: str, right: Iterable[str] = ()) -> Table:
     return made
 
 
-def state_text(state: WorkerState) -> Text:
-    return Text(state, style=_STATE_STYLES.get(state, "yellow"))
+def state_text(worker: WorkerReport) -> Text:
+    return Text(doing(worker), style=_STATE_STYLES.get(worker.state, "yellow"))
 
 
 def mebibytes(n_bytes: float) -> str:
@@ -79,7 +80,7 @@ def workers(reports: Sequence[WorkerReport]) -> Table:
     for worker in reports:
         made.add_row(
             worker.worker,
-            state_text(worker.state),
+            state_text(worker),
             worker.version or short(worker.digest) or "-",
             cores_text(worker.cores),
             str(worker.in_flight),
@@ -100,7 +101,7 @@ def worker_details(reports: Sequence[WorkerReport]) -> Table:
     for worker in reports:
         made.add_row(
             worker.worker,
-            state_text(worker.state),
+            state_text(worker),
             worker.model,
             worker.version or "-",
             short(worker.digest) or "-",

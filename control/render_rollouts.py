@@ -97,12 +97,14 @@ def _step_view(step: Step) -> dict[str, Any]:
 
 def history_table(rollouts: Iterable[Rollout], now: datetime) -> Table:
     made = table(
-        "ROLLOUT", "KIND", "FROM", "TO", "PHASE", "STARTED", "TOOK", "OPERATOR", "REASON", "ENDING", right=("ROLLOUT",)
-    )
+        "ROLLOUT", "KIND", "STRATEGY", "FROM", "TO", "PHASE", "STARTED", "TOOK", "OPERATOR", "REASON", "ENDING",
+        right=("ROLLOUT",),
+    )  # fmt: skip
     for one in rollouts:
         made.add_row(
             str(one.number),
             one.kind,
+            one.settings.strategy,
             one.stable_name,
             one.target_name,
             phase_text(one.phase),
@@ -126,7 +128,7 @@ def live_view(rollout: Rollout, workers: Iterable[WorkerReport], message: str, n
     rows = Table.grid(padding=(0, 2, 0, 0))
     for worker in workers:
         version = worker.version or short(worker.digest)
-        rows.add_row(" ", worker.worker, state_text(worker.state), version, step_text(rollout, worker, now))
+        rows.add_row(" ", worker.worker, state_text(worker), version, step_text(rollout, worker, now))
     hint = Text("  Ctrl-C leaves the rollout alone; stop it with: hotpool rollout abort", style="dim")
     return Group(Text(message), rows, hint)
 

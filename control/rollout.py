@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from hotpool.states import FINAL_PHASES, Phase
+from hotpool.states import FINAL_PHASES, Phase, Strategy
 
 from .events import Event, EventKind
 
@@ -61,7 +61,7 @@ class Kind(StrEnum):
 
 
 class Part(StrEnum):
-    """Of a step, in this order."""
+    """Of a step, in this order. With the strategy `beside` a step begins with the load."""
 
     DRAIN = "drain"
     LOAD = "load"
@@ -97,6 +97,12 @@ class Settings:
     max_worker_retries: int
     preflight_memory_mb: int
     preflight_timeout_s: float
+    strategy: Strategy = Strategy.DRAIN  # the journal has rollouts from before there was a choice
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "strategy", Strategy(self.strategy)
+        )  # a plain word in the journal and the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,8 @@ def _step_started(rollout: Rollout, event: Event, now: float) -> Rollout:
     if worker in rollout.steps:
         raise IllegalTransition(f"the step of {worker} is already open")
     token = f"{rollout.number}-{worker}-{event.seq}"
-    step = Step(worker, body["incarnation"], body["goal"], body["attempt"], token, now)
+    part = Part.LOAD if rollout.settings.strategy is Strategy.BESIDE else Part.DRAIN
+    step = Step(worker, body["incarnation"], body["goal"], body["attempt"], token, now, part)
     attempts = {**rollout.attempts, worker: rollout.attempts.get(worker, 0) + 1}
     return replace(rollout, steps={**rollout.steps, worker: step}, attempts=attempts)
 

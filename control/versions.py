@@ -36,7 +36,7 @@ from hotpool.manifest import (
     version_folder,
 )
 
-from .services import child_environment, describe_exit, module_command
+from .services import child_environment, describe_exit, give_way, module_command
 
 log = logging.getLogger("hotpool.control")
 
@@ -300,6 +300,7 @@ def _run_scratch(arguments: Sequence[str], memory_mb: int, timeout_s: float) -> 
             stdout=subprocess.PIPE,
             timeout=timeout_s,
             start_new_session=True,
+            preexec_fn=give_way,
             env=child_environment(),
         )
     except subprocess.TimeoutExpired:

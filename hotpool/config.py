@@ -49,6 +49,7 @@ class Pictures(_Section):
 class Rollout(_Section):
     """Defaults of `hotpool rollout start`."""
 
+    strategy: Literal["drain", "beside"] = "drain"
     max_unavailable: Positive = 1
     bake_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0

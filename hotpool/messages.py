@@ -125,7 +125,8 @@ class Who(Message, tag=20, frozen=True):
 
 class WorkerHello(Message, tag=32, frozen=True):
     """A worker process with verified weights reports for duty. epoch: highest controller epoch it has obeyed. token and
-    load_reason: how its last ordered load ended, for a broker that was not there to hear it."""
+    load_reason: how its last ordered load ended, for a broker that was not there to hear it. loading: the token of a load
+    that is under way, or that has ended and waits for `Serve`."""
 
     protocol: Count
     worker: Name
@@ -139,6 +140,7 @@ class WorkerHello(Message, tag=32, frozen=True):
     threads: Count
     token: Token = ""
     load_reason: Text = ""
+    loading: Token = ""
 
 
 class Done(Message, tag=33, frozen=True):
@@ -165,7 +167,8 @@ class LoadState(Message, tag=35, frozen=True):
 
 
 class LoadEnded(Message, tag=36, frozen=True):
-    """digest: of the tensors' version the worker serves now, whether the load succeeded or not. reason: empty when it did."""
+    """reason: empty when it succeeded. Then version and digest are of the tensors that the worker holds beside those it serves,
+    until `Serve` says which to keep; else of those it serves."""
 
     token: Token
     version: Name
@@ -217,11 +220,13 @@ class Job(Message, tag=48, frozen=True):
 
 
 class Load(Message, tag=49, frozen=True):
-    """Load this version beside the present one, verify it, then serve it. Sent only to a drained worker."""
+    """Load this version beside the present one and verify it; what is served stays. beside: requests are served meanwhile, and
+    go first; without it the worker is drained."""
 
     token: Token
     digest: Name
     epoch: Count
+    beside: bool = False
 
 
 class Released(Message, tag=50, frozen=True):
@@ -234,6 +239,14 @@ class Kill(Message, tag=51, frozen=True):
     worker: Name
     incarnation: Count
     cause: Name
+
+
+class Serve(Message, tag=52, frozen=True):
+    """Answers a `LoadEnded` that succeeded: jobs after this one are for the version with this digest, the new or the old one,
+    and jobs before it were for the old one. The worker lets go of the other."""
+
+    token: Token
+    digest: Name
 
 
 # ---- admin (controller, CLI) -> broker
@@ -277,13 +290,15 @@ class Undrain(Message, tag=68, frozen=True):
 
 
 class LoadVersion(Message, tag=69, frozen=True):
-    """token: names this attempt; the worker's report carries it back."""
+    """token: names this attempt; the worker's report carries it back. beside: to a ready worker, which stays ready; the version
+    must be one that may serve. Without it: to a drained worker."""
 
     seq: Count
     epoch: Count
     worker: Name
     digest: Name
     token: Token
+    beside: bool = False
 
 
 # ---- broker -> admin
@@ -298,7 +313,8 @@ class Ack(Message, tag=80, frozen=True):
 
 
 class WorkerReport(Struct, frozen=True):
-    """One worker in a `Report`. token, load_reason: of its last load; load_reason is empty when it succeeded."""
+    """One worker in a `Report`. token, load_reason: of its last load; load_reason is empty when it succeeded. beside: what it
+    does beside its state, `loading` or `verifying`; empty when its state says it all."""
 
     worker: str
     state: WorkerState
@@ -319,6 +335,7 @@ class WorkerReport(Struct, frozen=True):
     load_s: float = 0.0
     verify_s: float = 0.0
     note: str = ""
+    beside: str = ""
 
 
 class QueueReport(Struct, frozen=True):
@@ -369,7 +386,8 @@ class Report(Message, tag=81, frozen=True):
 
 
 class Changed(Message, tag=82, frozen=True):
-    """A worker changed its state. at_us: since this broker started; ready: ready workers of its model after the change."""
+    """A worker changed its state, or with before = after what it does beside it. at_us: since this broker started; ready: ready
+    workers of its model after the change."""
 
     at_us: Count
     worker: Name
@@ -383,6 +401,6 @@ class Changed(Message, tag=82, frozen=True):
 FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
-ToWorker = Welcome | Job | Load | Released | Kill | Pong | Who
+ToWorker = Welcome | Job | Load | Serve | Released | Kill | Pong | Who
 FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion
 ToAdmin = Ack | Report | Changed

@@ -30,6 +30,13 @@ class Phase(StrEnum):
     ROLLBACK_FAILED = "rollback_failed"
 
 
+class Strategy(StrEnum):
+    """How a rollout brings a worker from one version to the other."""
+
+    DRAIN = "drain"  # it is taken out of service, loads, and rejoins
+    BESIDE = "beside"  # it loads beside what it serves, and swaps between two requests
+
+
 FINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.REJECTED, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED})
 
 

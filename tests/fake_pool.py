@@ -15,8 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from control import orders
+from control.actions import Action, Record
 from control.controller import Controller
-from control.decide import Action, Finding, Record
+from control.decide import Finding
 from control.events import Event, EventKind
 from control.journal import Journal
 from control.ledger import Ledger, replay
@@ -24,11 +25,12 @@ from control.rollout import Rollout, Settings
 from hotpool import messages as m
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 
 S = WorkerState
 MODEL = "shapes"
 OPERATOR = "ada@example"
+ANY_EPOCH = -1
 ORDERS = (EventKind.PAUSED, EventKind.RESUMED, EventKind.ABORT_REQUESTED)
 ENDS_A_PAUSE = (EventKind.RESUMED, EventKind.ABORT_REQUESTED, EventKind.ROLLBACK_STARTED)
 SETTINGS = Settings(
@@ -57,6 +59,9 @@ class FakeWorker:
     token: str = ""
     load_reason: str = ""
     is_known: bool = True  # False: the broker was restarted and has not heard of it yet
+    beside: str = ""
+    loading: str = ""  # digest of what it loads
+    has_loaded: bool = False  # and nobody has said yet what to serve
 
 
 class FakePool:
@@ -91,6 +96,7 @@ class FakePool:
                 token=w.token,
                 load_reason=w.load_reason,
                 load_s=self.load_s,
+                beside=w.beside,
             )
             for w in self.workers.values()
             if w.is_known
@@ -133,15 +139,15 @@ class FakePool:
         worker = self.workers[name]
         if worker.state is not S.DOWN:
             self.become(worker, S.DOWN)
-            worker.is_known = True
+            worker.is_known, worker.loading, worker.beside = True, "", ""
             if name not in self.dead:
                 self._after(worker, self.restart_s, self._start)
 
     def restart_broker(self) -> None:
-        """Workers keep what they hold; drains that were ordered are forgotten."""
+        """Workers keep what they hold and go on with their loads; drains that were ordered are forgotten."""
         self.table, self.leader = None, 0
         for worker in self.workers.values():
-            if worker.state in (S.READY, S.DRAINING, S.DRAINED):
+            if worker.state not in (S.DOWN, S.STARTING):
                 worker.is_known = False
                 self.become(worker, S.DOWN)
                 self._after(worker, 0.05 * next(self._n) % 0.4, self._join)
@@ -152,7 +158,7 @@ class FakePool:
         self.now += at_most_s
         while self._due and self._due[0][0] <= self.now:
             _, _, name, epoch, what = heapq.heappop(self._due)
-            if self.workers[name].epoch == epoch:
+            if epoch in (self.workers[name].epoch, ANY_EPOCH):
                 what(self.workers[name])
 
     # ---- inside
@@ -169,7 +175,10 @@ class FakePool:
         self.fewest_ready = min(self.fewest_ready, self.ready())
 
     def _after(self, worker: FakeWorker, delay_s: float, what: Callable[[FakeWorker], None]) -> None:
-        heapq.heappush(self._due, (self.now + delay_s, next(self._n), worker.name, worker.epoch, what))
+        self._at(worker, worker.epoch, delay_s, what)
+
+    def _at(self, worker: FakeWorker, epoch: int, delay_s: float, what: Callable[[FakeWorker], None]) -> None:
+        heapq.heappush(self._due, (self.now + delay_s, next(self._n), worker.name, epoch, what))
 
     def _set_versions(self, order: m.SetVersions) -> None:
         self.table = m.ModelReport(order.model, order.epoch, order.stable, order.target, dict(order.names))
@@ -189,19 +198,35 @@ class FakePool:
     def _load(self, worker: FakeWorker, order: m.LoadVersion) -> m.Ack:
         if order.token == worker.token:
             return m.Ack(order.seq)
-        if worker.state is not S.DRAINED:
-            return m.Ack(order.seq, "conflict", "only a drained worker loads")
-        worker.token, worker.load_reason = order.token, ""
-        self.become(worker, S.LOADING)
+        if worker.loading or worker.state is not (S.READY if order.beside else S.DRAINED):
+            return m.Ack(order.seq, "conflict", "only a ready one loads beside, only a drained one without")
+        if order.beside and not self.admits(order.digest):
+            self.wrong.append(f"{order} of what may not serve")
+        worker.token, worker.load_reason, worker.loading, worker.has_loaded = order.token, "", order.digest, False
+        if order.beside:
+            worker.beside = "loading"
+        else:
+            self.become(worker, S.LOADING)
         if worker.name not in self.stuck:
-            self._after(worker, self.load_s, lambda worker: self._end_load(worker, order.digest))
+            self._at(worker, ANY_EPOCH, self.load_s, lambda worker: self._end_load(worker, order.token))
         return m.Ack(order.seq)
 
-    def _end_load(self, worker: FakeWorker, digest: str) -> None:
-        worker.load_reason = self.bad.get(digest, "")
+    def _end_load(self, worker: FakeWorker, token: str) -> None:
+        if worker.loading and worker.token == token:  # else its process ended
+            worker.has_loaded = True
+            if worker.is_known:
+                self._serve(worker)
+
+    def _serve(self, worker: FakeWorker) -> None:
+        """The broker hears how the load ended and says what to serve."""
+        worker.load_reason = self.bad.get(worker.loading, "")
+        if worker.beside and not self.admits(worker.loading):
+            worker.load_reason = worker.load_reason or "may not serve any more"
         if not worker.load_reason:
-            worker.digest = digest
-        self.become(worker, S.DRAINED)
+            worker.digest = worker.loading
+        worker.loading = worker.beside = ""
+        if worker.state is S.LOADING:
+            self.become(worker, S.DRAINED)
 
     def _start(self, worker: FakeWorker) -> None:
         worker.incarnation += 1
@@ -213,8 +238,10 @@ class FakePool:
         self._after(worker, self.boot_s, self._join)
 
     def _join(self, worker: FakeWorker) -> None:
-        worker.is_known = True
+        worker.is_known, worker.beside = True, "loading" if worker.loading else ""
         self.become(worker, S.READY if self.admits(worker.digest) else S.DRAINED)
+        if worker.loading and worker.has_loaded:
+            self._serve(worker)
 
 
 class FakePreflight:
@@ -263,7 +290,8 @@ class World:
             self.append(EventKind.VERSION_ADDED, name=name, digest=digest)
         self.append(EventKind.STABLE_SET, digest=self.digests["v1"])
         write_stable(self.home, MODEL, self.digests["v1"])
-        self.pool = FakePool(self.home, n_workers, self.digests["v1"], max(1, n_workers - settings.max_unavailable))
+        floor = n_workers if settings.strategy is Strategy.BESIDE else max(1, n_workers - settings.max_unavailable)
+        self.pool = FakePool(self.home, n_workers, self.digests["v1"], floor)
         self.pool.is_announced = self._is_announced
         self.preflight = FakePreflight(self.pool)
         self.controller: CrashableController | None = None
@@ -482,6 +510,6 @@ def rollout_body(stable: str, target: str, kind: str = "start", n_workers: int =
     }
 
 
-def settings(**changes: float) -> Settings:
+def settings(**changes: float | Strategy) -> Settings:
     """The tests' settings with some changed."""
     return replace(SETTINGS, **changes)  # type: ignore[arg-type]

@@ -12,12 +12,14 @@ from hotpool.messages import (
     FromWorker,
     Job,
     Leaving,
+    LoadEnded,
     Ping,
     Pong,
     Pulse,
     Released,
     Seat,
     Seats,
+    Serve,
     Welcome,
     Work,
     WorkerHello,
@@ -30,14 +32,15 @@ BOOT = 77
 class Hub:
     """`heard` holds (message, payload) in order; `workers` the connection of each worker's last hello."""
 
-    def __init__(self, home: Home, *, releases: bool = True) -> None:
+    def __init__(self, home: Home, *, releases: bool = True, serves: bool = True) -> None:
+        """serves: what was loaded is to be served at once; False: the test says so itself."""
         home.run.mkdir(parents=True, exist_ok=True)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.bind(home.endpoint("workers"))
-        self._releases = releases
+        self._releases, self._serves = releases, serves
         self.heard: list[tuple[FromWorker, bytes | None]] = []
         self.workers: dict[str, bytes] = {}
         self.supervisor = b""
@@ -98,5 +101,7 @@ class Hub:
                 self.send(connection, welcome if is_new else Pong(BOOT))
             case Ping() | Pulse():
                 self.send(connection, Pong(BOOT))
+            case LoadEnded() if self._serves and not message.reason:
+                self.send(connection, Serve(message.token, message.digest))
             case Leaving() if self._releases:
                 self.send(connection, Released())

@@ -3,13 +3,15 @@
     python -m tests.noop_workers --home DIR [--workers N] [--broker-gone-s S]     a supervisor with such workers
     python -m tests.noop_workers CONTROL_FD LIFELINE_FD                           its template (the supervisor starts it)
 
-A version is its digest: digests that begin with `bad` can't be loaded. Logits are (sum, number of rows, 0); a row that begins
+A version is its digest: digests that begin with `bad` can't be loaded, those that begin with `bug` end the process, and the
+load of those that begin with `slow` lasts until there is a file `go`. Logits are (sum, number of rows, 0); a row that begins
 with one of the values below does what its name says.
 """
 
 import argparse
 import os
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -67,6 +69,13 @@ class NoopVersion:
 
 def load_noop(home, digest, *, on_state):
     on_state("loading")
+    if digest.startswith("slow"):
+        nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        (home.root / "nice").write_text(str(nice))
+        while not (home.root / "go").exists():
+            time.sleep(0.001)
+    if digest.startswith("bug"):
+        raise AttributeError("a bug in the loading of versions")
     if digest.startswith("bad"):
         raise BadVersion("tensor fc.weight has 3 of 10 values that are NaN or infinite")
     on_state("verifying")

@@ -52,6 +52,7 @@ class Plan:
     poison: int = 1
     cancels: int = 3
     rollouts: bool = True
+    beside: bool = False  # rollouts load beside what is served, and some are given up half way
     sees_exits: bool = True  # False: as on macOS, only silence and the supervisor tell
     queue_max: int = 1000
     max_batch: int = 3
@@ -67,10 +68,11 @@ class World:
         self.connections: dict[bytes, Connection] = {}
         self.stable = "v1"
         self.target: str | None = None
-        self.ever_stable = {"v1"}
+        self.ever_tabled = {"v1"}
         self.executed: Counter[int] = Counter()
         self.kills: Counter[int] = Counter()
         self.fewest_ready = plan.n_workers
+        self.n_drains = self.n_swaps = self.n_kept = 0
         self.start_broker()
         self.supervisor = Supervisor(self)
         self.client = Client(self)
@@ -142,6 +144,7 @@ class World:
             self.problems.append(f"invariant: {error}")
         for changed in self.core.take_changes(self.now):
             if changed.cause == "ordered" and changed.after == WorkerState.DRAINING:
+                self.n_drains += 1
                 self.fewest_ready = min(self.fewest_ready, changed.ready)
         for action in actions:
             match action:
@@ -158,8 +161,8 @@ class World:
         worker = self.core.roster.of_connection(connection)
         if worker is None:
             return  # lost in the same breath; the lease is back in the queue
-        # A fresh broker without a table may also use what was stable until a moment ago, as it takes workers at their word.
-        admitted = {self.stable, self.target} | (self.ever_stable if not self.core.routing.report() else set())
+        # A fresh broker without a table may also use what might serve until a moment ago, as it takes workers at their word.
+        admitted = {self.stable, self.target} | (self.ever_tabled if not self.core.routing.report() else set())
         if worker.version not in admitted:
             self.problems.append(
                 f"{worker.name} got a request on {worker.version}, admitted are {self.stable} {self.target}"
@@ -211,6 +214,8 @@ class World:
             elif outcomes[0] == "ok" and not self.executed[number]:
                 problems.append(f"request {number} was answered but never executed")
         problems += [f"request {n} ended {k} workers" for n, k in self.kills.items() if k > self.allowed_kills()]
+        if self.plan.beside and self.n_drains:
+            problems.append("a rollout that loads beside has drained a worker")
         if self.fewest_ready < max(1, self.plan.n_workers - 1):
             problems.append(f"an ordered drain left {self.fewest_ready} ready")
         problems += self.left_over()
@@ -262,6 +267,8 @@ class Client:
         world = self.world
         request_id = b"clientid" + number.to_bytes(8, "big")
         version = world.rng.choice([None, None, None, "v1"])
+        if world.plan.beside:
+            version = world.rng.choice([None, None, world.stable, world.target])
         timeout_s = world.rng.choice([0.3, 2.0, 5.0])
         request = m.Request(request_id, MODEL, version, world.rng.randrange(3), 0, WORK)
         payload = f"{number} {'poison' if poison else world.rng.choice(['good'] * 9 + ['bad'])}".encode()
@@ -420,7 +427,9 @@ class Process:
         self.world, self.name, self.incarnation, self.pid = world, name, incarnation, pid
         self.alive, self.hung, self.silent, self.watched, self.busy = True, False, False, False, False
         self.version, self.token, self.load_reason = world.stable, "", ""
-        self.jobs: list[tuple[Connection, m.Job, bytes]] = []
+        self.order: m.Load | None = None  # the newest, until it failed or the broker has said what to serve
+        self.held = ""  # loaded by it, and not yet served
+        self.jobs: list[tuple[Connection, m.Message, bytes]] = []  # and orders, in the order in which they came
         self.connection = Connection(b"", self, -1, alive=False)
         world.after(world.rng.uniform(0.01, 0.1), self.connect)
 
@@ -437,7 +446,7 @@ class Process:
     def hello(self) -> None:
         hello = m.WorkerHello(
             1, self.name, self.incarnation, self.pid, MODEL, self.version, digest(self.version), 0, (0,), 1,
-            self.token, self.load_reason,
+            self.token, self.load_reason, self.order.token if self.order else "",
         )  # fmt: skip
         self.world.send(self.connection, hello)
 
@@ -450,31 +459,56 @@ class Process:
         if self.hung:
             return
         match message:
-            case m.Job():
+            case m.Job() | m.Load() | m.Serve():
                 self.jobs.append((connection, message, payload or b""))
                 self.compute_next()
-            case m.Load():
-                self.world.after(self.world.rng.uniform(0.05, 0.2), self.loaded, connection, message)
+            case m.Welcome():
+                self.report_held()
             case m.Who():
                 self.hello()
 
-    def loaded(self, connection: Connection, load: m.Load) -> None:
-        if not self.alive or self.hung:
+    def loaded(self, load: m.Load) -> None:
+        if not self.alive or self.hung or load is not self.order:
             return
-        self.token, self.load_reason = load.token, ""
+        if self.connection.alive:
+            self.world.send(self.connection, m.LoadState(load.token, "verifying"))
         if self.world.rng.random() < 0.1:
-            self.load_reason = "refused"
+            self.order, self.token, self.load_reason = None, load.token, "refused"
+            if self.connection.alive:
+                ended = m.LoadEnded(load.token, self.version, digest(self.version), 1, 1, "refused")
+                self.world.send(self.connection, ended)
         else:
-            self.version = load.digest[7:]
-        if connection.alive:
-            self.world.send(connection, m.LoadState(load.token, "verifying"))
-            ended = m.LoadEnded(load.token, self.version, digest(self.version), 1, 1, self.load_reason)
-            self.world.send(connection, ended)
+            self.held = load.digest[7:]
+            self.report_held()
+
+    def report_held(self) -> None:
+        if self.order and self.held and self.connection.alive:
+            self.world.send(self.connection, m.LoadEnded(self.order.token, self.held, digest(self.held), 1, 1))
+
+    def serve(self, connection: Connection, order: m.Serve) -> None:
+        if not connection.alive:
+            return  # it was never read: the session's socket is closed
+        kept, swapped = order.digest == digest(self.version), order.digest == digest(self.held)
+        if not (kept or swapped):
+            self.world.problems.append(
+                f"{self.name} was told to serve {order.digest}, it holds {self.version} {self.held}"
+            )
+        self.world.n_swaps, self.world.n_kept = self.world.n_swaps + swapped, self.world.n_kept + kept
+        self.version = self.held if swapped else self.version
+        self.order, self.held, self.token, self.load_reason = None, "", order.token, ""
 
     def compute_next(self) -> None:
-        if self.jobs and not self.busy:
-            self.busy = True
-            self.world.after(self.world.rng.expovariate(1 / 0.02), self.finish, *self.jobs.pop(0))
+        while self.jobs and not self.busy:
+            connection, message, payload = self.jobs.pop(0)
+            match message:
+                case m.Serve():
+                    self.serve(connection, message)
+                case m.Load() if connection.alive:
+                    self.order, self.held = message, ""
+                    self.world.after(self.world.rng.uniform(0.05, 0.2), self.loaded, message)
+                case m.Job():
+                    self.busy = True
+                    self.world.after(self.world.rng.expovariate(1 / 0.02), self.finish, connection, message, payload)
 
     def finish(self, connection: Connection, job: m.Job, payload: bytes) -> None:
         if not self.alive or self.hung:
@@ -517,15 +551,21 @@ class Operator:
         # Reckless: asks for every worker at once and commits while seats are empty. The floor and the table must hold.
         behind = [worker for worker in workers if worker.version != goal]
         for worker in behind:
-            self.order(m.Drain(0, 1, worker.name, floor=max(1, world.plan.n_workers - 1)))
+            if not world.plan.beside:
+                self.order(m.Drain(0, 1, worker.name, floor=max(1, world.plan.n_workers - 1)))
+            elif worker.state is WorkerState.READY and not worker.is_loading:
+                self.load(worker, goal, beside=True)
         if workers and not behind and all(worker.state is WorkerState.READY for worker in workers):
             world.stable, world.target = goal, None
-            world.ever_stable.add(goal)
+            self.tell()
+        elif world.plan.beside and world.rng.random() < 0.02:
+            world.target = None  # in the middle of loads: what they bring must not be served
             self.tell()
 
     def begin(self) -> str:
         self.n += 1
         target = self.world.target = f"v{self.n}"
+        self.world.ever_tabled.add(target)
         self.tell()
         return target
 
@@ -533,8 +573,11 @@ class Operator:
         if worker.version == goal:
             self.order(m.Undrain(0, 1, worker.name))
         else:
-            self.attempt += 1
-            self.order(m.LoadVersion(0, 1, worker.name, digest(goal), f"{goal}-{self.attempt}"))
+            self.load(worker, goal, beside=False)
+
+    def load(self, worker: Any, goal: str, *, beside: bool) -> None:
+        self.attempt += 1
+        self.order(m.LoadVersion(0, 1, worker.name, digest(goal), f"{goal}-{self.attempt}", beside))
 
     def tell(self) -> None:
         world = self.world

@@ -464,6 +464,148 @@ def test_a_refused_load_keeps_the_old_version_and_says_why():
     assert (worker.state, worker.version, worker.load_reason) == (S.DRAINED, "v1", "golden outputs differ")
 
 
+def beside(bench: Bench, name: str = "worker-0", token: str = "token-1") -> str:
+    return bench.order(m.LoadVersion, 1, name, "digest-v2", token, beside=True)
+
+
+def admit(bench: Bench, target: str | None = "digest-v2") -> None:
+    bench.order(m.SetVersions, 1, "shapes", "digest-v1", target, {"v1": "digest-v1", "v2": "digest-v2"})
+
+
+def orders(bench: Bench, name: str = "worker-0") -> list[str]:
+    """Kinds of messages that the worker got since its hello."""
+    return [type(message).__name__ for message in bench.to_worker[name] if not isinstance(message, m.Welcome)]
+
+
+def test_a_ready_worker_loads_beside_and_stays_ready():
+    bench = Bench()
+    admit(bench)
+    bench.core.take_changes(bench.now)
+    for _ in range(2):
+        assert beside(bench) == ""
+    worker = bench.core.roster.workers["worker-0"]
+    assert (worker.state, worker.report().beside, orders(bench)) == (S.READY, "loading", ["Load"])
+    assert bench.to_worker["worker-0"][-1] == m.Load("token-1", "digest-v2", 1, beside=True)
+    bench.from_worker("worker-0", m.LoadState("token-1", "verifying"))
+    assert worker.report().beside == "verifying"
+    bench.submit()
+    bench.answer()
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 10, 10))
+    assert (worker.state, worker.version, worker.report().beside) == (S.READY, "v2", "")
+    assert orders(bench) == ["Load", "Job", "Serve"]
+    changes = bench.core.take_changes(bench.now)
+    assert {(change.before, change.after, change.ready) for change in changes} == {(S.READY, S.READY, 1)}
+    assert [change.version for change in changes] == ["v1", "v1", "v2"]
+
+
+def test_an_answer_names_what_served_when_its_job_was_sent():
+    bench = Bench(max_batch=2)
+    admit(bench)
+    beside(bench)
+    for version in ("v1", None):
+        bench.submit(version=version)
+    bench.submit(version="v1")
+    bench.submit(version="v2")
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 10, 10))
+    assert orders(bench) == ["Load", "Job", "Serve"], "one batch at a time"
+    bench.answer()
+    assert orders(bench) == ["Load", "Job", "Serve", "Job", "Job"], "the rest that v2 may answer"
+    bench.answer(index=1)
+    bench.answer(index=2)
+    versions = [(reply.version, reply.digest) for reply in bench.to_client if isinstance(reply, m.Reply)]
+    assert versions == [("v1", "digest-v1"), ("v2", "digest-v2"), ("v2", "digest-v2")]
+    assert bench.core.dispatch.queued == 1, "v1 is asked for, and nobody serves it any more"
+
+
+def test_an_idle_worker_gets_what_waited_for_the_new_version_after_the_order_to_serve_it():
+    bench = Bench()
+    admit(bench)
+    beside(bench)
+    bench.submit(version="v2")
+    assert orders(bench) == ["Load"]
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 10, 10))
+    assert orders(bench) == ["Load", "Serve", "Job"]
+
+
+def test_only_a_ready_worker_loads_beside_and_only_what_may_serve():
+    bench = Bench(workers=2)
+    admit(bench, target=None)
+    assert beside(bench) == "unknown_version"
+    admit(bench)
+    bench.order(m.Drain, 1, "worker-0")
+    assert beside(bench) == "conflict"
+    bench.order(m.Undrain, 1, "worker-0")
+    assert beside(bench) == ""
+    assert beside(bench, token="token-2") == "conflict", "one load at a time"
+    assert bench.order(m.LoadVersion, 0, "worker-1", "digest-v2", "token-3", beside=True) == "stale_epoch"
+
+
+def test_a_refused_load_beside_changes_nothing_but_the_report():
+    bench = Bench()
+    admit(bench)
+    beside(bench)
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v1", "digest-v1", 0, 0, "golden outputs differ"))
+    worker = bench.core.roster.workers["worker-0"].report()
+    assert (worker.state, worker.version, worker.beside) == (S.READY, "v1", "")
+    assert (worker.token, worker.load_reason) == ("token-1", "golden outputs differ")
+    assert "Serve" not in orders(bench)
+
+
+def test_what_may_not_serve_any_more_when_its_load_ends_is_not_swapped_in():
+    bench = Bench()
+    admit(bench)
+    beside(bench)
+    admit(bench, target=None)
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 10, 10))
+    worker = bench.core.roster.workers["worker-0"].report()
+    assert (worker.state, worker.version, worker.load_reason) == (
+        S.READY, "v1", "v2 may not serve any more; v1 was kept",
+    )  # fmt: skip
+    assert bench.to_worker["worker-0"][-1] == m.Serve("token-1", "digest-v1"), "or both would stay in memory"
+
+
+@pytest.mark.parametrize("state", [S.READY, S.DRAINED])
+def test_a_worker_that_comes_in_the_middle_of_a_load_is_known_to_load(state: WorkerState):
+    """The broker was restarted. It learns what is under way, gives it the time of a load, and hears how it ends."""
+    bench = Bench(workers=0)
+    bench.order(m.SetVersions, 1, "shapes", "digest-v1" if state is S.READY else "digest-v0", "digest-v2", {})
+    bench.from_worker(
+        "worker-0",
+        m.WorkerHello(1, "worker-0", 1, 1001, "shapes", "v1", "digest-v1", 1, (0,), 1, "token-0", "bad", "token-1"),
+    )
+    worker = bench.core.roster.workers["worker-0"]
+    assert (worker.state, worker.report().beside, worker.token, worker.load_reason) == (state, "loading", "token-1", "")
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 10, 10))
+    assert (worker.state, worker.version) == (state, "v2")
+    assert orders(bench) == ["Serve"]
+
+
+def test_a_load_beside_that_never_ends_is_ended():
+    bench = Bench(workers=2)
+    bench.from_worker("supervisor", m.Seats("shapes", tuple(m.Seat(f"worker-{n}", 1, 1001, {}) for n in range(2))))
+    admit(bench)
+    beside(bench)
+    bench.submit(timeout_s=2 * LOAD_S)
+    bench.answer(next(worker.name for worker in bench.core.roster if worker.leases))
+    bench.at(LOAD_S - 1)
+    assert bench.state() is S.READY
+    bench.at(LOAD_S + 1)
+    assert bench.state() is not S.READY
+    assert m.Kill("worker-0", 1, "hung") in bench.to_worker["supervisor"]
+
+
+def test_the_leases_of_a_worker_lost_in_a_load_beside_go_to_another():
+    bench = Bench(workers=2)
+    admit(bench)
+    bench.submit()
+    holder = next(worker for worker in bench.core.roster if worker.leases)
+    beside(bench, holder.name)
+    bench.do(bench.core.worker_gone(holder.name.encode(), bench.now))
+    assert (holder.state, holder.report().beside) == (S.DOWN, "")
+    other = next(worker for worker in bench.core.roster if worker is not holder)
+    assert len(other.leases) == 1
+
+
 def test_a_load_that_never_ends_is_ended():
     bench = Bench(workers=2)
     bench.order(m.Drain, 1, "worker-0")

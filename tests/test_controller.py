@@ -1,22 +1,25 @@
 """The controller against a fake pool in virtual time, with the real journal."""
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from control.actions import CheckWeights
 from control.checks import Scratch, check_weights
 from control.controller import Controller
-from control.decide import CheckWeights, Finding
+from control.decide import Finding
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Outcome
 from hotpool import messages as m
 from hotpool.errors import BrokerUnreachable, JournalCorrupt, StaleEpoch
 from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
 
 K, S = EventKind, WorkerState
@@ -65,6 +68,99 @@ def test_several_workers_at_once_when_allowed() -> None:
         world.run_to_end()
         world.check(Phase.SUCCEEDED)
         assert world.pool.fewest_ready == 2
+        world.close()
+
+
+def beside_world(folder: Path, n_workers: int = 3, **changes: float) -> World:
+    return World(folder, n_workers, settings(strategy=Strategy.BESIDE, **changes))
+
+
+def loading(world: World) -> list[str]:
+    return [name for name, worker in world.pool.workers.items() if worker.beside]
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_with_the_strategy_beside_no_worker_ever_leaves(n_workers: int) -> None:
+    with fast_folder() as folder:
+        world = beside_world(folder, n_workers)
+        most_at_once = 0
+        world.start("v2")
+        while not world.last().is_over:
+            world.turn()
+            most_at_once = max(most_at_once, len(loading(world)))
+        world.undo()
+        rollout = world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert (world.pool.fewest_ready, most_at_once) == (n_workers, 1)
+        assert [list(step.seconds) for step in rollout.ended_steps] == [["load", "verify", "rejoin"]] * n_workers
+        assert K.STEP_DRAINED not in world.kinds()
+        world.close()
+
+
+def test_beside_max_unavailable_is_how_many_load_at_once() -> None:
+    with fast_folder() as folder:
+        world = beside_world(folder, max_unavailable=2)
+        world.start("v2")
+        world.run(lambda: len(loading(world)) == 2)
+        world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert world.pool.fewest_ready == 3
+        world.close()
+
+
+@pytest.mark.parametrize("n_loaded", [0, 2])
+def test_a_version_that_can_not_be_loaded_beside_is_never_served(n_loaded: int) -> None:
+    with fast_folder() as folder:
+        world = beside_world(folder)
+        world.start("v2")
+        world.run(lambda: len(world.last().ended_steps) == n_loaded and bool(loading(world)))
+        world.pool.bad[world.digests["v2"]] = "golden outputs differ by 3.1"
+        rollout = world.run_to_end()
+        world.check(Phase.ROLLED_BACK)
+        assert (rollout.cause, rollout.ending) == ("version", f"worker-{n_loaded}: golden outputs differ by 3.1")
+        assert world.pool.fewest_ready == 3
+        world.close()
+
+
+def test_an_abort_in_the_middle_of_a_load_beside_leaves_nobody_behind_on_the_target() -> None:
+    """The load goes on and its version is swapped in: the rollback must not be over before it has taken that back."""
+    with fast_folder() as folder:
+        world = beside_world(folder)
+        world.start("v2")
+        world.run(lambda: bool(loading(world)))
+        world.abort()
+        world.run_to_end()
+        world.pool.pass_time(10.0)
+        world.check(Phase.ROLLED_BACK)
+        assert world.pool.fewest_ready == 3
+        world.close()
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_a_worker_killed_in_a_load_beside_boots_stable_and_gets_its_step_again(n_workers: int) -> None:
+    with fast_folder() as folder:
+        world = beside_world(folder, n_workers)
+        world.start("v2")
+        world.run(lambda: bool(loading(world)))
+        world.pool.crash("worker-0")
+        world.run(lambda: world.pool.workers["worker-0"].state is S.STARTING)
+        assert world.pool.workers["worker-0"].digest == world.digests["v1"]
+        rollout = world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert rollout.ended_steps[0].reason == "its process ended"
+        assert len(rollout.ended_steps) == n_workers + 1
+        world.close()
+
+
+def test_a_broker_killed_in_a_load_beside_costs_no_attempt() -> None:
+    with fast_folder() as folder:
+        world = beside_world(folder)
+        world.start("v2")
+        world.run(lambda: bool(loading(world)))
+        world.pool.restart_broker()
+        rollout = world.run_to_end()
+        world.check(Phase.SUCCEEDED)
+        assert [step.outcome for step in rollout.ended_steps] == [Outcome.FINISHED] * 3
         world.close()
 
 
@@ -383,3 +479,19 @@ def test_whatever_the_scratch_process_does_it_becomes_a_finding(
     assert scratch.poll() == finding
     scratch.stop()
     assert scratch.poll() is None
+
+
+@pytest.mark.slow
+def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(world: World) -> None:
+    """Importing torch is most of its work."""
+    program = (
+        "import json, os; print(json.dumps({'ok': True, 'reason': f'{os.nice(0)} {os.getsid(0) == os.getpid()}'}))"
+    )
+    scratch = Scratch(world.home, [sys.executable, "-c", program])
+    scratch.start(world.digests["v2"], settings(preflight_timeout_s=30.0))
+    while (finding := scratch.poll()) is None:
+        pass
+    scratch.stop()
+    nice, has_own_session = finding.reason.split()
+    assert int(nice) > os.nice(0)
+    assert has_own_session == "True", "or the kernel would not look at niceness"

@@ -16,6 +16,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from torchvision.transforms import v2 as transforms
 
+from control.admin import Admin
 from control.journal import Journal
 from hotpool.locks import holder
 from hotpool.manifest import WEIGHTS, version_folder
@@ -271,6 +272,57 @@ def test_a_rollout_moves_every_worker_and_undo_brings_them_back(hotpool, files):
     assert "retrained in October" in text
     assert f"{before} -> {after}" in text
     assert f"{len(events(hotpool))} events" in hotpool("audit", "verify").stdout
+
+
+def test_a_rollout_beside_leaves_every_worker_ready_and_undo_goes_the_same_way(hotpool, files):
+    before = stable(hotpool)
+    after = OTHER[before]
+    with Admin(hotpool.home.endpoint("admin"), watch=True) as admin:
+        done = hotpool("rollout", "start", "--version", after, "--strategy", "beside", "--bake", "0")
+        assert f"({before} -> {after}, beside)" in done.stdout
+        assert is_on(hotpool, after)
+        assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == after
+        hotpool("rollout", "undo", "--bake", "0")
+        assert is_on(hotpool, before)
+        changes = admin.changes(0.5)
+    assert {(change.after, change.ready) for change in changes} == {("ready", 2)}
+    assert [change.version for change in changes if change.cause == "verified"] == [after, after, before, before]
+    assert [one["settings"]["strategy"] for one in hotpool.json("rollout", "history")[-2:]] == ["beside"] * 2
+    assert "beside" in hotpool("rollout", "history").stdout
+
+
+@pytest.mark.parametrize("victim", ["worker", "broker"])
+def test_a_kill_in_a_load_beside_does_not_stop_the_rollout(hotpool, victim):
+    after = OTHER[stable(hotpool)]
+    hotpool("rollout", "start", "--version", after, "--strategy", "beside", "--bake", "0", "--detach")
+    with Admin(hotpool.home.endpoint("admin")) as admin:
+        loading = []
+
+        def has_begun():
+            loading[:] = [worker for worker in admin.report().workers if worker.beside]
+            return bool(loading)
+
+        eventually(has_begun, "a worker loads beside")
+    os.kill(loading[0].pid, signal.SIGKILL) if victim == "worker" else kill(hotpool, "broker")
+    assert f"succeeded: {after} is stable" in hotpool("rollout", "status").stdout
+    eventually(lambda: is_on(hotpool, after), "every worker serves it")
+
+
+def test_a_pool_of_one_worker_is_rolled_beside_and_not_otherwise(files, tmp_path):
+    with prepared_home(tmp_path) as hotpool:
+        hotpool.config.write_text(TWO_WORKERS.replace("workers = 2", "workers = 1"))
+        for name in SEEDS:
+            hotpool.add(files / f"{name}.pth", name)
+        try:
+            hotpool("up", "--detach")
+            assert "--strategy beside" in hotpool("rollout", "start", "--version", "v2", code=2).stderr
+            with Admin(hotpool.home.endpoint("admin"), watch=True) as admin:
+                hotpool("rollout", "start", "--version", "v2", "--strategy", "beside", "--bake", "0")
+                changes = admin.changes(0.5)
+            assert {(change.after, change.ready) for change in changes} == {("ready", 1)}
+            assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == "v2"
+        finally:
+            hotpool("down")
 
 
 def test_the_stable_version_is_unchanged_and_an_unknown_one_a_mistake(hotpool):

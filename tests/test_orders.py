@@ -81,7 +81,7 @@ def test_numbers_go_on_after_a_rollout_has_ended(world: World) -> None:
 @pytest.mark.parametrize(
     ("n_workers", "max_unavailable", "message"),
     [
-        (1, 1, "surge or beside"),
+        (1, 1, "--strategy beside"),
         (0, 1, "no workers of model"),
         (3, 3, "allowed are 1 to 2"),
         (2, 9, "allowed are 1 to 1"),

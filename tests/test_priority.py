@@ -7,9 +7,10 @@ import sys
 import psutil
 import pytest
 
+from control import services
 from hotpool.manifest import write_stable
 from tests.pool import ROOT, Pool, eventually, short_home
-from workers import cores, scratch
+from workers import cores
 
 
 def priorities(pid: int) -> set[int]:
@@ -41,4 +42,4 @@ def test_every_thread_of_a_worker_comes_after_the_broker_and_its_own_supervisor(
 
 
 def test_the_preflight_comes_after_the_workers():
-    assert 0 < cores.NICE < scratch.NICE
+    assert 0 < cores.NICE < services._NICE

@@ -258,7 +258,7 @@ def test_steps_show_the_seconds_of_their_parts():
 def test_the_history_has_a_line_a_rollout_with_its_outcome():
     rollout = ledger_of(*STEP, *BACK).rollouts[1]
     line = shown(history_table([rollout], datetime(2030, 1, 1, tzinfo=UTC)), width=200).splitlines()[1]
-    assert line.split()[:5] == ["1", "start", "v1", "v2", "rolled_back"]
+    assert line.split()[:6] == ["1", "start", "drain", "v1", "v2", "rolled_back"]
     assert "5.00 s" in line  # from its creation to its end, not to now
     assert "aborted by bob@edge" in line
 

@@ -4,19 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from control.decide import (
-    CheckWeights,
-    Drain,
-    Finding,
-    Load,
-    PointStable,
-    Record,
-    RunPreflight,
-    SetTable,
-    Undrain,
-    View,
-    decide,
-)
+from control.actions import CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from control.decide import Finding, View, decide
 from control.events import Event, EventKind
 from control.ledger import Ledger, Repair
 from control.rollout import (
@@ -33,7 +22,7 @@ from control.rollout import (
 )
 from hotpool.config import Rollout as RolloutSection
 from hotpool.messages import ModelReport, WorkerReport
-from hotpool.states import FINAL_PHASES, Phase, WorkerState
+from hotpool.states import FINAL_PHASES, Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, settings
 
 K, P, S = EventKind, Phase, WorkerState
@@ -372,6 +361,42 @@ STEPS = [
     (Part.REJOIN, worker(0, S.READY, OLD), K.STEP_FAILED),
     (Part.REJOIN, worker(0, S.DOWN, NEW), None),
 ]
+
+
+STEPS_BESIDE = [
+    (Part.LOAD, worker(0), Load("worker-0", NEW, "token", beside=True)),
+    (Part.LOAD, worker(0, token="token", beside="loading"), None),
+    (Part.LOAD, worker(0, token="token", beside="verifying"), None),
+    (Part.LOAD, worker(0, token="other", beside="loading"), None),  # of a rollout before: it is let end
+    (Part.LOAD, worker(0, S.READY, NEW, token="token"), K.STEP_LOADED),
+    (Part.LOAD, worker(0, S.READY, NEW, token="other"), K.STEP_FINISHED),
+    (Part.LOAD, worker(0, token="token", load_reason="NaN"), K.STEP_FAILED),
+    (Part.LOAD, worker(0, token="token"), K.STEP_FAILED),  # says it has loaded, holds the old version
+    (Part.LOAD, worker(0, incarnation=2), K.STEP_FAILED),
+    (Part.LOAD, worker(0, S.DOWN), None),
+    (Part.LOAD, worker(0, S.DRAINING), None),
+    (Part.LOAD, worker(0, S.DRAINED), Load("worker-0", NEW, "token")),  # out of service anyway
+    (Part.LOAD, worker(0, S.DRAINED, NEW, token="token"), K.STEP_LOADED),
+    (Part.REJOIN, worker(0, S.DRAINED, NEW), Undrain("worker-0")),
+    (Part.REJOIN, worker(0, S.READY, NEW), K.STEP_FINISHED),
+    (Part.REJOIN, worker(0, S.READY, OLD), K.STEP_FAILED),
+]
+
+
+@pytest.mark.parametrize(("part", "report", "expected"), STEPS_BESIDE)
+def test_a_step_beside_goes_on_likewise_and_never_drains(part: Part, report: WorkerReport, expected: object) -> None:
+    beside = stepping(part, settings=settings(strategy=Strategy.BESIDE))
+    action = asked(beside, view(report, worker(1), worker(2)), NOW + 0.5)
+    assert (kind_of(action) if isinstance(expected, EventKind) else action) == expected
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_while_a_worker_loads_beside_nothing_is_over_and_no_step_of_it_begins(strategy: Strategy) -> None:
+    """Whatever it loads was ordered by a step that is no more; it may be about to serve it."""
+    limits = settings(strategy=strategy)
+    busy, stable = worker(0, digest=OLD, beside="loading"), (worker(1, digest=OLD), worker(2, digest=OLD))
+    assert asked(rollout(P.ROLLING_BACK, settings=limits), view(busy, *stable)) is None
+    assert kind_of(asked(rollout(P.ROLLING_BACK, settings=limits), view(worker(0), *stable))) is K.ROLLED_BACK
 
 
 @pytest.mark.parametrize(("part", "report", "expected"), STEPS)

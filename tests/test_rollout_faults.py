@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hotpool.errors import Conflict, NothingToDo
-from hotpool.states import Phase
+from hotpool.states import Phase, Strategy
 from tests.fake_pool import World, fast_folder, settings
 
 MAX_FAULTS = 8
@@ -60,9 +60,10 @@ FAULTS = [
 
 def run(seed: int, folder: Path) -> World:
     rng = random.Random(seed)
-    n_workers = rng.randint(2, 5)
-    max_unavailable = rng.randint(1, n_workers - 1)
-    world = World(folder, n_workers, settings(max_unavailable=max_unavailable, max_worker_retries=RETRIES))
+    strategy = rng.choice([*Strategy])
+    n_workers = rng.randint(2 if strategy is Strategy.DRAIN else 1, 5)
+    limits = {"max_unavailable": rng.randint(1, max(1, n_workers - 1)), "max_worker_retries": RETRIES}
+    world = World(folder, n_workers, settings(**limits, strategy=strategy))
     world.start("v2")
     n_faults = 0
     while not world.last().is_over:

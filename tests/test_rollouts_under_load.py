@@ -5,6 +5,7 @@ for a hundred rollouts; preflight has nothing to check in it.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,9 +23,11 @@ from control.decide import Finding
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Rollout, Settings
+from hotpool import Client
+from hotpool.errors import HotpoolError, UnknownVersion
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, version_folder
-from hotpool.states import Phase
+from hotpool.states import Phase, Strategy
 from tests.pool import eventually, running_pool
 
 pytestmark = pytest.mark.slow
@@ -34,6 +37,9 @@ SETTINGS = Settings(
     max_unavailable=1, bake_s=0.0, drain_timeout_s=10, load_timeout_s=10, progress_deadline_s=60, max_worker_retries=2,
     preflight_memory_mb=1024, preflight_timeout_s=10,
 )  # fmt: skip
+
+
+BESIDE = replace(SETTINGS, strategy=Strategy.BESIDE)
 
 
 class NothingToCheck:
@@ -90,9 +96,9 @@ def control(home: Home, stopping: threading.Event) -> None:
         Controller(home, MODEL, journal, broker, NothingToCheck(), "controller").run(stopping)
 
 
-def roll_out(home: Home, number: int) -> Phase:
+def roll_out(home: Home, number: int, settings: Settings = SETTINGS) -> Phase:
     with Journal(home.database) as journal, Admin(home.endpoint("admin")) as admin:
-        start(journal, admin, number, SETTINGS)
+        start(journal, admin, number, settings)
         return end_of_rollout(journal)
 
 
@@ -143,6 +149,43 @@ def ask_within(allowed: list[int]) -> tuple[Any, Any]:
     return ask, check
 
 
+class PinnedCallers:
+    """Ask for the lowest and for the highest allowed version by name, all the time. Use as a context manager."""
+
+    def __init__(self, client: Client, n_threads: int, allowed: list[int]) -> None:
+        self.answered: Counter[str] = Counter()
+        self.refused = 0
+        self.problems: list[str] = []
+        self._client, self._allowed, self._stop = client, allowed, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n % 2,)) for n in range(n_threads)]
+
+    def __enter__(self) -> "PinnedCallers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, which: int) -> None:
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        while not self._stop.is_set():
+            version = f"v{self._allowed[which]}"
+            try:
+                got = self._client.classify(pixels, version=version)
+            except UnknownVersion:
+                self.refused += 1  # it does not serve yet, or not any more
+                self._stop.wait(0.001)
+            except HotpoolError as error:
+                self.problems.append(repr(error))
+            else:
+                self.answered[version] += 1
+                if (got.version, got.classes[0].index) != (version, noop_class(0, version)):
+                    self.problems.append(f"asked for {version}: {got}")
+
+
 def assert_nobody_noticed(history: History) -> None:
     assert history.lost == 0
     assert not history.errors, history.errors[:5]
@@ -167,6 +210,57 @@ def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
     assert {worker.version for worker in report.workers} == {f"v{N_ROLLOUTS + 1}"}
     assert len([change for change in trace.changes if change.after == "draining"]) >= N_ROLLOUTS * N_WORKERS
     assert min(change.ready for change in trace.changes) >= N_WORKERS - 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_rollouts_beside_under_load_take_nobody_out_of_service(n_workers):
+    """With requests for a certain version among them: none is answered by another, although workers swap under load."""
+    allowed, n_rollouts = [1, 1], 30
+    with running_pool(n_workers) as pool:
+        add_versions(pool.home, n_rollouts + 1)
+        with controlled(pool.home), pool.client() as client, Trace(pool.home) as trace:
+            with Callers(client, 4, *ask_within(allowed)) as callers, PinnedCallers(client, 2, allowed) as pinned:
+                for number in range(2, n_rollouts + 2):
+                    allowed[1] = number
+                    assert roll_out(pool.home, number, BESIDE) is Phase.SUCCEEDED
+                    allowed[0] = number
+                eventually(lambda: callers.history.answered >= 5_000, "enough requests", patience_s=120)
+            report = pool.report()
+    print(f"{callers.history.sent} requests; asked for a version: {pinned.answered.total()}, refused {pinned.refused}")
+    assert_nobody_noticed(callers.history)
+    assert not pinned.problems, pinned.problems[:5]
+    assert pinned.answered.total() >= n_rollouts
+    assert {worker.version for worker in report.workers} == {f"v{n_rollouts + 1}"}
+    swaps = [change for change in trace.changes if change.cause == "verified"]
+    assert len(swaps) == n_rollouts * n_workers
+    assert {(change.after, change.ready) for change in trace.changes} == {("ready", n_workers)}
+
+
+def test_an_abort_and_an_undo_beside_under_load_take_nobody_out_of_service():
+    allowed = [1, 2]
+    with running_pool(2) as pool:
+        add_versions(pool.home, 2)
+        with (
+            controlled(pool.home),
+            pool.client() as client,
+            Trace(pool.home) as trace,
+            Admin(pool.home.endpoint("admin")) as admin,
+            Journal(pool.home.database) as journal,
+            Callers(client, 4, *ask_within(allowed)) as callers,
+        ):
+            start(journal, admin, 2, replace(BESIDE, bake_s=60))
+            eventually(lambda: last(journal).phase is Phase.BAKING, "all workers on v2")
+            orders.abort(journal, model=MODEL, operator="test")
+            assert end_of_rollout(journal) is Phase.ROLLED_BACK
+            assert {worker.version for worker in admin.report().workers} == {"v1"}
+            start(journal, admin, 2, BESIDE)
+            assert end_of_rollout(journal) is Phase.SUCCEEDED
+            orders.undo(journal, model=MODEL, workers=admin.report().workers, settings=BESIDE, operator="test")
+            assert end_of_rollout(journal) is Phase.SUCCEEDED
+            assert {worker.version for worker in admin.report().workers} == {"v1"}
+    assert_nobody_noticed(callers.history)
+    assert {(change.after, change.ready) for change in trace.changes} == {("ready", 2)}
 
 
 def test_an_abort_and_an_undo_under_load_lose_nothing_and_keep_the_floor():

@@ -3,6 +3,7 @@
 import pytest
 
 from broker.core import Core
+from broker.routing import Routing
 from tests.sim import Plan, World
 
 N_SEEDS = 1000  # of the full run; split over worlds of different character
@@ -16,6 +17,8 @@ WORLDS = {
     "crowded": Plan(n_workers=2, n_requests=80, seconds=1.0, queue_max=10, crashes=1, broker_restarts=1),
     "all": Plan(n_workers=4, n_requests=60, crashes=3, hangs=1, broker_restarts=2, poison=2),
     "quiet versions": Plan(rollouts=False, crashes=3, broker_restarts=1),
+    "beside": Plan(crashes=0, hangs=0, broker_restarts=0, poison=0, beside=True),
+    "beside, all": Plan(n_workers=2, n_requests=60, crashes=3, hangs=1, broker_restarts=2, poison=1, beside=True),
 }
 
 
@@ -85,6 +88,31 @@ class AdmitsAnyVersion(Core):
         self.routing.admits = lambda model, digest: True
 
 
+class NamesWhatServesNow(Core):
+    """Whatever the version was when the job was sent."""
+
+    def from_worker(self, connection, message, payload, now):
+        worker = self.roster.of_connection(connection)
+        for lease in worker.leases.values() if worker else ():
+            lease.version, lease.digest = worker.version, worker.digest
+        return super().from_worker(connection, message, payload, now)
+
+
+class SaysServeTooLate(Core):
+    """After the first jobs for the new version."""
+
+    def from_worker(self, connection, message, payload, now):
+        return sorted(
+            super().from_worker(connection, message, payload, now), key=lambda action: "Serve" in repr(action)
+        )
+
+
+class SwapsInWhatMayNotServe(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.loads._routing = Routing("shapes")
+
+
 class LoadsWhileServing(Core):
     def _order_drain(self, order):
         worker = self._ordered(order.epoch, order.worker)
@@ -118,6 +146,9 @@ FAULTS = {
     IgnoresTheFloor: "calm",
     AdmitsAnyVersion: "crashes",
     LoadsWhileServing: "calm",
+    NamesWhatServesNow: "beside",
+    SaysServeTooLate: "beside",
+    SwapsInWhatMayNotServe: "beside",
     ForgetsIdleWorkers: "calm",
     TakesAnyAnswer: "crowded",
 }

@@ -15,7 +15,7 @@ import pytest
 
 from hotpool.home import Home
 from hotpool.manifest import WEIGHTS, version_folder, write_stable
-from hotpool.messages import Done, Load, LoadEnded, Work
+from hotpool.messages import Done, Load, LoadEnded, Serve, Work
 from hotpool.wire import decode_result
 from tests.hub import Hub
 
@@ -91,6 +91,60 @@ def test_torch_openmp_and_mkl_obey_and_the_process_is_pinned(home, hub, threads)
     assert told["cores"] == cores
     # Main, pulse, two of ZeroMQ's; for each further computing thread one of OpenMP's and an idle one of torch's pthreadpool.
     assert len(told["threads"]) <= 4 + 2 * (threads - 1), told["threads"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_load_beside_computes_with_the_workers_number_of_threads_and_leaves_nothing_behind(home, hub, threads):
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    if len(cores) < threads:
+        pytest.skip(f"needs {threads} cores")
+    first, second = new_version(home, 0, "v1"), new_version(home, 1, "v2")
+    write_stable(home, "shapes", first.digest)
+    with supervisor(home, threads, cores):
+        hello = hub.hello()
+        rows = np.zeros((4, 3, 32, 32), "<f4")
+        hub.job("worker-0", 1, rows.tobytes(), Work("tensor", 1, rows.shape))
+        hub.next(Done)
+        before = len(os.listdir(f"/proc/{hello.pid}/task"))
+        for turn, version in enumerate([second, first, second]):
+            hub.send(hub.workers["worker-0"], Load(f"t{turn}", version.digest, 1, True))
+            assert hub.next(LoadEnded)[0].reason == ""
+        told = json.loads((home.root / "loading.json").read_text())
+        hub.until(lambda: len(os.listdir(f"/proc/{hello.pid}/task")) == before)
+        hub.until(lambda: first.digest not in Path(f"/proc/{hello.pid}/maps").read_text())
+    assert (told["torch"], told["interop"]) == (threads, 1)
+    numbers = dict(re.findall(r"(omp_get_max_threads|mkl_get_max_threads)\(\) : (\d+)", told["parallel_info"]))
+    assert numbers == {"omp_get_max_threads": str(threads), "mkl_get_max_threads": str(threads)}
+    assert told["cores"] == cores
+
+
+def test_jobs_before_the_order_to_serve_are_of_the_old_version_and_those_after_it_of_the_new(home, hub):
+    import torch
+
+    from workers.loading import load_verified
+
+    hub.close()
+    hub = Hub(home, serves=False)
+    first, second = new_version(home, 1, "v1"), new_version(home, 2, "v2")
+    write_stable(home, "shapes", first.digest)
+    rows = np.random.default_rng(7).standard_normal((1, 3, 32, 32)).astype("<f4")
+    expected = {v.name: load_verified(home, v.digest).engine(torch.from_numpy(rows)).numpy() for v in (first, second)}
+    try:
+        with supervisor(home, 1, sorted(os.sched_getaffinity(0))[:1]):
+            hub.hello()
+            hub.send(hub.workers["worker-0"], Load("t1", second.digest, 1, True))
+            hub.next(LoadEnded)
+            start = len(hub.heard)
+            for job in (1, 2, 3, 4):  # all at once: they may well be read together
+                hub.job("worker-0", job, rows.tobytes(), Work("tensor", 1, rows.shape))
+                if job == 2:
+                    hub.send(hub.workers["worker-0"], Serve("t1", second.digest))
+            hub.until(lambda: sum(isinstance(m, Done) for m, _ in hub.heard[start:]) == 4)
+    finally:
+        hub.close()
+    answers = {m.job: np.frombuffer(payload, "<f4") for m, payload in hub.heard[start:] if isinstance(m, Done)}
+    for job, version in {1: "v1", 2: "v1", 3: "v2", 4: "v2"}.items():
+        np.testing.assert_allclose(answers[job][None], expected[version], atol=1e-3, err_msg=f"job {job}")
 
 
 def test_answers_are_those_of_the_version_and_a_damaged_one_changes_nothing(home, hub):

@@ -18,15 +18,32 @@ from PIL import Image
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.manifest import write_stable
-from hotpool.messages import Done, Failed, Kill, Leaving, Load, LoadEnded, LoadState, Pulse, Released, Seats, Work
+from hotpool.messages import (
+    Done,
+    Failed,
+    Kill,
+    Leaving,
+    Load,
+    LoadEnded,
+    LoadState,
+    Pulse,
+    Released,
+    Seats,
+    Serve,
+    Who,
+    Work,
+    WorkerHello,
+)
 from hotpool.wire import decode_result
 from tests.hub import Hub
 from tests.noop_workers import ARRIVED, BUG, FAIL, HANG
+from workers.loader import NICE
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 STABLE, OTHER, BAD = "a" * 64, "b" * 64, "bad" + "0" * 61
+SLOW, BROKEN = "slow" + "0" * 60, "bug" + "0" * 61
 PIXELS = Work("pixels", 3, (1, 1, 3))
 
 
@@ -44,8 +61,8 @@ def bind(home):
     """Binds hubs; one at a time, as a broker's lock sees to."""
     with contextlib.ExitStack() as stack:
 
-        def bind(*, releases: bool = True) -> Hub:
-            hub = Hub(home, releases=releases)
+        def bind(**habits: bool) -> Hub:
+            hub = Hub(home, **habits)
             stack.callback(hub.close)
             return hub
 
@@ -300,6 +317,8 @@ def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, 
     hub.hello()
     hub.send(hub.workers["worker-0"], Load("t1", OTHER, 3))
     hub.next(LoadEnded)
+    hub.send(hub.workers["worker-0"], Who())
+    hub.next(WorkerHello)  # it has heard that the new version is to be served
     hub.close()
     second = bind()
     hello = second.hello()
@@ -307,6 +326,142 @@ def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, 
     second.until(lambda: second.seats)
     second.job("worker-0", 1, *tensor(1.0))
     assert second.next(Done)[0].job == 1
+
+
+def begin_slow_load(hub: Hub, token: str = "t1", *, beside: bool = True) -> None:
+    hub.send(hub.workers["worker-0"], Load(token, SLOW, 3, beside))
+    hub.until(lambda: any(isinstance(m, LoadState) and m.token == token for m, _ in hub.heard))
+
+
+def ends(hub: Hub) -> list[LoadEnded]:
+    return [message for message, _ in hub.heard if isinstance(message, LoadEnded)]
+
+
+def test_a_worker_answers_while_it_loads_and_goes_on_until_it_is_told_to_serve_the_other(start, bind, home):
+    hub = bind(serves=False)
+    start()
+    pid = hub.hello().pid
+    begin_slow_load(hub)
+    for job in range(20):
+        hub.job("worker-0", job, *tensor(1.0))
+        assert hub.next(Done)[0].job == job
+    hub.send(hub.workers["worker-0"], Who())
+    assert hub.next(WorkerHello)[0].loading == "t1"
+    (home.root / "go").touch()
+    ended, _ = hub.next(LoadEnded)
+    assert (ended.token, ended.version, ended.digest) == ("t1", "vs", SLOW)
+    hub.send(hub.workers["worker-0"], Who())
+    hello, _ = hub.next(WorkerHello)
+    assert (hello.digest, hello.token, hello.loading) == (STABLE, "", "t1"), "held, not served"
+    hub.send(hub.workers["worker-0"], Serve("t1", SLOW))
+    hub.send(hub.workers["worker-0"], Who())
+    hello, _ = hub.next(WorkerHello)
+    assert (hello.digest, hello.token, hello.loading, hello.pid) == (SLOW, "t1", "", pid)
+
+
+def test_a_worker_that_is_told_to_keep_the_old_version_lets_go_of_the_new(start, bind):
+    hub = bind(serves=False)
+    start()
+    hub.hello()
+    hub.send(hub.workers["worker-0"], Load("t1", OTHER, 3, True))
+    hub.next(LoadEnded)
+    hub.send(hub.workers["worker-0"], Serve("t1", STABLE))
+    hub.send(hub.workers["worker-0"], Who())
+    hello, _ = hub.next(WorkerHello)
+    assert (hello.digest, hello.token, hello.loading) == (STABLE, "t1", "")
+    hub.send(hub.workers["worker-0"], Serve("t1", OTHER))
+    assert hub.next(WorkerHello)[0].digest == STABLE, "a broker that is wrong about it hears so"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
+@pytest.mark.parametrize(("beside", "nice"), [(True, NICE), (False, 0)])
+def test_a_load_gives_way_to_requests_only_where_there_may_be_any(start, hub, home, beside, nice):
+    start()
+    pid = hub.hello().pid
+    own = psutil.Process(pid).nice()
+    begin_slow_load(hub, beside=beside)
+    assert int((home.root / "nice").read_text()) == own + nice
+    (home.root / "go").touch()
+    hub.next(LoadEnded)
+    assert psutil.Process(pid).nice() == own, "the thread that serves"
+
+
+def test_of_two_orders_to_load_the_newest_counts(start, hub, home):
+    start()
+    hub.hello()
+    begin_slow_load(hub)
+    hub.send(hub.workers["worker-0"], Load("t2", BAD, 3, True))
+    hub.send(hub.workers["worker-0"], Load("t3", OTHER, 4, True))
+    hub.send(hub.workers["worker-0"], Load("t4", SLOW, 3, True))
+    hub.until(lambda: len(ends(hub)) == 1)
+    assert "epoch 3 is lower than 4" in ends(hub)[0].reason
+    (home.root / "go").touch()
+    ended, _ = hub.next(LoadEnded)
+    assert (ended.token, ended.digest, ended.reason) == ("t3", OTHER, "")
+    hub.send(hub.workers["worker-0"], Who())
+    assert hub.next(WorkerHello)[0].digest == OTHER
+    assert [(m.token, m.state) for m, _ in hub.heard if isinstance(m, LoadState)] == [
+        ("t1", "loading"), ("t1", "verifying"), ("t3", "loading"), ("t3", "verifying"),
+    ]  # fmt: skip
+    assert len(ends(hub)) == 2
+
+
+def test_one_order_to_load_sent_twice_is_one_load(start, hub, home):
+    start()
+    hub.hello()
+    begin_slow_load(hub)
+    hub.send(hub.workers["worker-0"], Load("t1", SLOW, 3, True))
+    hub.send(hub.workers["worker-0"], Who())
+    hub.next(WorkerHello)  # it has read the second order
+    (home.root / "go").touch()
+    hub.until(lambda: ends(hub))
+    assert [m.state for m, _ in hub.heard if isinstance(m, LoadState)] == ["loading", "verifying"]
+
+
+def test_a_broker_lost_in_a_load_hears_of_it_from_the_hello_and_of_its_end(start, bind, home):
+    hub = bind()
+    start()
+    hub.hello()
+    begin_slow_load(hub)
+    hub.close()
+    second = bind(serves=False)
+    hello = second.hello()
+    assert (hello.digest, hello.loading, hello.incarnation) == (STABLE, "t1", 1)
+    (home.root / "go").touch()
+    second.until(lambda: ends(second))
+    second.close()
+    third = bind()
+    assert third.hello().loading == "t1", "nobody has said yet what to serve"
+    third.until(lambda: ends(third))
+    third.send(third.workers["worker-0"], Who())
+    hello, _ = third.next(WorkerHello)
+    assert (hello.digest, hello.token, hello.loading, hello.incarnation) == (SLOW, "t1", "", 1)
+
+
+def test_sigterm_in_a_load_does_not_wait_for_its_end(start, hub):
+    start()
+    pid = hub.hello().pid
+    begin_slow_load(hub)
+    os.kill(pid, signal.SIGTERM)
+    hub.until(lambda: is_over(pid), within_s=5)
+    assert any(isinstance(message, Leaving) for message, _ in hub.heard)
+
+
+def test_a_worker_in_a_load_ends_when_its_supervisor_is_killed(start, hub):
+    supervisor = start()
+    pid = hub.hello().pid
+    begin_slow_load(hub)
+    supervisor.kill()
+    hub.until(lambda: is_over(pid), within_s=5)
+
+
+def test_a_bug_in_a_load_ends_the_process_and_is_named(start, hub):
+    start()
+    hub.hello()
+    hub.send(hub.workers["worker-0"], Load("t1", BROKEN, 3, True))
+    hub.until(lambda: hub.seats and hub.seats["worker-0"].restarts == {"exit": 1})
+    assert "AttributeError: a bug in the loading of versions" in hub.seats["worker-0"].note
+    assert hub.hello(after=1).digest == STABLE
 
 
 def test_a_version_that_can_not_boot_is_named_in_the_seat(start, hub, home):

@@ -34,7 +34,6 @@ from .sources import check_hashes, find_source, fit, read_tensors
 from .verify import find_not_finite
 
 DEFAULT_ARCH = "resnet18"
-NICE = 10  # the pool's own work goes first, that of its workers (`cores.NICE`) too
 MAX_LABELS_BYTES = 4 * 1024 * 1024
 
 
@@ -150,7 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     out = os.dup(1)
     os.dup2(2, 1)
-    os.nice(NICE)
     torch.set_num_threads(1)
     _limit_memory(args.memory_mb)
     try:

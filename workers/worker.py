@@ -1,7 +1,7 @@
 """Shell: one worker process: takes leases, computes, answers, loads versions when told to.
 
 The main thread owns the one connection on which jobs come. What is already there is taken, up to a batch, and nothing is
-waited for. Nothing is logged for a request.
+waited for. Versions are loaded beside, in a thread (`loader`), and swapped between two jobs. Nothing is logged for a request.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from math import ceil
 from pathlib import Path
 from time import monotonic
@@ -27,9 +28,9 @@ from hotpool.messages import (
     Leaving,
     Load,
     LoadEnded,
-    LoadState,
     Message,
     Released,
+    Serve,
     ToWorker,
     Welcome,
     WorkerHello,
@@ -50,6 +51,7 @@ from .batch import (
     pixels_array,
     tensor_rows,
 )
+from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
 from .pictures import Picture, decode
 from .pulse import PulseThread
@@ -163,7 +165,10 @@ class Worker:
         self._settings, self._home = settings, Home(Path(settings.home))
         self._load_version, self._stop, self._lifeline, self._pulse = load, stop, lifeline, pulse
         self._epoch = 0
-        self._token = self._load_reason = ""
+        self._token = self._load_reason = ""  # of the last load that has come to its end
+        self._loader = Loader(self._load)
+        self._order: Load | None = None  # the newest, until it failed or the broker has said what to serve
+        self._held: Loaded | None = None  # loaded by it, and not yet served
         self._is_leaving = False
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
@@ -209,11 +214,13 @@ class Worker:
             self._stop.drain()
         if self._lifeline in ready:
             self._exit_code = ORPHANED
+        if self._loader.fileno() in ready:
+            self._hear_loader()
 
     def _watch_session(self) -> None:
         self._polled_session = self._link.sessions
         self._poller = zmq.Poller()
-        for polled in (*self._link.sockets, self._stop.fileno(), self._lifeline):
+        for polled in (*self._link.sockets, self._stop.fileno(), self._loader.fileno(), self._lifeline):
             if polled is not None:
                 self._poller.register(polled, zmq.POLLIN)
 
@@ -227,9 +234,14 @@ class Worker:
                         break
                 case Load():
                     self._obey_load(message)
+                case Serve():
+                    self._answer(jobs, now)  # they came before it, so they are for the old version
+                    jobs = []
+                    self._obey_serve(message)
                 case Welcome():
                     self._pulse.heartbeat_s = self._link.heartbeat_s
                     self._is_leaving = False  # this session has not heard it
+                    self._report_held()
                 case Released() if self._is_leaving:
                     self._exit_code = 0
                 case _:
@@ -338,25 +350,56 @@ class Worker:
                 threads=settings.threads,
                 token=self._token,
                 load_reason=self._load_reason,
+                loading=self._order.token if self._order else "",
             )
         )
 
     def _obey_load(self, order: Load) -> None:
-        """Loads and verifies beside the version that serves, then swaps one reference. A failure leaves all as it was."""
         if order.epoch < self._epoch:
-            reason = f"epoch {order.epoch} is lower than {self._epoch}, which this worker has obeyed"
-            self._send(self._load_ended(order.token, 0.0, 0.0, reason))
+            self._refuse(order, f"epoch {order.epoch} is lower than {self._epoch}, which this worker has obeyed")
             return
         self._epoch = order.epoch
-        load_s = verify_s = 0.0
+        if self._order is None or self._order.token != order.token:
+            self._order, self._held = order, None
+            self._loader.begin(order)
+
+    def _hear_loader(self) -> None:
+        states, ended = self._loader.news()
+        for state in states:
+            self._send(state)
+        if ended is not None:
+            self._end_load(*ended)
+
+    def _end_load(self, order: Load, future: "Future[Loaded]") -> None:
+        """Nothing changes for requests: a version that was loaded is held until the broker says what to serve."""
+        reason = ""
         try:
-            loaded = self._load(order.digest, lambda state: self._send(LoadState(order.token, state)))
-            self._loaded, load_s, verify_s, reason = loaded, loaded.load_s, loaded.verify_s, ""
+            self._held = future.result()
         except LOAD_ERRORS as error:
             reason = one_line(error)
-        self._token, self._load_reason = order.token, reason
-        log.info("event=load worker=%s version=%s reason=%r", self._settings.worker, self._loaded.manifest.name, reason)
-        self._send(self._load_ended(order.token, load_s, verify_s, reason))
+        log.info("event=load worker=%s version=%s reason=%r", self._settings.worker, order.digest[:12], reason)
+        if reason:
+            self._order, self._token, self._load_reason = None, order.token, reason
+            self._refuse(order, reason)
+        self._report_held()
+
+    def _report_held(self) -> None:
+        if self._order and self._held:
+            manifest, load_us = self._held.manifest, int(self._held.load_s * 1e6)
+            verify_us = int(self._held.verify_s * 1e6)
+            self._send(LoadEnded(self._order.token, manifest.name, manifest.digest, load_us, verify_us))
+
+    def _refuse(self, order: Load, reason: str) -> None:
+        manifest = self._loaded.manifest
+        self._send(LoadEnded(order.token, manifest.name, manifest.digest, 0, 0, reason))
+
+    def _obey_serve(self, order: Serve) -> None:
+        """Swaps one reference, or lets go of what was loaded; the memory of the other one is free again."""
+        if self._held and order.digest == self._held.manifest.digest:
+            self._loaded = self._held
+        self._order, self._held, self._token, self._load_reason = None, None, order.token, ""
+        if order.digest != self._loaded.manifest.digest:
+            self._link.reopen()  # a broker that is wrong about what is served here must hear it
 
     def _load(self, digest: str, on_state: Callable[[str], None]) -> Loaded:
         loaded = self._load_version(self._home, digest, on_state=on_state)
@@ -364,10 +407,6 @@ class Worker:
             names = f"{loaded.manifest.name} is a version of model {loaded.manifest.model}"
             raise BadVersion(f"{names}; this worker serves {self._settings.model}")
         return loaded
-
-    def _load_ended(self, token: str, load_s: float, verify_s: float, reason: str) -> LoadEnded:
-        manifest = self._loaded.manifest
-        return LoadEnded(token, manifest.name, manifest.digest, int(load_s * 1e6), int(verify_s * 1e6), reason)
 
 
 def _since_us(instant: float) -> int:

@@ -1,0 +1,73 @@
+"""Pure: what the controller may decide to do. `decide` chooses, the controller carries out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .events import EventKind
+from .rollout import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Append this event."""
+
+    kind: EventKind
+    body: dict[str, Any]
+    rollout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTable:
+    """Tell the broker which versions may serve."""
+
+    stable: str
+    target: str | None
+    names: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PointStable:
+    """Let workers boot this version from now on."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreflight:
+    """Check the version in a scratch process; the view's `preflight` tells when it has ended."""
+
+    digest: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWeights:
+    """Compare the weights file with its manifest; the view's `weights` tells the result."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """floor: how many workers must stay ready; the broker looks once more at the moment of draining."""
+
+    worker: str
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """beside: while it serves."""
+
+    worker: str
+    digest: str
+    token: str
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    worker: str
+
+
+Action = Record | SetTable | PointStable | RunPreflight | CheckWeights | Drain | Load | Undrain
