@@ -23,6 +23,7 @@ from .metrics import Metrics
 from .roster import Roster, Worker
 
 KILLS_TO_POISON = 2
+AT_ONCE_S = 5e-7  # a budget is whole microseconds, and a lease without any would be work for nobody
 FIRST_RETRY_AFTER_S = 0.1  # before the first answer has told how long the work takes
 
 
@@ -74,13 +75,10 @@ class Dispatcher:
             self._refuse_if_full(pending)
         self._pending[pending.id] = pending
         self._note_deadline(pending)
-        if worker is None:
-            self._enqueue(pending)
-            return []
-        actions = self.expire(now)
-        if pending.id in self._pending:  # its budget may have been nothing
-            actions += self._lease(worker, [pending], now)  # while a worker is free, nothing that it could take waits
-        return actions
+        if worker is not None and pending.deadline >= now + AT_ONCE_S:
+            return self._lease(worker, [pending], now)  # nothing waits that it could take instead, or it were not free
+        self._enqueue(pending)
+        return self.expire(now)
 
     def cancel(self, request_id: bytes, client: bytes) -> None:
         """Only the connection that asked may cancel. An unknown id is no error: the answer may be on its way."""
@@ -105,8 +103,7 @@ class Dispatcher:
     def expire(self, now: float) -> list[Action]:
         """Answers every request whose deadline has passed."""
         actions: list[Action] = []
-        # Half a microsecond early: a budget is whole microseconds, and a lease without any would be work for nobody.
-        while self._deadlines and self._deadlines[0][0] < now + 5e-7:
+        while self._deadlines and self._deadlines[0][0] < now + AT_ONCE_S:
             pending = self._pending.get(heapq.heappop(self._deadlines)[1])
             if pending is not None:
                 actions.append(self._fail(pending, self._deadline_exceeded(pending, now)))

@@ -1,5 +1,8 @@
-"""Shell: the thread behind a client. It alone touches the socket: a ZeroMQ socket used by two threads aborts the process,
-hours later (pyzmq#2043, libzmq#4649)."""
+"""Shell: what lies behind a client: callers send from their own threads, one thread of ours receives.
+
+Whoever touches the socket holds the lock: a ZeroMQ socket used by two threads at once aborts the process, hours later
+(pyzmq#2043, libzmq#4649). The thread waits without it, so it polls file descriptors, not sockets.
+"""
 
 import contextlib
 import random
@@ -80,23 +83,24 @@ class Courier:
         """Sends the call from the caller's own thread: handing it over would cost two switches of threads."""
         with self._lock:
             if self._is_over:
-                outcome: Outcome[Ticket] | None = Outcome(call, LocalProtocolError("the client is closed"))
+                failed = [Outcome(call, LocalProtocolError("the client is closed"))]
             else:
-                self._calls.add(call)
-                outcome = None
-                if self._link.welcome is not None:
-                    self._unsent.append(call)
-                    ended = self._send_unsent()
-                    outcome = ended[0] if ended else None
-                if call.deadline < self._wakes_at or self._unsent or self._link.has_input:
+                try:
+                    failed = self._take_on(call)
+                except (
+                    BaseException
+                ):  # Ctrl-C, perhaps between two frames: what others wait for goes out anew, in one piece
+                    self._calls.take(call.request.id)
+                    self._link.reopen()
                     self._wake()
-        if outcome is not None:
+                    raise
+        for outcome in failed:
             outcome.call.ticket.fail(outcome.error)
 
     def cancel(self, request_id: bytes) -> None:
         with self._lock:
-            if not self._is_over and self._calls.take(request_id) is not None:
-                self._link.send([encode(Cancel(request_id))])
+            if not self._is_over and (call := self._calls.take(request_id)) is not None:
+                self._call_off(call)
                 self._wake()
 
     def close(self) -> None:
@@ -105,6 +109,16 @@ class Courier:
         self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _take_on(self, call: Call[Ticket]) -> list[Outcome[Ticket]]:
+        self._calls.add(call)
+        if self._link.welcome is not None:
+            self._unsent.append(call)
+        failed = self._send_unsent()
+        # Sending may have swallowed the news of a message that the thread waits for (see `Link.fds`).
+        if call.deadline < self._wakes_at or self._unsent or self._link.has_input:
+            self._wake()
+        return failed
 
     def _wake(self) -> None:
         if not self._is_woken:  # one byte wakes it once, however many calls come before it looks

@@ -344,6 +344,20 @@ def test_after_three_attempts_a_request_fails_even_if_it_was_never_to_blame():
     assert bench.last.code == "worker_lost"
 
 
+def test_a_suspect_waits_when_another_goes_first():
+    bench = Bench(max_batch=4)
+    suspect = bench.submit(priority=Priority.LOW)
+    bench.do(bench.core.lose(bench.core.roster.workers["worker-0"], "exit", 0.0))
+    other = bench.submit(priority=Priority.HIGH)
+    bench.to_worker.clear()
+    bench.hello("worker-0", incarnation=2)
+    assert len(bench.jobs()) == 1
+    bench.answer()
+    assert bench.last.id == other
+    bench.answer()
+    assert bench.last.id == suspect
+
+
 def test_who_was_in_a_lost_batch_is_tried_alone():
     bench = Bench(workers=1, max_batch=4)
     for _ in range(4):
@@ -729,6 +743,22 @@ def test_error_texts_fit_the_wire_however_many_workers_there_are():
         bench.from_worker(model, m.WorkerHello(1, model, 1, 1, model, "v1", "d" * 64, 0, (0,), 1))
     bench.submit(model="cats")  # the answer names all models that are served: 4,000 characters
     assert len(bench.last.message) == m.MAX_TEXT
+
+
+def test_a_request_without_any_time_left_reaches_no_worker_though_one_is_free():
+    bench = Bench()
+    bench.submit(timeout_s=0.0)
+    assert (bench.last.code, bench.jobs()) == ("deadline_exceeded", [])
+    bench.submit()
+    assert len(bench.jobs()) == 1
+
+
+def test_versions_that_are_gone_leave_nothing_behind_among_the_free():
+    bench = Bench()
+    for number in range(2, 20):
+        bench.do(bench.core.lose(bench.core.roster.workers["worker-0"], "exit", 0.0))
+        bench.hello("worker-0", version=f"v{number}", incarnation=number)
+    assert list(bench.core.roster._free["shapes"]) == ["digest-v19"]
 
 
 def test_what_expired_is_counted_under_its_own_name():

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from time import monotonic
 
 import numpy as np
@@ -13,7 +13,11 @@ from PIL import Image
 
 from bench.noop import noop_class
 from hotpool import AsyncClient, BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
+from hotpool.calls import Call
+from hotpool.courier import Ticket
 from hotpool.errors import LocalProtocolError, QueueFull, UnknownVersion
+from hotpool.messages import Request, Work
+from hotpool.wire import encode_body
 from tests.pool import Pool, eventually, running_pool, short_home
 
 pytestmark = pytest.mark.slow
@@ -320,6 +324,54 @@ def test_a_client_that_did_not_read_for_a_while_gets_every_answer():
         assert {future.result().label for future in futures} == {f"class-{noop_class(0, 'v1')}"}
         undelivered = next(f for f in pool.report().metrics if f.name == "hotpool_undeliverable_total")
         assert undelivered.samples[0].value > 0, "every answer was delivered at once: nothing was tested"
+
+
+class Torn:
+    """A payload that fails on its way, as a Ctrl-C there would: its header has been handed over, it has not."""
+
+    def __len__(self) -> int:
+        return 8
+
+
+def test_a_caller_interrupted_in_the_middle_of_a_message_spoils_nobody_elses(pool, client):
+    client.classify(picture())
+    pool.kill("worker-0", signal.SIGSTOP)
+    pool.kill("worker-1", signal.SIGSTOP)
+    waiting = [client.submit(picture(n), timeout_s=20) for n in range(8)]
+    asked = Request(b"t" * 16, None, None, 1, 0, encode_body(Work("pixels", 3, (1, 1, 3))))
+    with pytest.raises(TypeError):
+        client._courier.post(Call(asked, Torn(), Ticket(Future(), lambda answer: answer), 0.0, monotonic() + 20))
+    later = client.submit(picture(8), timeout_s=20)
+    for name in ("worker-0", "worker-1"):
+        pool.kill(name, signal.SIGCONT)
+    indices = [future.result().classes[0].index for future in (*waiting, later)]
+    assert indices == [noop_class(n, "v1") for n in range(9)]
+
+
+def test_neither_an_answer_nor_a_deadline_waits_for_the_next_heartbeat():
+    # Callers send by themselves, and a send can swallow the news that something arrived: the thread must hear of it at once.
+    with running_pool(2, "[dispatch]\nheartbeat_s = 8.0\n") as pool, pool.client() as client:
+        client.classify(picture())
+
+        def ask(n):
+            return [client.submit(picture(n)).result(2.0).classes[0].index for _ in range(300)]
+
+        with ThreadPoolExecutor(4) as threads:
+            assert all(set(seen) == {noop_class(n, "v1")} for n, seen in enumerate(threads.map(ask, range(4))))
+        pool.kill("broker", signal.SIGSTOP)  # nobody but the client itself can end the call in time
+        error = client.submit(picture(), timeout_s=0.1).exception(2.0)  # a TimeoutError when nothing comes for so long
+        assert isinstance(error, DeadlineExceeded)
+
+
+def test_a_callback_may_ask_again(client):
+    asked: Future[int] = Future()
+
+    def ask_again(first):
+        second = client.submit(picture(first.result().classes[0].index))
+        second.add_done_callback(lambda done: asked.set_result(done.result().classes[0].index))
+
+    client.submit(picture(3)).add_done_callback(ask_again)
+    assert asked.result(10) == noop_class(noop_class(3, "v1"), "v1")
 
 
 def test_a_peer_that_hangs_up_at_once_does_not_make_the_client_spin():
