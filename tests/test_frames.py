@@ -21,7 +21,8 @@ def ends():
 
 def test_a_message_comes_as_it_was_sent(ends):
     left, right = ends
-    for frames in ([b"one"], [b"", b"two", b"x" * 20_000], [memoryview(b"three"), b"4"]):
+    messages: list[list[bytes | memoryview]] = [[b"one"], [b"", b"two", b"x" * 20_000], [memoryview(b"three"), b"4"]]
+    for frames in messages:
         assert send(left, frames)
         assert is_readable(right)
         assert receive(right) == [bytes(frame) for frame in frames]
