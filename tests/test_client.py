@@ -339,8 +339,8 @@ def test_a_caller_interrupted_in_the_middle_of_a_message_spoils_nobody_elses(poo
     pool.kill("worker-1", signal.SIGSTOP)
     waiting = [client.submit(picture(n), timeout_s=20) for n in range(8)]
     asked = Request(b"t" * 16, None, None, 1, 0, encode_body(Work("pixels", 3, (1, 1, 3))))
+    ticket = Ticket(Future(), lambda answer: answer)
     with pytest.raises(TypeError):
-        ticket = Ticket(Future(), lambda answer: answer)
         client._courier.post(Call(asked, Torn(), ticket, 0.0, monotonic() + 20))  # type: ignore[arg-type]
     later = client.submit(picture(8), timeout_s=20)
     for name in ("worker-0", "worker-1"):
