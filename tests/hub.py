@@ -32,8 +32,12 @@ BOOT = 77
 class Hub:
     """`heard` holds (message, payload) in order; `workers` the connection of each worker's last hello."""
 
-    def __init__(self, home: Home, *, releases: bool = True, serves: bool = True) -> None:
-        """serves: what was loaded is to be served at once; False: the test says so itself."""
+    def __init__(self, home: Home, *, releases: bool = True, serves: bool = True, heartbeat_s: float = 0.05) -> None:
+        """serves: what was loaded is to be served at once; False: the test says so itself.
+
+        heartbeat_s: a worker that hears nothing for four of them connects anew, so a test that computes meanwhile needs more.
+        """
+        self._heartbeat_us = int(heartbeat_s * 1e6)
         home.run.mkdir(parents=True, exist_ok=True)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -90,7 +94,7 @@ class Hub:
         )
 
     def _answer(self, connection: bytes, message) -> None:
-        welcome = Welcome(PROTOCOL, BOOT, 50_000, 1 << 24)
+        welcome = Welcome(PROTOCOL, BOOT, self._heartbeat_us, 1 << 24)
         match message:
             case WorkerHello():
                 self.workers[message.worker] = connection

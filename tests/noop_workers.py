@@ -68,10 +68,11 @@ class NoopVersion:
 
 
 def load_noop(home, digest, *, on_state):
-    on_state("loading")
     if digest.startswith("slow"):
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         (home.root / "nice").write_text(str(nice))
+    on_state("loading")
+    if digest.startswith("slow"):
         while not (home.root / "go").exists():
             time.sleep(0.001)
     if digest.startswith("bug"):

@@ -45,7 +45,8 @@ def worker(request, tmp_path):
     worker = Worker(settings, load_torch_version, no_signals, None, no_pulse)
     assert worker.boot()
     worker._link = Outbox()
-    return worker
+    yield worker
+    worker._loader.close()
 
 
 def picture(n, size=(60, 44), format_name="JPEG"):

@@ -45,7 +45,7 @@ def home(tmp_path):
 
 @pytest.fixture
 def hub(home):
-    hub = Hub(home)
+    hub = Hub(home, heartbeat_s=5.0)
     yield hub
     hub.close()
 
@@ -124,7 +124,7 @@ def test_jobs_before_the_order_to_serve_are_of_the_old_version_and_those_after_i
     from workers.loading import load_verified
 
     hub.close()
-    hub = Hub(home, serves=False)
+    hub = Hub(home, serves=False, heartbeat_s=5.0)
     first, second = new_version(home, 1, "v1"), new_version(home, 2, "v2")
     write_stable(home, "shapes", first.digest)
     rows = np.random.default_rng(7).standard_normal((1, 3, 32, 32)).astype("<f4")

@@ -39,6 +39,11 @@ class Loader(Generic[V]):
     def fileno(self) -> int:
         return self._reader.fileno()
 
+    def close(self) -> None:
+        """Once nobody polls any more."""
+        self._reader.close()
+        self._writer.close()
+
     def begin(self, order: Load) -> None:
         if self._under_way is not None:
             self._next = order

@@ -202,6 +202,7 @@ class Worker:
             self._receive(now)
             self._heed_ends(now)
         self._link.close()
+        self._loader.close()
         return self._exit_code
 
     # ---- the loop's parts
