@@ -21,6 +21,7 @@ import msgspec
 
 from .figures import Findings
 from .machine import ROOT, describe_commit, describe_machine
+from .record import RESULTS, read_entries, write_entries
 from .report import Entry, bar_rows, write_results
 
 
@@ -38,7 +39,7 @@ BENCHMARKS = {
     "faults": Benchmark("bench.faults", "what kills of workers and of the broker cost the callers, under load"),
 }
 LIMIT_S = 150.0  # of one benchmark: they are meant to end within a minute or so, all of them within ten
-RESULTS = ROOT / "bench" / "results.json"
+BY_HAND = ("soak",)  # takes half an hour and has a command of its own, bench/soak.py; its results stay
 
 
 def main() -> int:
@@ -72,9 +73,8 @@ def run_all(
         entries[name] = run_one(benchmarks[name], commit, quick=quick)
         for what, bar, seen, met in bar_rows({name: entries[name]}):
             print(f"        {met:>3}: {what} {bar}, seen {seen}", flush=True)
-        entries = {known: entries[known] for known in benchmarks if known in entries}  # in the order of the table
-        results.write_bytes(msgspec.json.format(msgspec.json.encode(entries), indent=1) + b"\n")
-        results.with_suffix(".md").write_text(write_results(entries))
+        entries = {known: entries[known] for known in (*benchmarks, *BY_HAND) if known in entries}
+        write_entries(entries, results)
     return entries
 
 
@@ -92,15 +92,6 @@ def run_one(benchmark: Benchmark, commit: str, *, quick: bool = False, limit_s: 
             print("\n".join(log.read_text(errors="replace").splitlines()[-20:]), file=sys.stderr)
     took_s = monotonic() - begin
     return Entry(benchmark.shows, date, commit, describe_machine(), load, took_s, findings, failed)
-
-
-def read_entries(results: Path) -> dict[str, Entry]:
-    try:
-        return msgspec.json.decode(results.read_bytes(), type=dict[str, Entry])
-    except FileNotFoundError:
-        return {}
-    except msgspec.DecodeError as error:
-        sys.exit(f"{results} can't be read: {error}; delete it and run all benchmarks again")
 
 
 class Failed(Exception):

@@ -2,16 +2,19 @@
 
     python -m bench.soak [--minutes 30] [--callers 6]
 
+Prints what happened and writes it into bench/results.md too. Two int8 versions in turn, each by each strategy.
 Growth is that of the median of the last tenth of the time over the median of the tenth that follows the first five minutes
 (a quarter of the time when it is short).
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -26,17 +29,21 @@ from control.versions import list_versions
 from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.home import Home
-from hotpool.states import Phase
+from hotpool.states import Phase, Strategy
 
 from .alone import Alone
 from .callers import Callers, History
-from .measure import machine
+from .figures import Bar, Figure, Findings, write_spread
+from .machine import describe_commit, describe_machine
 from .pool import add_resnet18, make_jpeg, running_pool, wait_until_ready, worker_pids
+from .record import RESULTS, read_entries, write_entries
+from .report import Entry
 
 MODEL, N_WORKERS, N_PICTURES = "soak", 2, 12
 SAMPLE_S, WARM_UP_MINUTES, PATIENCE_S = 3.0, 5.0, 120.0
-CLOSE = 0.02  # of the largest logit: another batch size, or int8, may turn two such classes round
-BAR = 0.03
+CLOSE = 0.02  # of the largest logit: another batch size may turn two such classes round
+MOST_GROWTH = 0.03
+SHOWS = "rollouts back to back under load for half an hour, and whether anything grows, is lost or goes wrong meanwhile"
 SETTINGS = Settings(**Config().rollout.model_dump() | {"bake_s": 0.5})
 
 
@@ -100,13 +107,13 @@ class Sampler(threading.Thread):
                     self._samples.append(Sample(monotonic() - begin, name, pid, memory.rss, memory.uss))
 
 
-def run(minutes: float = 30.0, n_callers: int = 6) -> Soak:
-    """Broker, two workers and controller; ResNet-18 v1 and v2 in turn."""
+def soak_pool(minutes: float, n_callers: int) -> Soak:
+    """Broker, two workers and controller."""
     soak = Soak(minutes * 60)
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
         for seed, name in enumerate(("v1", "v2")):
-            add_resnet18(home, MODEL, name, seed)
+            add_resnet18(home, MODEL, name, seed, "--precision", "int8", "--min-agreement", "0")
         pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
         versions = {manifest.name: manifest.digest for manifest in list_versions(home, MODEL)}
         right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}
@@ -133,15 +140,17 @@ def _roll_under_load(
     ends_at = monotonic() + soak.seconds
     with Client(home.endpoint("clients")) as client, Callers(client, n_callers, ask, check) as callers:
         while monotonic() < ends_at:
-            soak.phases.append(_roll_out(home, f"v{2 - len(soak.phases) % 2}"))
+            n = len(soak.phases)
+            strategy = Strategy.BESIDE if n // 2 % 2 else Strategy.DRAIN  # both ways, for both versions
+            soak.phases.append(_roll_out(home, f"v{2 - n % 2}", replace(SETTINGS, strategy=strategy)))
     return callers.history
 
 
-def _roll_out(home: Home, version: str) -> Phase:
+def _roll_out(home: Home, version: str, settings: Settings) -> Phase:
     """As `hotpool rollout start` orders it."""
     with Journal(home.database) as journal:
         workers = wait_until_ready(home, N_WORKERS).workers
-        orders.start(journal, model=MODEL, version=version, workers=workers, settings=SETTINGS, operator="bench")
+        orders.start(journal, model=MODEL, version=version, workers=workers, settings=settings, operator="bench")
         deadline = monotonic() + PATIENCE_S
         while monotonic() < deadline:
             rollout = orders.read(journal).last(MODEL)
@@ -161,25 +170,50 @@ def _right_answers(home: Home, digest: str, pictures: list[bytes]) -> list[set[i
     return found
 
 
+def findings(soak: Soak, n_callers: int) -> Findings:
+    got = soak.history
+    harm = got.lost + len(got.errors) + len(got.wrong)
+    figures = [
+        Figure("all", "requests", (got.sent,)),
+        Figure(
+            "all",
+            "lost, failed or wrong",
+            (harm,),
+            bar=Bar("rollouts back to back: requests lost, failed or wrong", "≤", 0),
+        ),
+    ]
+    for measure in ("rss", "uss"):
+        growth, what = soak.growth(measure), f"growth of any process's {measure.upper()} after the warm-up"
+        bar = Bar(what, "≤", MOST_GROWTH)
+        figures.append(Figure("all", f"{measure} growth", (max(grown for _, grown in growth.values()),), bar=bar))
+        for name, (early, grown) in growth.items():
+            figures += [Figure(name, measure, (early / 1e6,), "MB"), Figure(name, f"{measure} growth", (grown,))]
+    rollouts = ", ".join(f"{n} {phase}" for phase, n in Counter(soak.phases).items())
+    notes = (
+        f"{soak.seconds / 60:g} minutes, {n_callers} callers, {N_WORKERS} workers, ResNet-18 in int8 at 224",
+        f"rollouts, drain and beside: {rollouts}; answers by version: {dict(got.by_version)}",
+        f"processes started again: {soak.restarts()}",
+        "all: the largest of any process; growth is since the median after the warm-up, given in MB",
+        *map(repr, got.errors[:3]),
+        *got.wrong[:3],
+    )
+    return Findings(tuple(figures), notes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.soak")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--callers", type=int, default=6)
     arguments = parser.parse_args()
-    soak = run(arguments.minutes, arguments.callers)
-    got = soak.history
-    print(f"{machine()}; {arguments.minutes:g} minutes, {arguments.callers} callers, {N_WORKERS} workers, ResNet-18")
-    print(f"rollouts: {', '.join(f'{n} {phase}' for phase, n in Counter(soak.phases).items())}")
-    print(
-        f"{got.sent} requests, {got.lost} lost, {len(got.errors)} errors, {len(got.wrong)} wrong, "
-        f"by version {dict(got.by_version)}, {soak.restarts()} processes started again"
-    )
-    for problem in [*map(repr, got.errors[:3]), *got.wrong[:3]]:
-        print(f"  {problem}")
-    for measure in ("rss", "uss"):
-        for name, (early, grown) in soak.growth(measure).items():
-            print(f"{measure} {name:9} {early / 1e6:6.1f} MB after the warm-up, then {grown:+.2%}")
-    print(f"less than {BAR:.0%} is promised of each")
+    date, load, begin = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), os.getloadavg()[0], monotonic()
+    commit = describe_commit()
+    found = findings(soak_pool(arguments.minutes, arguments.callers), arguments.callers)
+    for figure in found.figures:
+        bar = f" (bar: {figure.bar.sign} {figure.bar.limit:g})" if figure.bar else ""
+        print(f"{figure.side:9} {figure.name:22} {write_spread(figure)} {figure.unit}{bar}")
+    print("\n".join(found.notes))
+    entry = Entry(SHOWS, date, commit, describe_machine(), load, monotonic() - begin, found)
+    write_entries({**read_entries(RESULTS), "soak": entry}, RESULTS)
 
 
 if __name__ == "__main__":

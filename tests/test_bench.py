@@ -8,8 +8,9 @@ from time import monotonic
 import msgspec
 import pytest
 
-from bench.__main__ import BENCHMARKS, Benchmark, read_entries, run_all, run_one
+from bench.__main__ import BENCHMARKS, Benchmark, run_all, run_one
 from bench.figures import Bar, Figure, Findings, ratios, write_number, write_spread
+from bench.record import read_entries
 from bench.report import Entry, bar_rows, write_results
 
 HALF = Bar("rate of a no-op model", "≥", 0.5)
@@ -184,10 +185,10 @@ def test_a_run_of_some_keeps_what_was_measured_of_the_others_and_drops_what_is_n
     table = benchmarks(first=GOOD, good=GOOD, last=GOOD)
     results = tmp_path / "results.json"
     kept = entry(Figure("ours", "ms", (1.0, 2.0), "ms", HALF), notes=("old",))
-    results.write_bytes(msgspec.json.encode({"last": kept, "good": kept, "gone": kept, "first": kept}))
+    results.write_bytes(msgspec.json.encode({"soak": kept, "last": kept, "good": kept, "gone": kept, "first": kept}))
     entries = run_all(table, ["good"], results)
-    assert list(entries) == ["first", "good", "last"]
-    assert entries["first"] == entries["last"] == kept
+    assert list(entries) == ["first", "good", "last", "soak"]
+    assert entries["first"] == entries["last"] == entries["soak"] == kept
     assert entries["good"] != kept
     assert read_entries(results) == entries
 
