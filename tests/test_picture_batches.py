@@ -19,8 +19,9 @@ from workers.orders import Settings
 from workers.pictures import Picture, decode
 from workers.preprocess import Preprocessor
 from workers.pulse import PulseThread
+from workers.stop_signal import StopSignal
 from workers.torch_version import load_torch_version
-from workers.worker import StopSignal, Worker
+from workers.worker import Worker
 
 SEED, MAX = 23, 1_000_000
 

@@ -6,8 +6,6 @@ waited for. Versions are loaded beside, in a thread (`loader`), and swapped betw
 
 import logging
 import os
-import signal
-import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import ceil
@@ -55,6 +53,7 @@ from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
 from .pictures import Picture, decode
 from .pulse import PulseThread
+from .stop_signal import StopSignal
 
 log = logging.getLogger("hotpool.workers")
 
@@ -125,35 +124,6 @@ def note_exit(settings: Settings, reason: str) -> None:
     """Leaves the reason of this process's end where its supervisor looks for it."""
     log.error("event=ends worker=%s incarnation=%d reason=%r", settings.worker, settings.incarnation, reason)
     exit_file(Home(Path(settings.home)), os.getpid()).write_text(reason)
-
-
-class StopSignal:
-    """SIGTERM, as a flag and a file descriptor to poll. SIGINT is ignored: Ctrl-C reaches all, the supervisor decides."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._set)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        # Blocked since before the fork, so that an early one waited until now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    def drain(self) -> None:
-        self._reader.recv(64)
-
-    def close(self) -> None:
-        signal.set_wakeup_fd(-1)
-        self._reader.close()
-        self._writer.close()
-
-    def _set(self, *_: object) -> None:
-        self.is_set = True
 
 
 class Worker:
