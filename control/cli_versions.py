@@ -98,6 +98,8 @@ def add(
     Example:
       hotpool versions add resnet18.pth --name v2 --labels labels.txt
     """
+    if calibrate and precision == "fp32":
+        raise click.UsageError("--calibrate is for int8: add --precision int8 or --precision auto")
     given = {key: value for key, value in (("resize", resize), ("crop", crop)) if value is not None}
     model = model or terminal.config.pool.model
     since = monotonic()

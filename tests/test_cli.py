@@ -218,6 +218,11 @@ def test_classify_without_a_pool_ends_with_7_after_its_timeout(run, tmp_path):
         (["rollout", "status"], Exit.NOTHING_TO_DO, "hotpool rollout history"),
         (["rollout", "status", "--rollout", "7"], Exit.NOTHING_TO_DO, "rollout 7"),
         (["versions", "show", "v9"], Exit.USAGE, "there are: v1"),
+        (
+            ["versions", "add", "x.pth", "--name", "v2", "--calibrate", "."],
+            Exit.USAGE,
+            "--precision int8 or --precision auto",
+        ),
         (["versions", "remove", "v1"], Exit.CONFLICT, "in use"),
         (["versions", "add", "x.pth", "--name", "v1"], Exit.CONFLICT, "a version v1 already"),
         (["down"], Exit.NOTHING_TO_DO, "no pool is running"),
