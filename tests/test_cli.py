@@ -218,11 +218,6 @@ def test_classify_without_a_pool_ends_with_7_after_its_timeout(run, tmp_path):
         (["rollout", "status"], Exit.NOTHING_TO_DO, "hotpool rollout history"),
         (["rollout", "status", "--rollout", "7"], Exit.NOTHING_TO_DO, "rollout 7"),
         (["versions", "show", "v9"], Exit.USAGE, "there are: v1"),
-        (
-            ["versions", "add", "x.pth", "--name", "v2", "--calibrate", "."],
-            Exit.USAGE,
-            "--precision int8 or --precision auto",
-        ),
         (["versions", "remove", "v1"], Exit.CONFLICT, "in use"),
         (["versions", "add", "x.pth", "--name", "v1"], Exit.CONFLICT, "a version v1 already"),
         (["down"], Exit.NOTHING_TO_DO, "no pool is running"),
@@ -231,6 +226,12 @@ def test_classify_without_a_pool_ends_with_7_after_its_timeout(run, tmp_path):
 def test_a_mistake_is_one_line_with_a_code(run, home, command, code, text):
     add(home, "v1")
     refused(run(*command), code, text)
+
+
+def test_calibration_pictures_for_float32_are_a_mistake(run):
+    result = run("versions", "add", "x.pth", "--name", "v1", "--calibrate", ".")
+    assert result.exit_code == Exit.USAGE
+    assert "add --precision int8 or --precision auto" in result.stderr
 
 
 def test_a_name_that_can_not_be_one_is_refused_before_any_work(run):
