@@ -1,8 +1,8 @@
 """What kills cost the callers: workers killed and stopped, the broker killed every two seconds, under load, with real weights.
 
-    python -m bench.faults
+    python -m bench faults
 
-Prints how long each loss took to be seen and to be made good, and what the callers got meanwhile.
+How long each loss took to be seen and to be made good, and what the callers got meanwhile.
 """
 
 import os
@@ -23,7 +23,6 @@ from PIL import Image
 
 from bench.callers import Callers, History
 from bench.figures import Bar, Figure, Findings
-from bench.measure import spread
 from control.admin import Admin
 from control.versions import prepare, publish
 from hotpool import Client, Prediction
@@ -50,15 +49,6 @@ class Losses:
     seen_s: list[float] = field(default_factory=list)
     good_again_s: list[float] = field(default_factory=list)
     history: History = field(default_factory=History)
-
-    def line(self) -> str:
-        got = self.history
-        seen = f"seen after {spread([1e3 * value for value in self.seen_s])} ms, " if self.seen_s else ""
-        return (
-            f"{self.what}, {len(self.good_again_s)} times: {seen}all ready again after {spread(self.good_again_s)} s; "
-            f"{got.sent} requests, {got.lost} lost, {len(got.errors)} errors, {len(got.wrong)} wrong, "
-            f"slowest {got.slowest_s:.2f} s, longest silence {got.longest_gap_s:.2f} s"
-        )
 
 
 class Pool:
@@ -243,8 +233,3 @@ def run(quick: bool = False) -> Findings:
             bar = SEEN if what == "worker SIGKILL" else None
             figures.append(Figure(what, "seen after", tuple(1e3 * value for value in losses.seen_s), "ms", bar))
     return Findings(tuple(figures))
-
-
-if __name__ == "__main__":
-    for losses in play():
-        print(losses.line())

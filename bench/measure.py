@@ -1,8 +1,5 @@
-"""Shell: what the benchmarks share: processes that end with the block, closed-loop load, figures with their spread."""
+"""Shell: what the benchmarks share: processes that end with the block, closed-loop load, sides that take turns."""
 
-import os
-import platform
-import statistics
 import subprocess
 import sys
 from collections import deque
@@ -49,17 +46,7 @@ def round_trips_ms(submit: Submit, n_requests: int) -> list[float]:
     return times
 
 
-def figures(values: list[float]) -> dict[str, float]:
-    """Median and range, for a report in JSON."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def text(found: dict[str, float]) -> str:
-    """`figures` for people."""
-    return f"{found['median']:.3g} ({found['min']:.3g} to {found['max']:.3g})"
-
-
-def in_turn(sides: Sequence[Callable[[], object]], rounds: int, repeats: int = 1) -> list[list[float]]:
+def in_turn(sides: Sequence[Callable[[], object]], rounds: int, repeats: int = 1) -> list[tuple[float, ...]]:
     """Milliseconds of one call, for each side one figure a round: they take turns, so that all see the same machine."""
     for side in sides:
         side()  # warm: caches, memory, lazy imports
@@ -70,19 +57,4 @@ def in_turn(sides: Sequence[Callable[[], object]], rounds: int, repeats: int = 1
             for _ in range(repeats):
                 side()
             seen.append((perf_counter() - begin) * 1e3 / repeats)
-    return times
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """As `spread`, for JSON."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return text(figures(values))
-
-
-def machine() -> str:
-    """One line on where this was measured."""
-    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    return [tuple(seen) for seen in times]

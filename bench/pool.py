@@ -12,15 +12,20 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from control import orders
 from control.admin import Admin
+from control.journal import Journal
+from control.rollout import Settings
 from control.services import module_command
+from hotpool.config import Config
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
 from hotpool.messages import Report
-from hotpool.states import WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 60.0
+PATIENCE_S, ROLLOUT_PATIENCE_S = 60.0, 120.0
+BAKE_S = 0.5  # a longer one would only fill the time of a rollout with requests that notice nothing
 # In a process of its own: torch's threads and memory are no part of what is measured.
 _SAVE = """
 import sys, hotpool.torchvision_ops, torch
@@ -46,9 +51,7 @@ def running_pool(
     pool: lines of the section [pool]; modules: in the order of their start; own_sessions: as `hotpool up` starts them.
     """
     config = home.root / "hotpool.toml"
-    config.write_text(
-        f"[pool]\nworkers = {n_workers}\nallow_oversubscription = true\n{pool}\n[rollout]\nbake_s = 0.5\n"
-    )
+    config.write_text(f"[pool]\nworkers = {n_workers}\nallow_oversubscription = true\n{pool}\n")
     options = ["--home", str(home.root), "--config", str(config)]
     with ExitStack() as stack:
         log = stack.enter_context((home.root / "services.log").open("ab"))
@@ -97,6 +100,23 @@ def add_resnet18(home: Home, model: str, name: str, seed: int, *options: str) ->
     subprocess.run([sys.executable, "-c", _SAVE, str(seed), str(weights)], cwd=ROOT, check=True)
     command = module_command("control.cli", ["--home", str(home.root), "versions", "add", str(weights)])
     subprocess.run([*command, "--model", model, "--name", name, *options], cwd=ROOT, check=True, capture_output=True)
+
+
+def roll_out(home: Home, model: str, version: str, strategy: Strategy) -> Phase:
+    """As `hotpool rollout start` orders it; how it ended."""
+    settings = Settings(**Config().rollout.model_dump() | {"bake_s": BAKE_S, "strategy": strategy})
+    with Admin(home.endpoint("admin")) as admin, Journal(home.database) as journal:
+        workers = admin.report().workers
+        orders.start(journal, model=model, version=version, workers=workers, settings=settings, operator="bench")
+        deadline = monotonic() + ROLLOUT_PATIENCE_S
+        while monotonic() < deadline:
+            rollout = orders.read(journal).last(model)
+            if rollout is not None and rollout.is_over:
+                return rollout.phase
+            sleep(0.05)
+    raise TimeoutError(
+        f"the rollout to {version} did not end within {ROLLOUT_PATIENCE_S:g} s; see {home.root}/services.log"
+    )
 
 
 def make_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:

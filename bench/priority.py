@@ -2,7 +2,7 @@
 workers that were not put behind the broker. All in one session, as in a container: otherwise Linux shares the processor among
 the sessions first, and the broker has one of its own.
 
-    python -m bench.priority
+    python -m bench priority
     python -m bench.priority --home DIR --config FILE     a supervisor whose workers keep their priority
     python -m bench.priority CONTROL_FD LIFELINE_FD       its template (the supervisor starts it)
 """
@@ -27,19 +27,19 @@ from hotpool.home import Home
 from workers.__main__ import plan_for
 from workers.supervisor import Supervisor
 
-from .measure import closed_loop, machine, spread
+from .figures import Figure, Findings, ratios
+from .measure import closed_loop
 from .pool import add_resnet18, make_jpeg, running_pool
 
 SIDES = {"as built": "workers", "same priority": "bench.priority"}
 WORKERS_PER_CORE, IN_FLIGHT = 3, 16
 N_ROUNDS, N_REQUESTS = 3, 40
+UNITS = {"p50 of a report": "ms", "p99 of a report": "ms", "served": "requests/s"}
 PAUSE_S = 0.005  # between two looks, so that looking is no load of its own
 
 
-def run() -> dict[str, dict[str, list[float]]]:
-    """Of each side p50_ms and p99_ms of a report and requests per second, a value a round; `ratio`: as built to the other."""
+def run(quick: bool = False) -> Findings:
     n_workers = WORKERS_PER_CORE * len(os.sched_getaffinity(0))
-    figures: dict[str, dict[str, list[float]]] = {side: {} for side in SIDES}
     with ExitStack() as stack:
         pools, folder = {}, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hp")))
         add_resnet18(Home(folder / "0"), "priority", "v1", seed=0)
@@ -49,14 +49,25 @@ def run() -> dict[str, dict[str, list[float]]]:
             modules = ("broker", module)
             stack.enter_context(running_pool(home, 'model = "priority"', n_workers, modules, own_sessions=False))
             pools[side] = home, stack.enter_context(Client(home.endpoint("clients")))
-        for n_round in range(-1, N_ROUNDS):  # the first is the warm-up
-            for side, (home, client) in pools.items():
-                for name, value in _round(home, client).items():
-                    if n_round >= 0:
-                        figures[side].setdefault(name, []).append(value)
-    ours, other = (figures[side] for side in SIDES)
-    figures["ratio"] = {name: [a / b for a, b in zip(ours[name], other[name], strict=True)] for name in ours}
-    return figures
+        rounds = [{side: _round(*pool) for side, pool in pools.items()} for _ in range(1 + (1 if quick else N_ROUNDS))]
+    notes = (
+        f"{WORKERS_PER_CORE} workers a core, {IN_FLIGHT} in flight, {N_REQUESTS} requests a round, all in one session",
+    )
+    return Findings(_figures(rounds[1:]), notes)  # the first is the warm-up
+
+
+def _figures(rounds: list[dict[str, dict[str, float]]]) -> tuple[Figure, ...]:
+    found = {(side, name): tuple(one[side][name] for one in rounds) for side in SIDES for name in UNITS}
+    built, other = SIDES
+    return tuple(
+        figure
+        for name, unit in UNITS.items()
+        for figure in (
+            Figure(built, name, found[built, name], unit),
+            Figure(other, name, found[other, name], unit),
+            Figure(built, f"{name} / {other}", ratios(found[built, name], found[other, name])),
+        )
+    )
 
 
 def _round(home: Home, client: Client) -> dict[str, float]:
@@ -74,16 +85,8 @@ def _round(home: Home, client: Client) -> dict[str, float]:
     rate = closed_loop(lambda: client.submit(jpeg, timeout_s=60), N_REQUESTS, IN_FLIGHT)
     stop.set()
     looker.join()
-    return {"p50_ms": statistics.median(times_ms), "p99_ms": statistics.quantiles(times_ms, n=100)[98], "rate": rate}
-
-
-def main() -> None:
-    figures = run()
-    print(
-        f"{machine()}; {WORKERS_PER_CORE} workers a core, {IN_FLIGHT} requests in flight, {N_ROUNDS} rounds of {N_REQUESTS}"
-    )
-    for side, values in figures.items():
-        print(f"{side:14}", ", ".join(f"{name} {spread(each)}" for name, each in values.items()))
+    p99 = statistics.quantiles(times_ms, n=100)[98]
+    return dict(zip(UNITS, (statistics.median(times_ms), p99, rate), strict=True))
 
 
 def supervise() -> None:
@@ -96,9 +99,7 @@ def supervise() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
-    elif sys.argv[1].isdigit():
+    if sys.argv[1].isdigit():
         workers.cores.NICE = 0
         workers.template.main()
     else:

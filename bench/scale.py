@@ -1,15 +1,13 @@
 """Shell: whether a request costs the broker more when there is more of everything: CPU time from socket to socket through the
 real core, with 64 workers and 10,000 queued requests, beside 2 workers and an empty queue, in turn, in one run.
 
-    python -m bench.scale [--rounds 9] [--requests 4000]
+    python -m bench scale
 """
 
-import argparse
 import gc
 from collections import deque
 from itertools import count
 from time import monotonic, process_time
-from typing import Any
 
 import zmq
 
@@ -20,12 +18,14 @@ from hotpool.frames import receive, send
 from hotpool.messages import PROTOCOL, ClientHello, Done, Job, Reply, Request, Result, Work, WorkerHello
 from hotpool.wire import encode, encode_body, from_client, from_worker, to_client, to_worker
 
-from .measure import figures, machine, text
+from .figures import Bar, Figure, Findings, ratios
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
 MODEL = "noop"
-BAR = 1.3
+MOST = 1.3
+ROUNDS, REQUESTS = 9, 4000
+SMALL, LARGE, COLUMN = "2 workers, empty queue", "64 workers, 10,000 queued", "CPU time a request"
 PAYLOAD_BYTES = 10_240
 TURN = 2  # messages of each kind in one turn of the broker's loop; as many as the smaller side has workers
 WORK = encode_body(Work("pixels", 3, (58, 59, 3)))
@@ -119,10 +119,10 @@ class Side:
             self._answered += 1
 
 
-def measure(rounds: int, n_requests: int) -> dict[str, Any]:
-    """CPU microseconds per request of both sides, and their ratio, round by round."""
+def run(quick: bool = False) -> Findings:
+    rounds, n_requests = (2, 400) if quick else (ROUNDS, REQUESTS)
     context: Context = zmq.Context()
-    sides = {"small": Side(context, 2, 0), "large": Side(context, 64, 10_000)}
+    sides = {SMALL: Side(context, 2, 0), LARGE: Side(context, 64, 10_000)}
     gc.collect()
     gc.freeze()  # as the broker does
     for side in sides.values():
@@ -132,30 +132,12 @@ def measure(rounds: int, n_requests: int) -> dict[str, Any]:
         for name, side in sides.items():
             costs[name].append(side.cost_us(n_requests))
     context.destroy(linger=0)
-    ratios = [large / small for small, large in zip(costs["small"], costs["large"], strict=True)]
-    return {
-        "rounds": rounds,
-        "requests": n_requests,
-        "cpu_us_2_workers_empty_queue": figures(costs["small"]),
-        "cpu_us_64_workers_10000_queued": figures(costs["large"]),
-        "ratio": figures(ratios),
-        "ratio_at_most": BAR,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.scale")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--requests", type=int, default=4000, help="of each side in each round")
-    arguments = parser.parse_args()
-    found = measure(arguments.rounds, arguments.requests)
-    print(
-        f"{machine()}; {arguments.rounds} rounds of {arguments.requests} requests; CPU time of the broker's part of a request"
+    small, large = (tuple(costs[name]) for name in (SMALL, LARGE))
+    figures = (
+        Figure(SMALL, COLUMN, small, "us"),
+        Figure(LARGE, COLUMN, large, "us"),
+        Figure(
+            LARGE, f"/ {SMALL}", ratios(large, small), bar=Bar(f"the broker's cost of a request, {LARGE}", "≤", MOST)
+        ),
     )
-    print(f"2 workers, empty queue     {text(found['cpu_us_2_workers_empty_queue'])} us")
-    print(f"64 workers, 10,000 queued  {text(found['cpu_us_64_workers_10000_queued'])} us")
-    print(f"ratio                      {text(found['ratio'])}, at most {BAR} is promised")
-
-
-if __name__ == "__main__":
-    main()
+    return Findings(figures, (f"{n_requests} requests a round; without clients, workers and other threads",))

@@ -13,21 +13,17 @@ import statistics
 import tempfile
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import numpy as np
 import psutil
 
-from control import orders
 from control.admin import Admin
-from control.journal import Journal
-from control.rollout import Settings
 from control.versions import list_versions
 from hotpool import Client, Prediction
-from hotpool.config import Config
 from hotpool.home import Home
 from hotpool.states import Phase, Strategy
 
@@ -35,16 +31,15 @@ from .alone import Alone
 from .callers import Callers, History
 from .figures import Bar, Figure, Findings, write_spread
 from .machine import describe_commit, describe_machine
-from .pool import add_resnet18, make_jpeg, running_pool, wait_until_ready, worker_pids
+from .pool import add_resnet18, make_jpeg, roll_out, running_pool, worker_pids
 from .record import RESULTS, read_entries, write_entries
 from .report import Entry
 
 MODEL, N_WORKERS, N_PICTURES = "soak", 2, 12
-SAMPLE_S, WARM_UP_MINUTES, PATIENCE_S = 3.0, 5.0, 120.0
+SAMPLE_S, WARM_UP_MINUTES = 3.0, 5.0
 CLOSE = 0.02  # of the largest logit: another batch size may turn two such classes round
 MOST_GROWTH = 0.03
 SHOWS = "rollouts back to back under load for half an hour, and whether anything grows, is lost or goes wrong meanwhile"
-SETTINGS = Settings(**Config().rollout.model_dump() | {"bake_s": 0.5})
 
 
 @dataclass(frozen=True)
@@ -142,22 +137,8 @@ def _roll_under_load(
         while monotonic() < ends_at:
             n = len(soak.phases)
             strategy = Strategy.BESIDE if n // 2 % 2 else Strategy.DRAIN  # both ways, for both versions
-            soak.phases.append(_roll_out(home, f"v{2 - n % 2}", replace(SETTINGS, strategy=strategy)))
+            soak.phases.append(roll_out(home, MODEL, f"v{2 - n % 2}", strategy))
     return callers.history
-
-
-def _roll_out(home: Home, version: str, settings: Settings) -> Phase:
-    """As `hotpool rollout start` orders it."""
-    with Journal(home.database) as journal:
-        workers = wait_until_ready(home, N_WORKERS).workers
-        orders.start(journal, model=MODEL, version=version, workers=workers, settings=settings, operator="bench")
-        deadline = monotonic() + PATIENCE_S
-        while monotonic() < deadline:
-            rollout = orders.read(journal).last(MODEL)
-            if rollout is not None and rollout.is_over:
-                return rollout.phase
-            sleep(0.1)
-    raise TimeoutError(f"the rollout to {version} did not end within {PATIENCE_S:g} s")
 
 
 def _right_answers(home: Home, digest: str, pictures: list[bytes]) -> list[set[int]]:

@@ -1,0 +1,77 @@
+"""Shell: what a worker gains by computing several pictures at once, and how long such a batch takes: for `pool.max_batch`.
+
+    python -m bench batching
+
+One process with a worker's engine and preprocessing, one thread on one core, no server: pictures are decoded and brought into
+the batch one after another, then computed together. Batch sizes take turns.
+"""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from control.versions import list_versions
+from hotpool.config import Config
+from hotpool.home import Home
+from workers.pictures import decode
+from workers.torch_version import TorchVersion, limit_threads, load_torch_version
+
+from .figures import Figure, Findings, ratios
+from .machine import pin_to_one_core
+from .measure import in_turn
+from .pool import add_resnet18, make_jpeg
+
+MODEL, SIZES, PICTURES_A_ROUND = "batching", (1, 2, 4, 8, 16), 16
+ROUNDS, QUICK_ROUNDS = {"int8": 16, "fp32": 6}, 1
+ENOUGH = 0.95
+
+
+def run(quick: bool = False) -> Findings:
+    limit_threads(1)
+    pinned, pictures = pin_to_one_core(), [make_jpeg(seed) for seed in range(max(SIZES))]
+    figures: list[Figure] = []
+    notes = [
+        f"one thread, {pinned}; ResNet-18 at 224, JPEG of {len(pictures[0]) / 1e3:.0f} KB",
+        f"rule for max_batch: the smallest size that reaches {ENOUGH} of the best rate",
+    ]
+    for precision, rounds in ROUNDS.items():
+        with TemporaryDirectory(prefix="hp") as folder:
+            home = Home(Path(folder))
+            add_resnet18(home, MODEL, "v1", 0, "--precision", precision, "--min-agreement", "0")
+            (version,) = list_versions(home)
+            served = load_torch_version(home, version.digest, on_state=lambda state: None)
+            made, note = measure(precision, served, pictures, QUICK_ROUNDS if quick else rounds)
+        figures += made
+        notes.append(note)
+    return Findings(tuple(figures), tuple(notes))
+
+
+def measure(precision: str, version: TorchVersion, pictures: list[bytes], rounds: int) -> tuple[list[Figure], str]:
+    """A row for each size, and which the rule names."""
+    limits, side = Config().pictures, version.side
+    rows = np.empty((max(SIZES), side, side, 3), np.float32)
+
+    def serve(n: int) -> None:
+        for _ in range(PICTURES_A_ROUND // n):
+            for row, data in zip(rows[:n], pictures, strict=False):
+                version.picture(decode(data, limits.max_bytes, limits.max_pixels, version.least_side), row)
+            version.logits(rows[:n].transpose(0, 3, 1, 2))
+
+    return describe(precision, in_turn([partial(serve, n) for n in SIZES], rounds))
+
+
+def describe(precision: str, times: list[tuple[float, ...]]) -> tuple[list[Figure], str]:
+    """times: of each size, milliseconds for PICTURES_A_ROUND pictures in each round."""
+    figures, rates = [], {}
+    for n, took in zip(SIZES, times, strict=True):
+        row, rate = f"{precision}, batch {n}", Figure(f"{precision}, batch {n}", "/ batch 1", ratios(times[0], took))
+        figures += [
+            Figure(row, "rate", tuple(PICTURES_A_ROUND / ms * 1e3 for ms in took), "pictures/s"),
+            rate,
+            Figure(row, "a batch takes", tuple(ms * n / PICTURES_A_ROUND for ms in took), "ms"),
+        ]
+        rates[n] = rate.median
+    chosen = next(n for n in SIZES if rates[n] >= ENOUGH * max(rates.values()))
+    return figures, f"{precision}: by that rule {chosen}; the default is {Config().pool.max_batch}"
