@@ -324,6 +324,7 @@ class Core:
             for connection in [c for c, heard_at in self._clients.items() if now - heard_at > FORGET_CLIENT_S]:
                 self.client_gone(connection)
             for worker in list(self.roster):
+                self.loads.expire(worker, now)
                 if worker.state is not S.DOWN and (cause := self._overdue(worker, now)):
                     actions += self._give_up(worker, cause, now)
         return actions

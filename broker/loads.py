@@ -21,7 +21,7 @@ S, E = WorkerState, WorkerEvent
 
 
 class Loads:
-    """timeout_s: a load that takes longer is taken for hung."""
+    """timeout_s: a load that takes longer has failed. A worker that did nothing else meanwhile is taken for hung."""
 
     def __init__(self, roster: Roster, routing: Routing, timeout_s: float) -> None:
         self._roster, self._routing, self._timeout_s = roster, routing, timeout_s
@@ -57,10 +57,19 @@ class Loads:
         elif worker.state is S.LOADING:
             self._roster.change(worker, E.LOADED, "loaded")
 
+    def expire(self, worker: Worker, now: float) -> None:
+        """A load beside that takes too long has failed; its worker serves on, and no request is the worse for it."""
+        if worker.beside and now > worker.load_ends_at:
+            worker.load_reason = f"the load was not done after {self._timeout_s:g} s; {worker.version} was kept"
+            worker.load_ends_at = inf
+            self._roster.change_beside(worker, None, worker.load_reason)
+
     def end(self, worker: Worker, ended: LoadEnded) -> list[Action]:
         """The version table may have changed since the order: nothing that may not serve is swapped in under requests."""
-        if not worker.is_loading or ended.token != worker.token:
+        if ended.token != worker.token:
             return []
+        if not worker.is_loading:  # it had expired: let go of what was loaded all the same
+            return [] if ended.reason else [ToWorker(worker.connection, Serve(ended.token, worker.digest))]
         reason = ended.reason
         if not reason and worker.beside and not self._routing.admits(worker.model, ended.digest):
             reason = f"{ended.version} may not serve any more; {worker.version} was kept"

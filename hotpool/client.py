@@ -140,7 +140,8 @@ class Client:
         """Logits for a batch that is preprocessed already.
 
         Args:
-            array: (n, 3, h, w) float32, normalised as the version's manifest says; h and w its crop.
+            array: (n, 3, h, w) float32, normalised as the version's manifest says; h and w its crop. A version in int8 takes
+                values that no pixel has for the nearest one that a pixel may have.
 
         Returns:
             (n, classes) float32 logits, not softmaxed; row i belongs to array[i].
@@ -240,7 +241,7 @@ class AsyncClient:
 
     async def infer(self, array: NDArray[np.float32], **options: Unpack[Options]) -> NDArray[np.float32]:
         """As `Client.infer`."""
-        return await asyncio.wrap_future(self._client.submit_tensor(array, **options))
+        return await asyncio.wrap_future(await asyncio.to_thread(self._client.submit_tensor, array, **options))
 
     async def close(self) -> None:
         """As `Client.close`."""

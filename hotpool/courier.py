@@ -105,8 +105,9 @@ class Courier:
 
     def close(self) -> None:
         """Ends the thread; open calls end with `LocalProtocolError`."""
-        self._is_closing = True
-        self._wake()
+        with self._lock:
+            self._is_closing = True
+            self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -594,18 +594,32 @@ def test_a_worker_that_comes_in_the_middle_of_a_load_is_known_to_load(state: Wor
     assert orders(bench) == ["Serve"]
 
 
-def test_a_load_beside_that_never_ends_is_ended():
+def test_a_load_beside_that_takes_too_long_has_failed_and_neither_worker_nor_request_is_the_worse_for_it():
     bench = Bench(workers=2)
     bench.from_worker("supervisor", m.Seats("shapes", tuple(m.Seat(f"worker-{n}", 1, 1001, {}) for n in range(2))))
     admit(bench)
     beside(bench)
-    bench.submit(timeout_s=2 * LOAD_S)
-    bench.answer(next(worker.name for worker in bench.core.roster if worker.leases))
+    beside(bench, "worker-1")
     bench.at(LOAD_S - 1)
-    assert bench.state() is S.READY
+    asked = bench.submit(timeout_s=2 * LOAD_S)
+    holder = next(worker.name for worker in bench.core.roster if worker.leases)
     bench.at(LOAD_S + 1)
-    assert bench.state() is not S.READY
-    assert m.Kill("worker-0", 1, "hung") in bench.to_worker["supervisor"]
+    assert [bench.state(f"worker-{n}") for n in range(2)] == [S.READY, S.READY]
+    report = next(worker for worker in bench.core.roster if worker.name == holder).report()
+    assert (report.beside, report.load_reason) == ("", f"the load was not done after {LOAD_S:g} s; v1 was kept")
+    assert not any(isinstance(message, m.Kill) for message in bench.to_worker["supervisor"])
+    bench.answer(holder)
+    assert (bench.last.id, bench.last.version) == (asked, "v1")
+
+
+def test_what_was_loaded_too_late_is_let_go_of():
+    bench = Bench(workers=2)
+    admit(bench)
+    beside(bench)
+    bench.at(LOAD_S + 1)
+    bench.from_worker("worker-0", m.LoadEnded("token-1", "v2", "digest-v2", 1, 1))
+    assert bench.to_worker["worker-0"][-1] == m.Serve("token-1", "digest-v1")
+    assert bench.core.roster.workers["worker-0"].digest == "digest-v1"
 
 
 def test_the_leases_of_a_worker_lost_in_a_load_beside_go_to_another():

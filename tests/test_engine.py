@@ -82,10 +82,11 @@ def test_where_the_fused_operators_are_missing_the_engine_falls_back_and_says_so
     assert torch.allclose(plain[0](batch), fused(batch), rtol=1e-4, atol=1e-5)
 
 
-def test_operators_that_compute_something_else_are_not_used(monkeypatch, caplog):
+@pytest.mark.parametrize(("off_by", "said"), [(0.01, "0.01"), (float("nan"), "nan")])
+def test_operators_that_compute_something_else_are_not_used(monkeypatch, caplog, off_by, said):
     class Wrong(FusedConv):
         def add(self, x, residual):
-            return super().add(x, residual) + 0.01
+            return super().add(x, residual) + off_by
 
     monkeypatch.setattr(operators, "FusedConv", Wrong)
     operators.fused_fp32_works.cache_clear()
@@ -93,7 +94,7 @@ def test_operators_that_compute_something_else_are_not_used(monkeypatch, caplog)
         assert not operators.fused_fp32_works()
     finally:
         operators.fused_fp32_works.cache_clear()
-    assert "they differ from the public operators by 0.01" in caplog.text
+    assert f"they differ from the public operators by {said}" in caplog.text
 
 
 # The smallest of each family: the others are built by the same code.

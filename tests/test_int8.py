@@ -149,6 +149,24 @@ def test_the_pictures_it_is_compared_on_are_not_those_it_is_calibrated_by(tmp_pa
     assert len(set(rows)) == 40
 
 
+def test_files_of_other_kinds_beside_the_pictures_take_no_ones_place(tmp_path):
+    folder = pictures(tmp_path / "pictures", 500, size=(36, 36))
+    for i in range(500):
+        (folder / f"{i:03}.json").write_text("{}")
+    inputs = read_inputs(folder, SMALL)
+    assert (len(inputs.calibration), len(inputs.held_out)) == (64, 400)
+
+
+def test_a_network_whose_outputs_are_not_finite_does_not_become_one_in_int8_that_hides_it(tmp_path):
+    tensors = {name: tensor.clone() for name, tensor in seen_resnet(ARCH)[1].items()}
+    tensors["bn1.running_var"][0] = -1
+    safetensors.torch.save_file(tensors, tmp_path / "v1.safetensors")
+    with pytest.raises(BadVersion, match=r"tensor conv1.weight with its batch norm has \d+ of \d+ values that are NaN"):
+        small_versions.add_version(
+            Home(tmp_path), tmp_path / "v1.safetensors", arch=ARCH, wish=Wish("int8", min_agreement=0)
+        )
+
+
 def test_too_few_pictures_are_refused_with_how_many_there_are(tmp_path):
     with pytest.raises(BadVersion, match="19 pictures found, at least 20 are needed"):
         chosen("int8", 0.9, calibrate=pictures(tmp_path / "pictures", 19))
@@ -195,6 +213,8 @@ def test_the_agreement_is_no_part_of_what_a_version_is(home):
     [
         ("layer3.1.conv2.weight_scale", lambda t: t * 1.3, "golden logits differ|best class of golden input"),
         ("layer1.0.conv1.weight", lambda t: t.flip(0), "golden logits differ|best class of golden input"),
+        ("layer2.1.conv2.weight", lambda t: t.index_fill(0, torch.tensor([3]), 0), "golden logits differ"),
+        ("layer4.0.conv1.weight_scale", lambda t: t * 1.1, "golden logits differ"),
         ("fc.weight", lambda t: t.float(), "tensor fc.weight has dtype float32, resnet18 in int8 expects int8"),
     ],
 )

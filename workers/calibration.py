@@ -20,10 +20,11 @@ from .fp32 import Fp32ResNet, PlainConv
 from .golden import make_inputs
 from .int8 import INPUT
 from .operators import fused_int8_works
-from .pictures import decode
+from .pictures import decode, sniff
 from .preprocess import Preprocessor
 from .quantise import N_BINS, best_range, quantise_weight, scale_for
 from .resnet import Conv, ConvOperator, Layout, Tensors, fold
+from .verify import find_not_finite
 
 # 400 pictures tell an agreement of 0.98 from one of 0.96: the standard error of a share of 0.98 of them is 0.007.
 N_CALIBRATION = 64
@@ -107,7 +108,7 @@ def read_inputs(folder: Path | None, preprocessing: Preprocessing) -> Inputs:
         crop = preprocessing.crop
         drawn = make_inputs(crop), make_inputs(crop, N_HELD_OUT, _DRAWN_SEED)
         return Inputs(preprocessor.normalise(drawn[0]), preprocessor.normalise(drawn[1]), "drawn")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _looks_like_a_picture(path))
     pictures = [picture for path in _spread(files, N_CALIBRATION + N_HELD_OUT) for picture in _read(path, preprocessor)]
     if len(pictures) < LEAST_PICTURES:
         raise BadVersion(
@@ -116,7 +117,17 @@ def read_inputs(folder: Path | None, preprocessing: Preprocessing) -> Inputs:
         )
     chosen = set(_spread(range(len(pictures)), min(N_CALIBRATION, len(pictures) // 4)))
     rest = [picture for i, picture in enumerate(pictures) if i not in chosen]
-    return Inputs(torch.stack([pictures[i] for i in sorted(chosen)]), torch.stack(rest), str(folder))
+    return Inputs(torch.stack([pictures[i] for i in sorted(chosen)]), torch.stack(rest), str(folder.absolute()))
+
+
+def _looks_like_a_picture(path: Path) -> bool:
+    """By its first bytes, so that files of another kind beside the pictures don't take their places in the sample."""
+    try:
+        with path.open("rb") as file:
+            sniff(file.read(16))
+    except (HotpoolError, OSError):
+        return False
+    return True
 
 
 def _read(path: Path, preprocessor: Preprocessor) -> list[torch.Tensor]:
@@ -158,14 +169,21 @@ class Observed:
 def quantise(
     layout: Layout, tensors: Tensors, preprocessing: Preprocessing, calibration: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The tensors of the int8 version (see `int8.expected_int8`) of a ResNet whose float32 tensors these are."""
+    """The tensors of the int8 version (see `int8.expected_int8`) of a ResNet whose float32 tensors these are.
+
+    Raises:
+        BadVersion: a batch norm makes weights that are not finite, which would go unseen in eight bits.
+    """
+    folded = {conv.name: fold(conv, tensors) for conv in layout.convs()}
+    weights = {f"{name}.weight with its batch norm": weight.numpy() for name, (weight, _) in folded.items()}
+    if reason := find_not_finite(weights):
+        raise BadVersion(f"{reason}; such a network answers nonsense: train it again or take an earlier checkpoint")
     ranges = {INPUT: _input_range(preprocessing), **_find_ranges(layout, tensors, calibration)}
     stored: dict[str, torch.Tensor] = {}
     for name, (low, high) in ranges.items():
         scale, zero_point = scale_for(low, high)
         stored[f"{name}.scale"] = torch.tensor([scale], dtype=torch.float32)
         stored[f"{name}.zero_point"] = torch.tensor([zero_point], dtype=torch.int32)
-    folded = {conv.name: fold(conv, tensors) for conv in layout.convs()}
     for name, (weight, bias) in {**folded, "fc": (tensors["fc.weight"], tensors["fc.bias"])}.items():
         whole, weight_scale = quantise_weight(weight.numpy())
         stored[f"{name}.weight"] = torch.from_numpy(whole)
@@ -177,7 +195,10 @@ def quantise(
 def measure_agreement(first: Engine, second: Engine, inputs: Inputs) -> Agreement:
     """How often both name the same class for the held-out pictures."""
     batches = torch.split(inputs.held_out, _AT_ONCE)
-    same = sum(int((first(batch).argmax(1) == second(batch).argmax(1)).sum()) for batch in batches)
+    pairs = [(first(batch), second(batch)) for batch in batches]
+    same = sum(
+        int(((a.argmax(1) == b.argmax(1)) & a.isfinite().all(1)).sum()) for a, b in pairs
+    )  # NaN agrees with nothing
     n = len(inputs.held_out)
     return Agreement(top1=same / n, pictures=n, source=inputs.source)
 

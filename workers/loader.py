@@ -78,7 +78,7 @@ class Loader(Generic[V]):
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it is awake
+        with contextlib.suppress(OSError):  # full: it is awake; closed: nobody polls any more
             self._writer.send(b"\0")
 
 

@@ -80,7 +80,7 @@ def decode(data: bytes, max_bytes: int, max_pixels: int, least_side: int | None 
     """
     if len(data) > max_bytes:
         raise TooLarge(f"the picture has {len(data)} bytes, allowed are {max_bytes}")
-    format_name = _sniff(data)
+    format_name = sniff(data)
     if format_name == "JPEG":
         _check_segments(data)
     with warnings.catch_warnings():
@@ -103,7 +103,7 @@ def _reduce(image: Image.Image, least_side: int) -> int:
     return round(width / drafted[1][2]) if drafted else 1
 
 
-def _sniff(data: bytes) -> str:
+def sniff(data: bytes) -> str:
     if not data:
         raise BadImage("the picture is empty: 0 bytes")
     for name, magic in FORMATS.items():

@@ -65,6 +65,8 @@ def build(
     classes, tensors = fit(read_tensors(found.path), arch, used.crop)
     names = _labels(labels, classes, found.labels)
     chosen = choose(tensors, arch, classes, used, wish)
+    if reason := find_not_finite(as_arrays(chosen.tensors)):
+        raise BadVersion(f"in {chosen.precision}, {reason}; such a network answers nonsense: train it again")
     safetensors.torch.save_file(dict(chosen.tensors), folder / WEIGHTS)
     del tensors
     # From the written file: what is compared later must have come the same way.
