@@ -41,7 +41,6 @@ up: $(INSTALLED)
 
 ## bench: the figures of bench/results.md, beside others' engines; ten minutes at most, on an idle machine
 bench: $(VENV)/.bench
-	$(BIN)/python -m bench.broker
 	$(BIN)/python -m bench
 
 clean:

@@ -39,7 +39,7 @@ def run(quick: bool = False) -> Findings:
     for precision, rounds in ROUNDS.items():
         with TemporaryDirectory(prefix="hp") as folder:
             home = Home(Path(folder))
-            add_resnet18(home, MODEL, "v1", 0, "--precision", precision, "--min-agreement", "0")
+            add_resnet18(home, MODEL, "v1", 0, precision)
             (version,) = list_versions(home)
             served = load_torch_version(home, version.digest, on_state=lambda state: None)
             made, note = measure(precision, served, pictures, QUICK_ROUNDS if quick else rounds)

@@ -33,7 +33,7 @@ def run(quick: bool = False) -> Findings:
 def _measure(precision: str, n_requests: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
-        add_resnet18(home, MODEL, "v1", 0, "--precision", precision, "--min-agreement", "0")
+        add_resnet18(home, MODEL, "v1", 0, precision)
         with running_pool(home, f'model = "{MODEL}"', N_WORKERS):
             ready = _private_mb(wait_until_ready(home, N_WORKERS))
             jpeg = make_jpeg(0)

@@ -25,6 +25,7 @@ from hotpool.states import Phase, Strategy, WorkerState
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S, ROLLOUT_PATIENCE_S = 60.0, 120.0
+N_CALIBRATION = 24
 BAKE_S = 0.5  # a longer one would only fill the time of a rollout with requests that notice nothing
 # In a process of its own: torch's threads and memory are no part of what is measured.
 _SAVE = """
@@ -93,11 +94,18 @@ def worker_pids(report: Report) -> dict[str, int]:
     return {worker.worker: worker.pid for worker in report.workers}
 
 
-def add_resnet18(home: Home, model: str, name: str, seed: int, *options: str) -> None:
-    """Through the command line, as a user would. options: further ones of `hotpool versions add`."""
+def add_resnet18(home: Home, model: str, name: str, seed: int, precision: str = "fp32") -> None:
+    """Through the command line, as a user would. int8 is calibrated by few pictures: the weights are random, and drawing and
+    comparing 464 of them took ten seconds."""
     home.root.mkdir(parents=True, exist_ok=True)
-    weights = home.root / f"{name}.pth"
+    weights, options = home.root / f"{name}.pth", ["--precision", precision]
     subprocess.run([sys.executable, "-c", _SAVE, str(seed), str(weights)], cwd=ROOT, check=True)
+    if precision == "int8":
+        folder = home.root / "pictures"
+        folder.mkdir(exist_ok=True)
+        for number in range(N_CALIBRATION):
+            (folder / f"{number}.jpg").write_bytes(make_jpeg(1000 + number))
+        options += ["--calibrate", str(folder), "--min-agreement", "0"]
     command = module_command("control.cli", ["--home", str(home.root), "versions", "add", str(weights)])
     subprocess.run([*command, "--model", model, "--name", name, *options], cwd=ROOT, check=True, capture_output=True)
 

@@ -83,7 +83,7 @@ def _sides(precision: str, picture: bytes) -> Iterator[tuple[Client, Bare]]:
     """Both stand ready; who is not asked is idle."""
     with TemporaryDirectory(prefix="hp") as folder, ExitStack() as stack:
         home = Home(Path(folder))
-        add_resnet18(home, MODEL, "v1", 0, "--precision", precision, "--min-agreement", "0")
+        add_resnet18(home, MODEL, "v1", 0, precision)
         (home.root / "picture.jpg").write_bytes(picture)
         stack.enter_context(running_pool(home, f'model = "{MODEL}"', WORKERS))
         client = stack.enter_context(Client(home.endpoint("clients")))

@@ -108,7 +108,7 @@ def soak_pool(minutes: float, n_callers: int) -> Soak:
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
         for seed, name in enumerate(("v1", "v2")):
-            add_resnet18(home, MODEL, name, seed, "--precision", "int8", "--min-agreement", "0")
+            add_resnet18(home, MODEL, name, seed, "int8")
         pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
         versions = {manifest.name: manifest.digest for manifest in list_versions(home, MODEL)}
         right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}

@@ -1,6 +1,6 @@
 """Shell: one session with the broker over a DEALER socket, opened anew whenever the broker is lost.
 
-Used by clients, workers and the supervisor, by one thread at a time. What was sent on a lost session is gone or may arrive late:
+Used by clients, workers and the supervisor, by one thread at a time. What was sent on a lost session is gone or may come late:
 the owner keeps what it needs answered and sends it again after the next `Welcome`.
 
 Why a new socket for each session: libzmq's own reconnect replays queued sends into the new broker before any hello, and
