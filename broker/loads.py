@@ -58,11 +58,11 @@ class Loads:
             self._roster.change(worker, E.LOADED, "loaded")
 
     def expire(self, worker: Worker, now: float) -> None:
-        """A load beside that takes too long has failed; its worker serves on, and no request is the worse for it."""
+        """A load beside that takes too long is lost, and nothing is said against its version; the worker serves on, and no
+        request is the worse for it."""
         if worker.beside and now > worker.load_ends_at:
-            worker.load_reason = f"the load was not done after {self._timeout_s:g} s; {worker.version} was kept"
             worker.load_ends_at = inf
-            self._roster.change_beside(worker, None, worker.load_reason)
+            self._roster.change_beside(worker, None, f"the load was not done after {self._timeout_s:g} s")
 
     def end(self, worker: Worker, ended: LoadEnded) -> list[Action]:
         """The version table may have changed since the order: nothing that may not serve is swapped in under requests."""
