@@ -1,184 +1,140 @@
 """Shell: what a rollout costs the callers while it runs, and how long a worker is away.
 
-    python -m bench.rollouts [--precision int8]
+    python -m bench rollouts
 
 A ResNet-18 at 224 px, two workers with one thread each, eight requests of a 45 KB JPEG in flight through the client library.
-Before each rollout the same load runs without one, so that both sides of a ratio are seconds apart. Times of a step and of a
-respawn are given in forward passes of torch eager, float32, one picture, one thread, measured in the same run.
+Before each rollout the same load runs without one, so that both sides of a ratio are seconds apart; the strategies take turns.
+Times of a step and of a respawn are given in forward passes of torch eager, float32, one picture, one thread, measured in the
+same run.
 """
 
-import argparse
-import io
-import json
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from torchvision.models import resnet18
 
-from bench.faults import ROOT, Watch, process_of, wait_until_ready
-from bench.measure import spread
-from hotpool import Client
+from hotpool import Client, Prediction
 from hotpool.home import Home
-from hotpool.states import Strategy, WorkerState
-from workers.loading import load_verified
+from hotpool.states import Phase, Strategy, WorkerState
 
-IN_FLIGHT, CROP = 8, 224
-BEFORE_S = 4.0
-# A short bake: a longer one would only fill the time of the rollout with requests that notice nothing.
-CONFIG = "[pool]\nworkers = 2\nallow_oversubscription = true\n[rollout]\nbake_s = 0.5\n"
+from .callers import Callers, History
+from .faults import Watch, process_of
+from .figures import Bar, Figure, Findings
+from .pool import add_resnet18, make_jpeg, roll_out, running_pool, wait_until_ready
+
+MODEL, N_WORKERS, IN_FLIGHT = "rollouts", 2, 8
+BEFORE_S, QUICK_BEFORE_S = 4.0, 1.0
 LIVED_S = 10.5  # a process that has lived so long is started again at once
+N_ROLLOUTS = {"int8": 3, "fp32": 2}  # of each strategy
+MOST_P99 = {Strategy.DRAIN: 2.5, Strategy.BESIDE: 1.6}
+MOST_PASSES, MOST_RESPAWN_PASSES = {"int8": 25, "fp32": 15}, 15
 
 
 @dataclass
 class Side:
-    """Of one strategy, a list entry for each rollout. Milliseconds of each request; steps_s: drained -> ready again."""
+    """Of one strategy, an entry for each rollout, and for each worker's step."""
 
-    before_ms: list[list[float]] = field(default_factory=list)
-    during_ms: list[list[float]] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)  # during / before
+    p50: list[float] = field(default_factory=list)
+    before_ms: list[float] = field(default_factory=list)
     rollouts_s: list[float] = field(default_factory=list)
     steps_s: list[float] = field(default_factory=list)
 
-    def ratios(self, percent: float) -> list[float]:
-        """Of each rollout, against the time before it."""
-        pairs = zip(self.during_ms, self.before_ms, strict=True)
-        return [percentile(during, percent) / percentile(before, percent) for during, before in pairs]
 
-    def ratio(self, percent: float) -> float:
-        """Of all requests together."""
-        return percentile(pooled(self.during_ms), percent) / percentile(pooled(self.before_ms), percent)
+@dataclass
+class Played:
+    """What one precision's pool has shown."""
+
+    unit_s: float
+    sides: dict[Strategy, Side] = field(default_factory=lambda: {strategy: Side() for strategy in Strategy})
+    respawns_s: list[float] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    history: History = field(default_factory=History)
 
 
 class Load:
-    """So many callers that ask all the time; (when it was answered, milliseconds) of each request. A context manager."""
+    """Callers that ask all the time, and (when it was answered, milliseconds) of each request."""
 
     def __init__(self, client: Client, picture: bytes) -> None:
         self.answers: list[tuple[float, float]] = []
-        self._client, self._picture, self._stop = client, picture, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(IN_FLIGHT)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._picture = picture
+        self.callers = Callers(client, IN_FLIGHT, self._ask, self._note)
 
     def between(self, begin: float, end: float) -> list[float]:
         return [took_ms for at, took_ms in self.answers if begin <= at < end]
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            begin = monotonic()
-            self._client.classify(self._picture)
-            now = monotonic()
-            self.answers.append((now, (now - begin) * 1e3))
+    def _ask(self, n: int) -> tuple[bytes, float]:
+        return self._picture, monotonic()
+
+    def _note(self, n: int, begin: float, prediction: Prediction) -> None:
+        now = monotonic()
+        self.answers.append((now, (now - begin) * 1e3))
 
 
-class Pool:
-    """`hotpool up` in a home of its own."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self._config = home.root / "hotpool.toml"
-        self._config.write_text(CONFIG)
-
-    def __call__(self, *words: str) -> dict[str, Any]:
-        """Runs a command to its end; what it shows with `-o json`, if it has that."""
-        environment = os.environ | {"HOTPOOL_HOME": str(self.home.root), "HOTPOOL_CONFIG": str(self._config)}
-        done = subprocess.run(
-            [sys.executable, "-m", "control.cli", *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True
+def run(quick: bool = False) -> Findings:
+    figures: list[Figure] = []
+    notes = [f"ResNet-18 at 224, {N_WORKERS} workers, {IN_FLIGHT} in flight, JPEG of {len(make_jpeg(0)) / 1e3:.0f} KB"]
+    for precision, n_rollouts in N_ROLLOUTS.items():
+        played = play(precision, 1 if quick else n_rollouts, QUICK_BEFORE_S if quick else BEFORE_S)
+        figures += describe(precision, played)
+        ends = ", ".join(f"{n} {phase}" for phase, n in Counter(played.phases).items())
+        got = played.history
+        notes.append(
+            f"{precision}: rollouts {ends}; {got.sent} requests, {got.lost} lost, {len(got.errors)} errors; "
+            f"one eager pass {played.unit_s * 1e3:.1f} ms"
         )
-        shown: dict[str, Any] = json.loads(done.stdout) if "json" in words else {}
-        return shown
-
-    @contextmanager
-    def up(self) -> Iterator[None]:
-        self("up", "--detach")
-        try:
-            wait_until_ready(self.home)
-            yield
-        finally:
-            self("down")
+    return Findings(tuple(figures), tuple(notes))
 
 
-def pooled(values: list[list[float]]) -> list[float]:
-    return list(chain.from_iterable(values))
+def play(precision: str, n_rollouts: int, before_s: float) -> Played:
+    picture, played = make_jpeg(0), Played(eager_pass_s())
+    with tempfile.TemporaryDirectory(prefix="hp") as folder:
+        home = Home(Path(folder))
+        for seed, name in enumerate(("v1", "v2")):
+            add_resnet18(home, MODEL, name, seed, precision)
+        with (
+            running_pool(home, f'model = "{MODEL}"', N_WORKERS, ("broker", "workers", "control")),
+            Client(home.endpoint("clients")) as client,
+        ):
+            since, load = monotonic(), Load(client, picture)
+            with load.callers, Watch(home) as watch:
+                sleep(1.0)
+                for _ in range(n_rollouts):
+                    for strategy in Strategy:
+                        observe(home, load, watch, strategy, played, before_s)
+            played.history = load.callers.history
+            sleep(max(0.0, since + LIVED_S - monotonic()))
+            played.respawns_s += respawns_s(home, client, picture)
+    return played
 
 
-def percentile(values: list[float], percent: float) -> float:
-    return float(np.percentile(values, percent))
-
-
-def add_versions(pool: Pool, precision: str) -> str:
-    """v1 and v2 with seeded random weights. The digest of v1."""
-    from torchvision.models import resnet18  # possible only after `workers.loading` (hotpool/torchvision_ops.py)
-
-    digests = []
-    for seed, name in enumerate(("v1", "v2")):
-        torch.manual_seed(seed)
-        source = pool.home.root / f"{name}.pth"
-        torch.save(resnet18().state_dict(), source)
-        chosen = () if precision == "fp32" else ("--precision", precision)
-        digests.append(pool("versions", "add", str(source), "--name", name, *chosen, "-o", "json")["digest"])
-    return str(digests[0])
-
-
-def picture() -> bytes:
-    """Soft blotches under noise, 500x375, about 45 KB as a JPEG."""
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (8, 10, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
-    noisy = np.asarray(coarse, np.int16) + random.integers(-14, 15, (375, 500, 3), np.int16)
-    file = io.BytesIO()
-    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=80)
-    return file.getvalue()
-
-
-def eager_pass_s(n_passes: int = 20) -> float:
-    """The unit: one picture through torchvision's own network, one thread."""
-    from torchvision.models import resnet18
-
-    torch.set_num_threads(1)
-    network, row, times = resnet18().eval(), torch.rand(1, 3, CROP, CROP), []
-    with torch.inference_mode():
-        for _ in range(n_passes):
-            begin = perf_counter()
-            network(row)
-            times.append(perf_counter() - begin)
-    return statistics.median(times[2:])
-
-
-def roll_out(pool: Pool, load: Load, watch: Watch, version: str, strategy: Strategy, side: Side) -> None:
+def observe(home: Home, load: Load, watch: Watch, strategy: Strategy, played: Played, before_s: float) -> None:
     """One rollout and the time before it."""
-    calm = monotonic()
-    sleep(BEFORE_S)
+    side, calm = played.sides[strategy], monotonic()
+    sleep(before_s)
     begin = monotonic()
-    pool("rollout", "start", "--version", version, "--strategy", strategy.value)
+    played.phases.append(roll_out(home, MODEL, "v1" if len(played.phases) % 2 else "v2", strategy))
     end = monotonic()
-    side.before_ms.append(load.between(calm, begin))
-    side.during_ms.append(load.between(begin, end))
+    before, during = load.between(calm, begin), load.between(begin, end)
+    side.p99.append(float(np.percentile(during, 99) / np.percentile(before, 99)))
+    side.p50.append(float(np.percentile(during, 50) / np.percentile(before, 50)))
+    side.before_ms.append(float(np.percentile(before, 99)))
     side.rollouts_s.append(end - begin)
     side.steps_s += steps_s(watch, begin)
 
 
 def steps_s(watch: Watch, since: float) -> list[float]:
-    """Of each worker, by the broker's clock."""
+    """Of each worker: drained -> ready again, by the broker's clock."""
     drained: dict[str, int] = {}
     steps = []
     for at, changed in list(watch.heard):
@@ -191,79 +147,48 @@ def steps_s(watch: Watch, since: float) -> list[float]:
     return steps
 
 
-def respawns_s(pool: Pool, client: Client, image: bytes) -> list[float]:
+def respawns_s(home: Home, client: Client, picture: bytes) -> list[float]:
     """From SIGKILL to the first answer of the worker's next process, one caller asking all the time."""
     took = []
     for victim in ("worker-0", "worker-1"):
-        pid = process_of(wait_until_ready(pool.home), victim)
+        pid = process_of(wait_until_ready(home, N_WORKERS), victim)
         begin = monotonic()
         os.kill(pid, signal.SIGKILL)
-        while client.classify(image).worker != victim:
+        while client.classify(picture).worker != victim:
             pass
         took.append(monotonic() - begin)
     return took
 
 
-def run(precision: str = "fp32", n_rollouts: int = 2) -> dict[str, Any]:
-    """The strategies take turns. Every figure in the result is a ratio; the seconds are only for orientation."""
-    sides = {strategy: Side() for strategy in Strategy}
-    image, version = picture(), "v1"
-    with tempfile.TemporaryDirectory(prefix="hp") as folder:
-        pool = Pool(Home(Path(folder)))
-        digest = add_versions(pool, precision)
-        unit_s = eager_pass_s()
-        with pool.up(), Client(pool.home.endpoint("clients")) as client:
-            since = monotonic()
-            with Load(client, image) as load, Watch(pool.home) as watch:
-                sleep(1.0)
-                for _ in range(n_rollouts):
-                    for strategy, side in sides.items():
-                        version = "v1" if version == "v2" else "v2"
-                        roll_out(pool, load, watch, version, strategy, side)
-            sleep(max(0.0, since + LIVED_S - monotonic()))
-            respawned_s = respawns_s(pool, client, image)
-        loaded = load_verified(pool.home, digest)
-    return {
-        "precision": precision,
-        "picture_bytes": len(image),
-        "eager_pass_s": unit_s,
-        "load_passes": loaded.load_s / unit_s,
-        "verify_passes": loaded.verify_s / unit_s,
-        "step_passes": [step_s / unit_s for step_s in sides[Strategy.DRAIN].steps_s],
-        "respawn_passes": [respawn_s / unit_s for respawn_s in respawned_s],
-        "strategies": {strategy.value: figures(side) for strategy, side in sides.items()},
-    }
+def eager_pass_s(n_passes: int = 20) -> float:
+    """The unit: one picture through torchvision's own network, one thread."""
+    torch.set_num_threads(1)
+    network, row, times = resnet18().eval(), torch.rand(1, 3, 224, 224), []
+    with torch.inference_mode():
+        for _ in range(n_passes):
+            begin = perf_counter()
+            network(row)
+            times.append(perf_counter() - begin)
+    return statistics.median(times[2:])
 
 
-def figures(side: Side) -> dict[str, Any]:
-    return {
-        "p99_ratio": side.ratio(99),
-        "p99_ratios": side.ratios(99),
-        "p50_ratio": side.ratio(50),
-        "requests_before": sum(map(len, side.before_ms)),
-        "requests_during": sum(map(len, side.during_ms)),
-        "p99_before_ms": percentile(pooled(side.before_ms), 99),
-        "rollouts_s": side.rollouts_s,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.rollouts")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--rollouts", type=int, default=2, help="of each strategy")
-    arguments = parser.parse_args()
-    found = run(arguments.precision, arguments.rollouts)
-    print(f"precision {found['precision']}; one eager pass: {found['eager_pass_s'] * 1e3:.1f} ms")
-    for name, side in found["strategies"].items():
-        print(
-            f"{name}: p99 during / before {side['p99_ratio']:.2f} (of each rollout {spread(side['p99_ratios'])}), "
-            f"p50 {side['p50_ratio']:.2f}; {side['requests_during']} requests during, {side['requests_before']} before "
-            f"(p99 {side['p99_before_ms']:.0f} ms); a rollout took {spread(side['rollouts_s'])} s"
-        )
-    print(f"one step, drained -> ready again, in eager passes: {spread(found['step_passes'])}")
-    print(f"SIGKILL -> first answer of the next process, in eager passes: {spread(found['respawn_passes'])}")
-    print(f"alone: load {found['load_passes']:.1f}, verify {found['verify_passes']:.1f} eager passes")
-
-
-if __name__ == "__main__":
-    main()
+def describe(precision: str, played: Played) -> list[Figure]:
+    figures = []
+    for strategy, side in played.sides.items():
+        row = f"{precision}, {strategy}"
+        bar = Bar(f"rollout {strategy}, {precision}: p99 during / before", "≤", MOST_P99[strategy])
+        figures += [
+            Figure(row, "p99 during / before", tuple(side.p99), bar=bar),
+            Figure(row, "p50 during / before", tuple(side.p50)),
+            Figure(row, "p99 before", tuple(side.before_ms), "ms"),
+            Figure(row, "a rollout takes", tuple(side.rollouts_s), "s"),
+        ]
+    steps = tuple(step_s / played.unit_s for step_s in played.sides[Strategy.DRAIN].steps_s)
+    step = Bar(f"one worker's step, drained to ready again, {precision}, in eager passes", "≤", MOST_PASSES[precision])
+    respawns = tuple(respawn_s / played.unit_s for respawn_s in played.respawns_s)
+    respawn = Bar(f"SIGKILL to the next process's answer, {precision}, in eager passes", "≤", MOST_RESPAWN_PASSES)
+    return [
+        *figures,
+        Figure(f"{precision}, {Strategy.DRAIN}", "a step takes", steps, "eager passes", step),
+        Figure(precision, "a respawn takes", respawns, "eager passes", respawn),
+    ]
