@@ -43,6 +43,7 @@ up: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.broker
 	$(BIN)/python -m bench.faults
+	$(BIN)/python -m bench.pictures
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info

@@ -49,18 +49,13 @@ def round_trips_ms(submit: Submit, n_requests: int) -> list[float]:
     return times
 
 
-def in_turn(sides: Sequence[Callable[[], object]], rounds: int, repeats: int = 1) -> list[list[float]]:
-    """Milliseconds of one call, for each side one figure a round: they take turns, so that all see the same machine."""
-    for side in sides:
-        side()  # warm: caches, memory, lazy imports
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for side, seen in zip(sides, times, strict=True):
-            begin = perf_counter()
-            for _ in range(repeats):
-                side()
-            seen.append((perf_counter() - begin) * 1e3 / repeats)
-    return times
+def in_turn(sides: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Each side's figures, one a round: they take turns, so that all see the same machine. The first round is warm-up."""
+    figures: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds + 1):
+        for side, seen in zip(sides, figures, strict=True):
+            seen.append(side())
+    return [seen[1:] for seen in figures]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
