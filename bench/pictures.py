@@ -3,7 +3,7 @@
     python -m bench.pictures [--rounds 5] [--pictures 1000]
     python -m bench.pictures --side fast|reference FILE        one side on one picture; prints a figure for each line it reads
 
-One thread. Each side has a process of its own, as in a server, and they take turns. There are several pairs of processes, because
+One thread. Each side has a process of its own, as in a server, and they take turns. There are several pairs of them, because
 a process's luck with addresses decides whether malloc gives memory back and gets it anew for each picture: the reference then
 takes 14 ms for 1280 x 960 instead of 10, with 2,700 page faults. Then whether both paths name the same class for varied
 pictures, with the demo's model, trained first if need be.
