@@ -47,7 +47,7 @@ SEED = 1
 MAX_BYTES = MAX_PIXELS = 100_000_000
 MODEL_FOLDER = Path("var/demo/model")
 BATCH = 50
-PAIRS = 5
+PAIRS = 3
 
 PREPROCESSING = Preprocessing()
 FAST = Preprocessor(PREPROCESSING)
