@@ -46,8 +46,8 @@ class Preprocessor:
     def least_side(self) -> int | None:
         """How many pixels the shorter side of a picture must keep when it is decoded; None: all.
 
-        No more than it is resized to: with 1.5 and 2 times as many, just as many of 1,000 varied pictures (bench/pictures.py)
-        got the class that the reference gives, 0.998, and 12 megapixels took 1.3 times as long.
+        No more than it is resized to: with 1.5 and 2 times as many, no more of 1,000 varied pictures (bench/pictures.py) got
+        the class that the reference gives (0.998 each), and 12 megapixels took 1.3 times as long.
         """
         return self._resize if self._resampling is not None else None
 
