@@ -25,7 +25,8 @@ from .pool import add_resnet18, make_jpeg
 
 MODEL, SIZES, PICTURES_A_ROUND = "batching", (1, 2, 4, 8, 16), 16
 ROUNDS, QUICK_ROUNDS = {"int8": 16, "fp32": 6}, 1
-ENOUGH = 0.95
+# What is missing to the best rate a larger batch would make every picture in it wait twice as long for.
+ENOUGH = 0.9
 
 
 def run(quick: bool = False) -> Findings:

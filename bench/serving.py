@@ -26,7 +26,7 @@ from .measure import closed_loop, round_trips_ms
 from .pool import add_resnet18, make_jpeg, running_pool
 
 MODEL, WORKERS, IN_FLIGHT = "serving", 2, 16
-TURN_S, ROUNDS, QUICK_ROUNDS = 1.5, 8, 2
+TURN_S, ROUNDS, QUICK_ROUNDS = 1.2, 5, 2
 
 
 def run(quick: bool = False) -> Findings:

@@ -13,6 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .resnet import Block, Conv, ConvOperator, Layout, RunningBlock, Tensors, fold
 
+# Rows that are computed together; the rest of a batch comes after them. Four at once take 0.94 of the time of two, and 20 MB
+# more in every worker, which malloc keeps.
+AT_ONCE = 2
+
 MakeConv = Callable[[Conv, torch.Tensor, torch.Tensor], ConvOperator]
 
 
@@ -73,6 +77,9 @@ class Fp32ResNet:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._run(part) for part in torch.split(batch, AT_ONCE)])
+
+    def _run(self, batch: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(self._stem(batch.contiguous(memory_format=torch.channels_last)), 3, 2, 1)
         for block in self._blocks:
             x = block(x)

@@ -8,8 +8,8 @@ _LIBC = ctypes.CDLL(None)
 
 
 def give_back() -> None:
-    """Folding and reordering weights leaves half as much free memory in glibc's heap as the weights take. It keeps that for
-    ever: a ResNet-18's worker had 113 MB to itself instead of TODO. Other C libraries have no such call, and some no such habit.
+    """Folding and reordering weights leaves free memory in glibc's heap, which it keeps: a worker with a ResNet-18 in float32
+    had 99 MB to itself when it was ready, and has 73. Other C libraries have no such call, and some no such habit.
     """
     with contextlib.suppress(AttributeError):
         _LIBC.malloc_trim(0)

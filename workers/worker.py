@@ -49,6 +49,7 @@ from .batch import (
     pixels_array,
     tensor_rows,
 )
+from .heap import give_back
 from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
 from .pictures import Picture, decode
@@ -156,6 +157,7 @@ class Worker:
             if digest is None:
                 raise BadVersion(f"model {model} has no stable version; add one with hotpool versions add")
             self._loaded = self._load(digest, lambda state: None)
+            give_back()
         except LOAD_ERRORS as error:
             note_exit(self._settings, one_line(error))
             return False
@@ -369,6 +371,7 @@ class Worker:
         if self._held and order.digest == self._held.manifest.digest:
             self._loaded = self._held
         self._order, self._held, self._token, self._load_reason = None, None, order.token, ""
+        give_back()
         if order.digest != self._loaded.manifest.digest:
             self._link.reopen()  # a broker that is wrong about what is served here must hear it
 
