@@ -33,9 +33,9 @@ from .figures import Bar, Figure, Findings
 from .pool import add_resnet18, make_jpeg, roll_out, running_pool, wait_until_ready
 
 MODEL, N_WORKERS, IN_FLIGHT = "rollouts", 2, 8
-BEFORE_S, QUICK_BEFORE_S = 4.0, 1.0
+BEFORE_S, QUICK_BEFORE_S = 3.0, 1.0
 LIVED_S = 10.5  # a process that has lived so long is started again at once
-N_ROLLOUTS = {"int8": 3, "fp32": 2}  # of each strategy
+N_ROLLOUTS = {"int8": 2, "fp32": 2}  # of each strategy
 MOST_P99 = {Strategy.DRAIN: 2.5, Strategy.BESIDE: 1.6}
 MOST_PASSES, MOST_RESPAWN_PASSES = {"int8": 25, "fp32": 15}, 15
 
