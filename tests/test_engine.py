@@ -62,6 +62,7 @@ def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch
         assert torch.equal(in_other_memory, engine(batch)), "the order of the input in memory is no matter"
 
 
+@pytest.mark.slow
 def test_where_the_fused_operators_are_missing_the_engine_falls_back_and_says_so_once(monkeypatch, caplog):
     _, tensors = seen_resnet("resnet18")
     size, batch = ("resnet18", CLASSES, 32), batch_of(2, 32)

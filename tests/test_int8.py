@@ -26,6 +26,7 @@ from workers.loading import load_verified
 from workers.scratch import check
 from workers.verify import TOLERANCES
 
+pytestmark = pytest.mark.slow  # a ResNet-18 has 11 million weights
 ARCH, CLASSES, CROP = "resnet18", 5, 32
 SIZE = (ARCH, CLASSES, CROP)
 SMALL = Preprocessing(resize=36, crop=CROP)
@@ -63,7 +64,6 @@ def test_an_int8_resnet18_of_1000_classes_is_smaller_than_13_mb(stored, tmp_path
     assert (tmp_path / WEIGHTS).stat().st_size < 13_000_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", [ARCH, "resnet50", "resnext50_32x4d"])
 def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
     """Crop 33: odd sizes go another way through the pooling."""
