@@ -14,7 +14,7 @@ import zmq
 from broker.actions import Action, ToClient, ToWorker
 from broker.core import Core, Settings
 from broker.dispatch import Limits
-from hotpool.frames import receive, send
+from hotpool.frames import receive, receive_frames, send
 from hotpool.messages import PROTOCOL, ClientHello, Done, Job, Reply, Request, Result, Work, WorkerHello
 from hotpool.wire import encode, encode_body, from_client, from_worker, to_client, to_worker
 
@@ -78,19 +78,21 @@ class Side:
     def _turn(self) -> None:
         """What `server.Server` does in one turn of its loop."""
         core = self._core
-        while (frames := receive(self._workers.broker_end)) is not None:
-            done, payload = from_worker.decode(frames[1:])
-            self._do(core.from_worker(frames[0], done, payload, monotonic()))
-        while (frames := receive(self._clients.broker_end)) is not None:
-            request, payload = from_client.decode(frames[1:])
-            self._do(core.from_client(frames[0], request, payload, monotonic()))
+        while (frames := receive_frames(self._workers.broker_end)) is not None:
+            connection, header = frames
+            done = from_worker.decode_header(header.bytes)
+            self._do(core.from_worker(connection.bytes, done, None, monotonic()))
+        while (frames := receive_frames(self._clients.broker_end)) is not None:
+            connection, header, payload = frames
+            request = from_client.decode_header(header.bytes)
+            self._do(core.from_client(connection.bytes, request, payload, monotonic()))
         self._do(core.tick(monotonic()))
         core.take_changes(monotonic())
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case ToWorker(connection, message, payload) if payload is not None:
+                case ToWorker(connection, message, zmq.Frame() as payload):
                     send(self._workers.broker_end, (connection, encode(message), payload))
                 case ToClient(connection, message, None):
                     send(self._clients.broker_end, (connection, encode(message)))

@@ -1,9 +1,13 @@
 """Pure: what the core wants done. The shell does it and decides nothing."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hotpool.messages import Message
+
+# The bytes of a request or an answer. The broker passes them on as they lie and asks nothing but their number.
+Payload = Sized
 
 
 class ToClient(NamedTuple):
@@ -11,7 +15,7 @@ class ToClient(NamedTuple):
 
     connection: bytes
     message: Message
-    payload: bytes | None = None
+    payload: Payload | None = None
 
 
 class ToWorker(NamedTuple):
@@ -19,7 +23,7 @@ class ToWorker(NamedTuple):
 
     connection: bytes
     message: Message
-    payload: bytes | None = None
+    payload: Payload | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ from hotpool.messages import (
 )
 from hotpool.states import WorkerState
 
-from .actions import Action, ToClient, ToWorker, WatchProcess
+from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .dispatch import Dispatcher, Limits, error_reply
 from .leases import Pending
 from .lifecycle import WorkerEvent
@@ -94,7 +94,7 @@ class Core:
 
     # ---- clients
 
-    def from_client(self, connection: bytes, message: FromClient, payload: bytes | None, now: float) -> list[Action]:
+    def from_client(self, connection: bytes, message: FromClient, payload: Payload | None, now: float) -> list[Action]:
         if connection not in self._clients and not isinstance(message, ClientHello):
             self.metrics.strangers[("clients",)] += 1
             return [ToClient(connection, Who())]
@@ -116,7 +116,7 @@ class Core:
         self._clients.pop(connection, None)
         self.dispatch.abandon(connection)
 
-    def _submit(self, connection: bytes, request: Request, payload: bytes | None, now: float) -> list[Action]:
+    def _submit(self, connection: bytes, request: Request, payload: Payload | None, now: float) -> list[Action]:
         model = ""
         try:
             model = self.routing.model_of(request.model, (worker.model for worker in self.roster))
@@ -134,7 +134,7 @@ class Core:
 
     # ---- workers and their supervisor
 
-    def from_worker(self, connection: bytes, message: FromWorker, payload: bytes | None, now: float) -> list[Action]:
+    def from_worker(self, connection: bytes, message: FromWorker, payload: Payload | None, now: float) -> list[Action]:
         match message:
             case WorkerHello():
                 return self._join(connection, message, now)
@@ -171,7 +171,7 @@ class Core:
         self.roster.part(worker, cause)
         return actions + self.dispatch.feed_all(now)
 
-    def _from_member(self, worker: Worker, message: FromWorker, payload: bytes | None, now: float) -> list[Action]:
+    def _from_member(self, worker: Worker, message: FromWorker, payload: Payload | None, now: float) -> list[Action]:
         match message:
             case Done():
                 actions = self.dispatch.done(worker, message, payload, now)
@@ -376,7 +376,7 @@ def _by_number(worker: Worker) -> tuple[str, int, str]:
     return worker.model, int(number) if number.isdigit() else 0, worker.name
 
 
-def _payload_problem(payload: bytes | None, max_bytes: int) -> str:
+def _payload_problem(payload: Payload | None, max_bytes: int) -> str:
     if payload is None:
         return "the request came without its payload"
     return f"the payload has {len(payload)} bytes, at most {max_bytes} are allowed"

@@ -16,7 +16,7 @@ from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueF
 from hotpool.messages import MAX_TEXT, Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
-from .actions import Action, ToClient, ToWorker
+from .actions import Action, Payload, ToClient, ToWorker
 from .lanes import Lane
 from .leases import Lease, Pending
 from .metrics import Metrics
@@ -123,7 +123,7 @@ class Dispatcher:
         actions = self.expire(now)
         return actions + self._lease(worker, self._take(worker), now)
 
-    def done(self, worker: Worker, done: Done, payload: bytes | None, now: float) -> list[Action]:
+    def done(self, worker: Worker, done: Done, payload: Payload | None, now: float) -> list[Action]:
         """The worker's answer, to the caller if it still waits."""
         lease = worker.leases.pop(done.job, None)
         if lease is None or lease.pending is None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from msgspec import Raw
 
+from .actions import Payload
+
 
 @dataclass(slots=True, eq=False)
 class Pending:
@@ -17,7 +19,7 @@ class Pending:
     submitted_at: float
     deadline: float
     work: Raw
-    payload: bytes
+    payload: Payload
     attempts: int = 0
     kills: int = 0  # workers lost while they held this request alone
     is_suspect: bool = False  # a worker was lost with it: from now on it is leased alone

@@ -93,7 +93,7 @@ class Worker:
 
 
 class Roster:
-    """All workers, and for each model and version the free ones, the least recently used first."""
+    """All workers, and for each model and version the free ones, the last used last."""
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
@@ -203,14 +203,18 @@ class Roster:
         worker.leases[lease.job] = lease
 
     def next_free(self, model: str, version: str | None) -> Worker | None:
-        """The least recently used free worker that can answer for this version (alias or digest; None: any)."""
+        """The free worker that computed last, of those that can answer for this version (alias or digest; None: any).
+
+        Its weights are still in the caches: with one request in flight and two workers, taking the other one each time made the
+        answer later by a tenth (bench/serving.py).
+        """
         best: Worker | None = None
         for group in self._free.get(model, {}).values():
             if not group:
                 continue
-            worker = next(iter(group.values()))
+            worker = next(reversed(group.values()))
             fits = version is None or version in (worker.version, worker.digest)
-            if fits and (best is None or worker.turn < best.turn):
+            if fits and (best is None or worker.turn > best.turn):
                 best = worker
         return best
 

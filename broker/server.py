@@ -20,12 +20,12 @@ import zmq
 
 from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
-from hotpool.frames import Socket, receive, send
+from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
 from hotpool.messages import Changed, Message, Watch
-from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
+from hotpool.wire import Decoder, check_count, encode, from_admin, from_client, from_worker
 
-from .actions import Action, ToClient, ToWorker, WatchProcess
+from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
 from .dispatch import Limits
 
@@ -106,42 +106,42 @@ class Server:
 
     def _read_clients(self) -> None:
         for _ in range(CLIENT_BUDGET):
-            frames = receive(self._clients)
+            frames = receive_frames(self._clients)
             if frames is None:
                 return
             try:
-                message, payload = _decode(from_client, frames)
+                connection, message, payload = _decode(from_client, frames)
             except RemoteProtocolError as error:
                 self._drop("clients", error)
                 continue
-            self._do(self._core.from_client(frames[0], message, payload, monotonic()))
+            self._do(self._core.from_client(connection, message, payload, monotonic()))
 
     def _read_workers(self) -> None:
         for _ in range(WORKER_BUDGET):
-            frames = receive(self._workers)
+            frames = receive_frames(self._workers)
             if frames is None:
                 return
             try:
-                message, payload = _decode(from_worker, frames)
+                connection, message, payload = _decode(from_worker, frames)
             except RemoteProtocolError as error:
                 self._drop("workers", error)
                 continue
-            self._do(self._core.from_worker(frames[0], message, payload, monotonic()))
+            self._do(self._core.from_worker(connection, message, payload, monotonic()))
 
     def _read_admin(self) -> None:
         for _ in range(ADMIN_BUDGET):
-            frames = receive(self._admin)
+            frames = receive_frames(self._admin)
             if frames is None:
                 return
             try:
-                message, _payload = _decode(from_admin, frames)
+                connection, message, _payload = _decode(from_admin, frames)
             except RemoteProtocolError as error:
                 self._drop("admin", error)
                 continue
             if isinstance(message, Watch):
-                self._watchers.add(frames[0])
+                self._watchers.add(connection)
             reply, actions = self._core.from_admin(message, monotonic())
-            _send(self._admin, frames[0], reply, None)
+            _send(self._admin, connection, reply, None)
             self._do(actions)
 
     def _reap(self, ready: "dict[object, int]") -> None:
@@ -205,12 +205,14 @@ class Server:
         return router
 
 
-def _decode(decoder: Decoder[T], frames: list[bytes]) -> tuple[T, bytes | None]:
-    connection = frames[0]
+def _decode(decoder: Decoder[T], frames: list[zmq.Frame]) -> tuple[bytes, T, zmq.Frame | None]:
+    """The connection it came on, the message, and its payload, which is not looked into and not copied."""
+    connection = frames[0].bytes
     if len(connection) != 5 or connection[0] != 0:
         # Only ROUTER itself makes such ids; a peer that brings a name of its own wants to be taken for another (pitfall 4).
         raise RemoteProtocolError("the connection has a name of its own; hotpool's peers have none")
-    return decoder.decode(frames[1:])
+    check_count(len(frames) - 1)
+    return connection, decoder.decode_header(frames[1].bytes), frames[2] if len(frames) == 3 else None
 
 
 def _raise_file_limit() -> None:
@@ -219,7 +221,10 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _send(router: Socket, connection: bytes, message: Message, payload: bytes | None) -> bool:
+def _send(router: Socket, connection: bytes, message: Message, payload: Payload | None) -> bool:
     """False when the peer is gone or does not read."""
     header = encode(message)
-    return send(router, (connection, header) if payload is None else (connection, header, payload))
+    if payload is None:
+        return send(router, (connection, header))
+    assert isinstance(payload, zmq.Frame), "a payload goes out as it came in"
+    return send(router, (connection, header, payload))

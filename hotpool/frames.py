@@ -22,22 +22,27 @@ def is_readable(socket: Socket) -> bool:
 
 def receive(socket: Socket) -> list[bytes] | None:
     """The next message that is here, or None."""
+    frames = receive_frames(socket)
+    return None if frames is None else [frame.bytes for frame in frames]
+
+
+def receive_frames(socket: Socket) -> list[zmq.Frame] | None:
+    """As `receive`, but as the message lies in memory, for who passes it on unread."""
     if not is_readable(
         socket
     ):  # an exception from an empty socket costs three times as much, and each turn ends with one
         return None
-    frame = socket.recv(_WAIT_NOT, copy=False)
-    frames = [frame.bytes]
-    while frame.more:
-        frame = socket.recv(_WAIT_NOT, copy=False)
-        frames.append(frame.bytes)
+    frames = [socket.recv(_WAIT_NOT, copy=False)]
+    while frames[-1].more:
+        frames.append(socket.recv(_WAIT_NOT, copy=False))
     return frames
 
 
-def send(socket: Socket, frames: Sequence[bytes | memoryview]) -> bool:
+def send(socket: Socket, frames: Sequence[bytes | memoryview | zmq.Frame]) -> bool:
     """False when the peer is gone or does not read; nothing was sent then: both are checked at the first frame.
 
-    Copies: below some 100 KB zero-copy costs more than the copy, and a caller's buffer could change on its way (pyzmq#1364).
+    Copies all but frames that were received: below some 100 KB zero-copy costs more than the copy, and a caller's buffer could
+    change on its way (pyzmq#1364).
     """
     try:
         for frame in frames[:-1]:

@@ -151,6 +151,7 @@ class World:
                 case ToClient(connection, message, payload) | ToWorker(connection, message, payload):
                     if isinstance(message, m.Job):
                         self.inspect_lease(connection, message)
+                    assert payload is None or isinstance(payload, bytes)
                     self.deliver(connection, message, payload)
                 case WatchProcess(pid):
                     self.supervisor.watch(pid)

@@ -68,7 +68,8 @@ def test_the_golden_logits_are_those_of_the_network(tmp_path, folder):
     with torch.inference_mode():
         expected = model(Preprocessor(SMALL).normalise(make_inputs(CROP))).numpy()
     assert torch.equal(inputs, make_inputs(CROP))
-    assert np.array_equal(logits, expected)
+    # Another number of threads adds up in another order.
+    assert np.allclose(logits, expected, rtol=0, atol=1e-4)
     assert np.ptp(logits, axis=0).min() > 0.01, "golden inputs that all give the same logits would show little"
 
 

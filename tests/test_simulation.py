@@ -144,7 +144,7 @@ FAULTS = {
     NeverExpires: "crowded",
     IgnoresOverdueLeases: "hangs",
     IgnoresTheFloor: "calm",
-    AdmitsAnyVersion: "crashes",
+    AdmitsAnyVersion: "restarts",
     LoadsWhileServing: "calm",
     NamesWhatServesNow: "beside",
     SaysServeTooLate: "beside",

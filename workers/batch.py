@@ -19,6 +19,8 @@ Join = Callable[[Sequence[FloatArray]], FloatArray]
 # What an engine raises on an input it can't take: torch reports shapes, and memory that it can't get, as RuntimeError.
 ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError)
 
+FEW = 8  # so many classes are found one by one
+
 MESSAGE_CHARS = 1000  # the wire takes 2000
 MAX_RESULT_BYTES = MAX_HEADER_BYTES - 1024  # the rest of the header is small
 
@@ -149,11 +151,25 @@ def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str],
 
 def top_classes(logits: FloatArray, labels: Sequence[str], top: int) -> tuple[tuple[int, str, float], ...]:
     """(index, label, probability) of the `top` most probable classes; equal ones by index."""
-    shifted = logits.astype(np.float64) - float(logits.max())  # the exponential of a large logit would overflow
-    exponentials = np.exp(shifted)
-    probabilities = exponentials / exponentials.sum()
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple((int(i), labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in best)
+    probabilities = logits.astype(np.float64)
+    probabilities -= probabilities.max()  # the exponential of a large logit would overflow
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum()
+    return tuple(
+        (i, labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in _best(probabilities, top)
+    )
+
+
+def _best(values: NDArray[np.float64], n: int) -> list[int]:
+    """Where the n largest are, the largest first; of equal ones the first. Sorting 1,000 classes costs three times as much as
+    finding the best of them three times."""
+    if n > FEW:
+        return [int(i) for i in np.argsort(-values, kind="stable")[:n]]
+    left, found = values.copy(), []
+    for _ in range(min(n, len(left))):
+        found.append(int(left.argmax()))
+        left[found[-1]] = -np.inf
+    return found
 
 
 def tensor_rows(shape: tuple[int, ...], payload: bytes) -> FloatArray:
