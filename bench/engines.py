@@ -145,7 +145,7 @@ def make_engine(network: torch.nn.Module, precision: Precision, folder: Path) ->
 
 def prepare_hotpool(engine: Engine) -> Prepare:
     def prepare(batch: FloatArray) -> Forward:
-        tensor = torch.from_numpy(batch)
+        tensor = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)  # as a worker lays pictures out
         return lambda: engine(tensor).numpy()
 
     return prepare

@@ -115,7 +115,7 @@ class Client:
             DeadlineExceeded, QueueFull, BrokerUnreachable, WorkerLost: no answer within `timeout_s`, and why.
             PoisonRequest: the request ended two workers.
         """
-        return _wait(self.submit(image, **options))
+        return self._wait(self._call(*picture_work(image, options.pop("top", 3)), _prediction, options, waits=True))
 
     def classify_many(
         self, images: "Iterable[ImageLike]", *, return_exceptions: bool = False, **options: Unpack[PictureOptions]
@@ -148,7 +148,7 @@ class Client:
 
         Raises: as `classify`.
         """
-        return _wait(self.submit_tensor(array, **options))
+        return self._wait(self._call(*tensor_work(array), _logits, options, waits=True))
 
     def submit(self, image: "ImageLike", **options: Unpack[PictureOptions]) -> "Future[Prediction]":
         """`classify` without waiting. `future.cancel()`: the caller sees nothing more; the work may still be done.
@@ -184,7 +184,13 @@ class Client:
             return failed
 
     def _call(
-        self, work: Work, payload: bytes | memoryview, convert: Callable[[Answer], T], options: Options
+        self,
+        work: Work,
+        payload: bytes | memoryview,
+        convert: Callable[[Answer], T],
+        options: Options,
+        *,
+        waits: bool = False,
     ) -> "Future[T]":
         if self._is_closed:
             raise LocalProtocolError("the client is closed")
@@ -203,9 +209,18 @@ class Client:
         )
         future: Future[T] = Future()
         now = monotonic()
-        self._courier.post(Call(request, payload, Ticket(future, convert), now, now + timeout_s))
+        self._courier.post(Call(request, payload, Ticket(future, convert), now, now + timeout_s), waits=waits)
         future.add_done_callback(lambda done: self._courier.cancel(request_id) if done.cancelled() else None)
         return future
+
+    def _wait(self, future: "Future[T]") -> T:
+        """The courier ends every call by its deadline, so there is no timeout here."""
+        try:
+            self._courier.receive_for(future)
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C while waiting: nobody wants the answer any more
+            raise
 
 
 class AsyncClient:
@@ -262,15 +277,6 @@ def _check_name(option: str, value: object) -> None:
         return
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise BadInput(f"{option} = {value!r}: expected a name of 1 to {MAX_NAME} printable characters, or None")
-
-
-def _wait(future: "Future[T]") -> T:
-    """The courier ends every call by its deadline, so there is no timeout here."""
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()  # Ctrl-C while waiting: nobody wants the answer any more
-        raise
 
 
 def _outcome(future: "Future[Prediction]", return_exceptions: bool) -> Prediction | HotpoolError:

@@ -341,7 +341,7 @@ def test_a_caller_interrupted_in_the_middle_of_a_message_spoils_nobody_elses(poo
     asked = Request(b"t" * 16, None, None, 1, 0, encode_body(Work("pixels", 3, (1, 1, 3))))
     ticket = Ticket(Future(), lambda answer: answer)
     with pytest.raises(TypeError):
-        client._courier.post(Call(asked, Torn(), ticket, 0.0, monotonic() + 20))  # type: ignore[arg-type]
+        client._courier.post(Call(asked, Torn(), ticket, 0.0, monotonic() + 20), waits=False)  # type: ignore[arg-type]
     later = client.submit(picture(8), timeout_s=20)
     for name in ("worker-0", "worker-1"):
         pool.kill(name, signal.SIGCONT)

@@ -60,7 +60,7 @@ def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int) -> Engine:
     """Raises BadVersion, as `make_engine`."""
     model = reference_model(tensors, arch, classes, crop)
     if isinstance(model, ResNet):
-        return Fp32ResNet(read_layout(model), tensors, FusedConv if fused_fp32_works() else PlainConv)
+        return Fp32ResNet(read_layout(model, crop), tensors, FusedConv if fused_fp32_works() else PlainConv)
     return FoldedModule(model)
 
 
@@ -96,4 +96,4 @@ def resnet_layout(arch: str, classes: int, crop: int) -> Layout:
     model = build_empty(arch, classes, crop)
     if not isinstance(model, ResNet):
         raise BadVersion(f"int8 is there for torchvision's ResNets, and {arch} is none; leave --precision out")
-    return read_layout(model)
+    return read_layout(model, crop)

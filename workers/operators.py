@@ -18,7 +18,8 @@ from .resnet import Conv, ConvOperator
 log = logging.getLogger("hotpool.workers")
 
 CHANNELS = 24  # not a multiple of 16, so that the operators' handling of rests is tried too
-_CONV = Conv("trial", "", 0.0, (CHANNELS, CHANNELS, 3, 3), [1, 1], [1, 1], [1, 1], 1, is_rectified=True)
+SIDE = 9
+_CONV = Conv("trial", "", 0.0, (CHANNELS, CHANNELS, 3, 3), [1, 1], [1, 1], [1, 1], 1, SIDE, is_rectified=True)
 # What torch raises where an operator is missing, takes other arguments, or can't do this on this CPU.
 _ERRORS = (AttributeError, RuntimeError, NotImplementedError, TypeError, ValueError)
 
@@ -31,7 +32,7 @@ def fused_fp32_works() -> bool:
         "fp32",
         lambda: FusedConv(_CONV, weight, bias),
         PlainConv(_CONV, weight, bias),
-        _values(1, CHANNELS, 9, 9),
+        _values(1, CHANNELS, SIDE, SIDE),
         allowed=1e-4,
     )
 
@@ -46,7 +47,7 @@ def fused_int8_works() -> bool:
         "int8",
         lambda: FusedInt8Conv(_CONV, quantised, *scales),
         PlainInt8Conv(_CONV, quantised, *scales),
-        (_values(1, CHANNELS, 9, 9) * 127 + 128).to(torch.uint8),
+        (_values(1, CHANNELS, SIDE, SIDE) * 127 + 128).to(torch.uint8),
         allowed=1,  # the two may round a value that lies just between two steps to different sides
     )
 

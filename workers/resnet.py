@@ -19,7 +19,8 @@ Ints = list[int]
 class Conv:
     """A convolution and its batch norm, by their names in the state dict.
 
-    is_rectified: negative outputs become 0; in the last one of a block after the residual was added.
+    side: height and width of its input for a picture. is_rectified: negative outputs become 0; in the last one of a block after
+    the residual was added.
     """
 
     name: str
@@ -30,7 +31,13 @@ class Conv:
     padding: Ints
     dilation: Ints
     groups: int
+    side: int
     is_rectified: bool
+
+    @property
+    def output_side(self) -> int:
+        reach = self.dilation[0] * (self.weight_shape[2] - 1)
+        return (self.side + 2 * self.padding[0] - reach - 1) // self.stride[0] + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +86,16 @@ class RunningBlock:
         return self.convs[-1].add(x, residual)
 
 
-def read_layout(model: ResNet) -> Layout:
-    """Of a network as `architecture.build_empty` gives it; no value is read."""
-    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
-    blocks = [
-        _block(f"layer{i}.{j}", block) for i, stage in enumerate(stages, start=1) for j, block in enumerate(stage)
-    ]
-    return Layout(_conv(model.conv1, "conv1", model.bn1, "bn1", is_rectified=True), tuple(blocks))
+def read_layout(model: ResNet, side: int) -> Layout:
+    """Of a network as `architecture.build_empty` gives it; no value is read. side: height and width of a picture's input."""
+    stem = _conv(model.conv1, "conv1", model.bn1, "bn1", side, is_rectified=True)
+    side = (stem.output_side + 2 - 3) // 2 + 1  # after the pooling
+    blocks = []
+    for i, stage in enumerate((model.layer1, model.layer2, model.layer3, model.layer4), start=1):
+        for j, block in enumerate(stage):
+            blocks.append(_block(f"layer{i}.{j}", block, side))
+            side = blocks[-1].convs[-1].output_side
+    return Layout(stem, tuple(blocks))
 
 
 def fold(conv: Conv, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,21 +108,20 @@ def fold(conv: Conv, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     return weight.detach(), bias.detach()
 
 
-def _block(name: str, block: BasicBlock | Bottleneck) -> Block:
-    n_convs = 3 if isinstance(block, Bottleneck) else 2
-    convs = tuple(
-        _conv(
-            getattr(block, f"conv{i}"), f"{name}.conv{i}", getattr(block, f"bn{i}"), f"{name}.bn{i}", is_rectified=True
-        )
-        for i in range(1, n_convs + 1)
-    )
+def _block(name: str, block: BasicBlock | Bottleneck, side: int) -> Block:
+    convs: list[Conv] = []
+    for i in range(1, 4 if isinstance(block, Bottleneck) else 3):
+        conv, norm = getattr(block, f"conv{i}"), getattr(block, f"bn{i}")
+        input_side = convs[-1].output_side if convs else side
+        convs.append(_conv(conv, f"{name}.conv{i}", norm, f"{name}.bn{i}", input_side, is_rectified=True))
     if block.downsample is None:
-        return Block(convs, None)
+        return Block(tuple(convs), None)
     conv, norm = block.downsample
-    return Block(convs, _conv(conv, f"{name}.downsample.0", norm, f"{name}.downsample.1", is_rectified=False))
+    downsample = _conv(conv, f"{name}.downsample.0", norm, f"{name}.downsample.1", side, is_rectified=False)
+    return Block(tuple(convs), downsample)
 
 
-def _conv(conv: Any, name: str, norm: Any, norm_name: str, *, is_rectified: bool) -> Conv:
+def _conv(conv: Any, name: str, norm: Any, norm_name: str, side: int, *, is_rectified: bool) -> Conv:
     return Conv(
         name,
         norm_name,
@@ -122,5 +131,6 @@ def _conv(conv: Any, name: str, norm: Any, norm_name: str, *, is_rectified: bool
         list(conv.padding),
         list(conv.dilation),
         conv.groups,
+        side,
         is_rectified,
     )

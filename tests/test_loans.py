@@ -1,0 +1,191 @@
+"""A lone caller receives its own answer: who receives when, and what happens to everybody else."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from time import monotonic
+
+import pytest
+
+from bench.noop import noop_class
+from hotpool.errors import DeadlineExceeded, LocalProtocolError, QueueFull
+from hotpool.inputs import picture_work
+from tests.pool import eventually, running_pool
+from tests.test_client import picture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def only_woken(monkeypatch):
+    """Nobody may need the borrower's own look, which ends a wait in the one case that can't be told otherwise."""
+    monkeypatch.setattr("hotpool.courier.LOAN_LOOK_MS", 60_000)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with running_pool(2, "[dispatch]\nheartbeat_s = 8.0\n") as running:
+        yield running
+
+
+@pytest.fixture
+def client(pool):
+    with pool.client() as connected:
+        connected.classify(picture())
+        yield connected
+        for name in ("worker-0", "worker-1"):
+            pool.kill(name, signal.SIGCONT)
+
+
+def stop_workers(pool):
+    for name in ("worker-0", "worker-1"):
+        pool.kill(name, signal.SIGSTOP)
+
+
+def go_on(pool):
+    for name in ("worker-0", "worker-1"):
+        pool.kill(name, signal.SIGCONT)
+
+
+def ask(client, n: int) -> int:
+    return client.classify(picture(n), timeout_s=20).classes[0].index
+
+
+def until_lent(client):
+    eventually(lambda: client._courier._borrower is not None, "a caller receives")
+
+
+def test_a_lone_caller_receives_its_answer_in_its_own_thread(client, monkeypatch):
+    receivers = []
+    receive = client._courier._receive
+
+    def note(now):
+        answers, failed = receive(now)
+        receivers.extend(threading.current_thread() for _ in answers)
+        return answers, failed
+
+    monkeypatch.setattr(client._courier, "_receive", note)
+    for n in range(200):
+        assert ask(client, n % 8) == noop_class(n % 8, "v1")
+    # The thread looks too at each of its timers, and until it has noticed that callers receive.
+    assert receivers.count(threading.current_thread()) > 150
+
+
+def test_a_call_that_comes_meanwhile_is_answered_although_the_first_waits_on(pool, client):
+    stop_workers(pool)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(ask, client, 1)
+        until_lent(client)
+        second = client.submit(picture(2), timeout_s=20)
+        assert client._courier._borrower is None
+        go_on(pool)
+        assert first.result(10) == noop_class(1, "v1")
+        assert second.result(10).classes[0].index == noop_class(2, "v1")
+
+
+def test_a_caller_that_is_not_alone_leaves_the_receiving_to_the_thread(pool, client):
+    stop_workers(pool)
+    other = client.submit(picture(2), timeout_s=20)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, client, 1)
+        eventually(lambda: len(client._courier._calls) == 2, "both calls are open")
+        assert client._courier._borrower is None
+        go_on(pool)
+        assert waiting.result(10) == noop_class(1, "v1")
+    assert other.result(10).classes[0].index == noop_class(2, "v1")
+
+
+def test_a_deadline_ends_a_call_whose_caller_receives(pool, client):
+    stop_workers(pool)
+    begin = monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.classify(picture(), timeout_s=0.2)
+    assert monotonic() - begin < 1.5, "not at the next heartbeat"
+
+
+def test_a_future_after_lone_calls_does_not_wait_for_the_next_heartbeat(client):
+    for n in range(20):
+        ask(client, n % 8)
+    assert client.submit(picture(3)).result(2.0).classes[0].index == noop_class(3, "v1")
+
+
+def test_closing_ends_a_call_whose_caller_receives(pool, client):
+    stop_workers(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, client, 1)
+        until_lent(client)
+        client.close()
+        with pytest.raises(LocalProtocolError, match="closed"):
+            waiting.result(10)
+
+
+def test_ctrl_c_ends_only_the_call_of_the_caller_that_receives(pool, client):
+    stop_workers(pool)
+    later = []
+
+    def interrupt():
+        until_lent(client)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ask(client, 1)
+        interrupted.result(10)
+        later = [client.submit(picture(n), timeout_s=20) for n in range(2, 5)]
+        go_on(pool)
+    assert [future.result(10).classes[0].index for future in later] == [noop_class(n, "v1") for n in range(2, 5)]
+    assert ask(client, 5) == noop_class(5, "v1")
+
+
+def test_a_loan_that_was_never_taken_up_holds_up_nobody(client):
+    # As if a Ctrl-C had come between the post and the wait.
+    given_up = client._call(*picture_work(picture(1), 3), lambda answer: answer, {}, waits=True)
+    assert given_up.result(10)[0].version == "v1"
+    assert ask(client, 2) == noop_class(2, "v1")
+
+
+def test_threads_that_wait_and_futures_in_any_order_get_their_own_answers(client):
+    print("seed 7")
+    random = Random(7)
+    turns = [[random.random() < 0.5 for _ in range(150)] for _ in range(5)]
+
+    def run(n: int) -> set[int]:
+        waits = (
+            ask(client, n) if is_sync else client.submit(picture(n)).result(20).classes[0].index for is_sync in turns[n]
+        )
+        return set(waits)
+
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(run, range(5))) == [{noop_class(n, "v1")} for n in range(5)]
+
+
+def test_a_broker_that_is_killed_while_a_lone_caller_waits_loses_nothing():
+    with running_pool(1) as pool, pool.client() as client:
+        ask(client, 0)
+        pool.kill("worker-0", signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(ask, client, 3)
+            until_lent(client)
+            pool.kill("broker")
+            pool.start_broker()
+            pool.kill("worker-0", signal.SIGCONT)
+            assert waiting.result(15) == noop_class(3, "v1")
+
+
+def test_a_lone_caller_that_was_refused_tries_again_in_time():
+    with running_pool(1, "[dispatch]\nqueue_max_requests = 1\nheartbeat_s = 8.0\n") as pool, pool.client() as other:
+        other.classify(picture())
+        pool.kill("worker-0", signal.SIGSTOP)
+        held = [other.submit(picture(n), timeout_s=20) for n in range(2)]
+        with pool.client() as client, ThreadPoolExecutor(1) as threads:
+            eventually(lambda: client._courier._link.welcome is not None, "connected")
+            with pytest.raises(QueueFull):
+                client.classify(picture(), timeout_s=0.4)
+            waiting = threads.submit(ask, client, 5)
+            until_lent(client)
+            pool.kill("worker-0", signal.SIGCONT)
+            assert waiting.result(3) == noop_class(5, "v1")
+        assert [future.result(5).classes[0].index for future in held] == [noop_class(n, "v1") for n in range(2)]
