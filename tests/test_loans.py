@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 
 from bench.noop import noop_class
+from hotpool import Client
 from hotpool.errors import DeadlineExceeded, LocalProtocolError, QueueFull
 from hotpool.inputs import picture_work
 from tests.pool import eventually, running_pool
@@ -49,7 +50,7 @@ def go_on(pool):
         pool.kill(name, signal.SIGCONT)
 
 
-def ask(client, n: int) -> int:
+def ask(client: Client, n: int) -> int:
     return client.classify(picture(n), timeout_s=20).classes[0].index
 
 
