@@ -1,0 +1,59 @@
+"""Pure: what the broker counts of the two arms of a rollout, and what the gates judge. Counts only: no times, no samples.
+
+Dictionaries keyed by whole numbers keep the evidence small however long it is gathered.
+"""
+
+import math
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+BUCKETS_PER_E = 50  # of service time: one bucket is 2 % wide, which is finer than any limit and coarser than any clock
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class Arm(Struct):
+    """Of one version: stable or target.
+
+    routed: requests that name no version and were given to this arm. answered: replies, shadow copies and errors among them.
+    errors: faults of the server alone, never the caller's. classes: by top-1. confidence: by whole percent of the largest
+    softmax probability, 0 to 99. service: by the rows computed together, then by `bucket`.
+    """
+
+    routed: Count = 0
+    answered: Count = 0
+    errors: Count = 0
+    classes: dict[int, Count] = field(default_factory=dict)
+    confidence: dict[int, Count] = field(default_factory=dict)
+    service: dict[int, dict[int, Count]] = field(default_factory=dict)
+
+
+class Counts(Struct):
+    """All evidence of one run.
+
+    policy: the number of the routing policy it was gathered under; 0: none. pairs: requests that both arms answered.
+    disagreements: of these, with another top-1. windows: of one second each, by `log_percent` of the median service times.
+    """
+
+    policy: Count = 0
+    stable: Arm = field(default_factory=Arm)
+    target: Arm = field(default_factory=Arm)
+    pairs: Count = 0
+    disagreements: Count = 0
+    windows: dict[int, Count] = field(default_factory=dict)
+
+
+def bucket(service_us: float) -> int:
+    """Of a service time. What took less than a microsecond took one."""
+    return math.floor(BUCKETS_PER_E * math.log(max(service_us, 1.0)))
+
+
+def bucket_us(bucket: int) -> float:
+    """The middle of the bucket, at most 1 % away from any time in it."""
+    return math.exp((bucket + 0.5) / BUCKETS_PER_E)
+
+
+def log_percent(ratio: float) -> int:
+    """The key of a window: 0 when both arms were as fast, 14 when the target took 15 % longer, -14 when stable did."""
+    return round(100 * math.log(ratio))
