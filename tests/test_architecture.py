@@ -18,7 +18,7 @@ FOLDERS = ("hotpool", *SERVICES)
 # environment or chance is missing on purpose. PIL is here for pictures that are open already; Path for the arithmetic.
 HARMLESS = {
     "PIL", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq", "itertools", "json",
-    "math", "msgspec", "numpy", "pathlib", "prometheus_client", "rich", "signal", "struct", "typing", "zlib",
+    "math", "msgspec", "numpy", "pathlib", "prometheus_client", "rich", "signal", "statistics", "struct", "typing", "zlib",
 }  # fmt: skip
 # What harmless modules can be called for that reaches out all the same. `load` and `absolute` are not here: the first also
 # makes a PIL image decode that is open already, the second is arithmetic with one constant of the process.
