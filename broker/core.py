@@ -23,10 +23,12 @@ from hotpool.messages import (
     ClientHello,
     Done,
     Drain,
+    Evidence,
     Failed,
     FromAdmin,
     FromClient,
     FromWorker,
+    GetEvidence,
     GetReport,
     Kill,
     Leaving,
@@ -36,7 +38,6 @@ from hotpool.messages import (
     Ping,
     Pong,
     Pulse,
-    QueueReport,
     Released,
     Report,
     Request,
@@ -50,11 +51,13 @@ from hotpool.messages import (
 from hotpool.states import WorkerState
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
+from .arms import Arms
 from .dispatch import Dispatcher, Limits, error_reply
 from .leases import Pending
 from .lifecycle import WorkerEvent
 from .loads import Loads
 from .metrics import Metrics
+from .report import evidence, report
 from .roster import Roster, Worker
 from .routing import Routing
 
@@ -80,14 +83,15 @@ class Core:
     """Each `from_*` takes one message of a peer and returns what to do; `take_changes` tells which workers changed."""
 
     def __init__(self, settings: Settings, now: float) -> None:
-        self._settings, self._started_at, self._sweep_at = settings, now, now + SWEEP_S
+        self.settings, self.started_at, self._sweep_at = settings, now, now + SWEEP_S
         self.metrics = Metrics()
         self.roster = Roster()
         self.routing = Routing(settings.default_model)
         self.loads = Loads(self.roster, self.routing, settings.load_timeout_s)
         # 20 bits of the boot's random number and 2**32 jobs: together below 2**53, the limit of `messages.Count`.
         first_job = (settings.boot & 0xFFFFF) << 32
-        self.dispatch = Dispatcher(self.roster, self.metrics, settings.limits, first_job)
+        self.arms = Arms(self.routing, self.roster)
+        self.dispatch = Dispatcher(self.roster, self.arms, self.metrics, settings.limits, first_job)
         self._clients: dict[bytes, float] = {}  # connection -> last heard
         self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
         self._pong = Pong(settings.boot)
@@ -121,12 +125,13 @@ class Core:
         try:
             model = self.routing.model_of(request.model, (worker.model for worker in self.roster))
             self.routing.check_version(model, request.version)
-            if payload is None or len(payload) > self._settings.max_bytes:
-                raise TooLarge(_payload_problem(payload, self._settings.max_bytes))
+            if payload is None or len(payload) > self.settings.max_bytes:
+                raise TooLarge(_payload_problem(payload, self.settings.max_bytes))
             deadline = now + request.budget_us / 1e6
             pending = Pending(
-                request.id, connection, model, request.version, request.priority, now, deadline, request.work, payload
-            )
+                request.id, connection, model, request.version, request.priority, now, deadline, request.work, payload,
+                request.route,
+            )  # fmt: skip
             return self.dispatch.submit(pending, now)
         except HotpoolError as error:
             self.metrics.requests[model, "", error.code] += 1
@@ -181,11 +186,11 @@ class Core:
                 self.loads.note(worker, message)
                 return []
             case LoadEnded():
-                return [*self.loads.end(worker, message), *self.dispatch.feed(worker, now)]
+                return [*self.loads.end(worker, message), *self.dispatch.feed_all(now)]
             case Leaving():
                 worker.leaving = True
                 self._drain(worker, "leaving")
-                actions = []
+                actions = self.dispatch.feed_all(now)
             case _:
                 return []
         if worker.leaving and not worker.leases:
@@ -207,7 +212,7 @@ class Core:
         if worker.is_loading:
             self.loads.begin(worker, now)
         actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid)]
-        return actions + self.dispatch.feed(worker, now)
+        return actions + self.dispatch.feed_all(now)
 
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
         worker = self.roster.workers.get(pulse.worker)
@@ -221,7 +226,7 @@ class Core:
         gone = self.roster.seat(connection, message)
         for worker in self.roster:
             if worker.state is S.STARTING and worker.load_ends_at == inf:
-                worker.load_ends_at = now + self._settings.load_timeout_s
+                worker.load_ends_at = now + self.settings.load_timeout_s
         actions: list[Action] = []
         for worker in gone:
             if worker.is_connected:  # a message may name a seat twice
@@ -240,27 +245,28 @@ class Core:
 
     # ---- controller and command line
 
-    def from_admin(self, message: FromAdmin, now: float) -> tuple[Ack | Report, list[Action]]:
+    def from_admin(self, message: FromAdmin, now: float) -> tuple[Ack | Report | Evidence, list[Action]]:
         """The reply to the one who ordered, and what to do besides. Every order may be repeated without harm."""
-        if isinstance(message, GetReport):
-            return self._report(message.seq, now), []
+        actions: list[Action] = []
         try:
             match message:
+                case GetReport():
+                    return report(self, message.seq, now), []
+                case GetEvidence():
+                    return evidence(self, message, now), []
                 case SetVersions():
-                    actions = self._set_versions(message, now)
+                    actions = self._set_versions(message)
                 case Drain():
-                    actions = self._order_drain(message)
+                    self._order_drain(message)
                 case Undrain():
-                    actions = self._order_undrain(message, now)
+                    self._order_undrain(message)
                 case LoadVersion():
                     actions = self.loads.order(self._ordered(message.epoch, message.worker), message, now)
-                case _:
-                    actions = []
         except HotpoolError as error:
             return Ack(message.seq, error.code, str(error)[:MAX_TEXT]), []
-        return Ack(message.seq), actions
+        return Ack(message.seq), [*actions, *self.dispatch.feed_all(now)]
 
-    def _set_versions(self, order: SetVersions, now: float) -> list[Action]:
+    def _set_versions(self, order: SetVersions) -> list[Action]:
         self.routing.fence(order.epoch)
         self.routing.set_versions(order)
         for worker in self.roster:
@@ -268,17 +274,16 @@ class Core:
                 self._drain(worker, "version not admitted")
         served = {None, order.stable, order.target}
         served |= {name for name, digest in order.names.items() if digest in served}
-        return self.dispatch.refuse_versions(order.model, served) + self.dispatch.feed_all(now)
+        return self.dispatch.refuse_versions(order.model, served)
 
-    def _order_drain(self, order: Drain) -> list[Action]:
+    def _order_drain(self, order: Drain) -> None:
         worker = self._ordered(order.epoch, order.worker)
         ready = self.roster.ready(worker.model)
         if worker.state is S.READY and ready - 1 < order.floor:
             raise Conflict(f"{worker.name} stays: {ready} ready, at least {order.floor} must remain after draining")
         self._drain(worker, "ordered")
-        return []
 
-    def _order_undrain(self, order: Undrain, now: float) -> list[Action]:
+    def _order_undrain(self, order: Undrain) -> None:
         worker = self._ordered(order.epoch, order.worker)
         if worker.state in (S.LOADING, S.VERIFYING) or worker.leaving:
             raise Conflict(f"{worker.name} is {'leaving' if worker.leaving else worker.state}, it can't rejoin now")
@@ -286,7 +291,6 @@ class Core:
             raise UnknownVersion(f"{worker.name} holds {worker.version}, which is not admitted")
         if worker.state is not S.READY:
             self.roster.change(worker, E.UNDRAIN, "ordered")
-        return self.dispatch.feed(worker, now)
 
     def _ordered(self, epoch: int, name: str) -> Worker:
         self.routing.fence(epoch)
@@ -299,19 +303,6 @@ class Core:
     def _drain(self, worker: Worker, cause: str) -> None:
         if worker.state is S.READY:
             self.roster.change(worker, E.DRAIN, cause)
-
-    def _report(self, seq: int, now: float) -> Report:
-        limits, queue = self._settings.limits, (self.dispatch.queued, self.dispatch.queued_bytes)
-        return Report(
-            seq=seq,
-            boot=self._settings.boot,
-            uptime_s=now - self._started_at,
-            epoch=self.routing.epoch,
-            workers=tuple(worker.report() for worker in sorted(self.roster, key=_by_number)),
-            queue=QueueReport(queue[0], limits.max_requests, queue[1], limits.max_bytes),
-            models=self.routing.report(),
-            metrics=self.metrics.families(self.roster, queue),
-        )
 
     # ---- time
 
@@ -337,7 +328,7 @@ class Core:
     def take_changes(self, now: float) -> list[Changed]:
         """Workers' changes of state since the last call."""
         changes, self.roster.changes = self.roster.changes, []
-        at_us = int((now - self._started_at) * 1e6)
+        at_us = int((now - self.started_at) * 1e6)
         return [Changed(at_us, *change) for change in changes]
 
     def _overdue(self, worker: Worker, now: float) -> str | None:
@@ -346,7 +337,7 @@ class Core:
         if now > worker.lease_ends_at or now > worker.load_ends_at:
             return "hung"
         silent_s = now - worker.heard_at if worker.is_connected else 0.0
-        return "silent" if silent_s > SILENT_HEARTBEATS * self._settings.heartbeat_s else None
+        return "silent" if silent_s > SILENT_HEARTBEATS * self.settings.heartbeat_s else None
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
         worker.given_up = worker.incarnation
@@ -356,7 +347,7 @@ class Core:
 
     def _forgive_own_pause(self, pause: float) -> None:
         """After a pause of our own (SIGSTOP, a suspended machine) nobody else was silent (ipyparallel, dask#6391)."""
-        if pause <= self._settings.heartbeat_s:
+        if pause <= self.settings.heartbeat_s:
             return
         self._clients = {connection: heard_at + pause for connection, heard_at in self._clients.items()}
         for worker in self.roster:
@@ -367,13 +358,8 @@ class Core:
     def check(self) -> None:
         """Invariants; tests call this after every event."""
         self.roster.check()
+        self.arms.check()
         self.dispatch.check()
-
-
-def _by_number(worker: Worker) -> tuple[str, int, str]:
-    """worker-10 after worker-9."""
-    number = worker.name.rpartition("-")[2]
-    return worker.model, int(number) if number.isdigit() else 0, worker.name
 
 
 def _payload_problem(payload: Payload | None, max_bytes: int) -> str:

@@ -1,5 +1,9 @@
 """Pure: requests from submit to their one outcome: queued, leased, answered.
 
+    arms       where a request that names no version goes, and the evidence of what came of it
+    waiting    the queue
+    shadow     copies for comparison
+
 A lease is one request held by one worker. It outlives its request when that was cancelled or has expired: the worker still
 computes, and its late answer is counted and dropped. Cost per request depends neither on the length of the queue nor on the
 number of workers.
@@ -7,20 +11,23 @@ number of workers.
 
 import heapq
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import count
-from math import ceil, inf
+from math import inf
 
 from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueFull, UnknownVersion, WorkerLost
 from hotpool.messages import MAX_TEXT, Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
 from .actions import Action, Payload, ToClient, ToWorker
-from .lanes import Lane
+from .arms import Arms
+from .evidence import WARM_UP
 from .leases import Lease, Pending
 from .metrics import Metrics
 from .roster import Roster, Worker
+from .shadow import Shadow
+from .waiting import Waiting
 
 KILLS_TO_POISON = 2
 AT_ONCE_S = 5e-7  # a budget is whole microseconds, and a lease without any would be work for nobody
@@ -41,21 +48,30 @@ class Limits:
 class Dispatcher:
     """Which worker gets which request. Knows neither sockets nor clock; time comes in as `now`, monotonic seconds."""
 
-    def __init__(self, roster: Roster, metrics: Metrics, limits: Limits, first_job: int) -> None:
-        self._roster, self._metrics, self._limits = roster, metrics, limits
-        self._jobs = count(
-            first_job
-        )  # differs from boot to boot: no answer to an earlier broker's job fits one of ours
+    def __init__(self, roster: Roster, arms: Arms, metrics: Metrics, limits: Limits, first_job: int) -> None:
+        self._roster, self._arms, self._metrics, self._limits = roster, arms, metrics, limits
+        # Differs from boot to boot: no answer to an earlier broker's job fits one of ours.
+        self._jobs = count(first_job)
         self._pending: dict[bytes, Pending] = {}
-        self._lanes: dict[tuple[str, str | None], Lane[Pending]] = {}
+        self._waiting = Waiting()
+        self._shadow = Shadow(roster, self._waiting, metrics, self._jobs, limits.lease_s)
         self._deadlines: list[tuple[float, bytes]] = []  # heap; what is answered meanwhile is skipped when it surfaces
         self._service_s = FIRST_RETRY_AFTER_S  # moving average
-        self.queued = self.queued_bytes = 0  # requests that wait for a worker; `_enqueue` and `_dequeued` count them
 
     @property
     def n_pending(self) -> int:
         """Requests without an outcome, queued or leased."""
         return len(self._pending)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return self._waiting.n
+
+    @property
+    def queued_bytes(self) -> int:
+        """Of their payloads."""
+        return self._waiting.n_bytes
 
     # ---- requests
 
@@ -70,14 +86,15 @@ class Dispatcher:
             known.client = pending.client  # sent again over a new connection: the answer goes there
             self._metrics.duplicates[()] += 1
             return []
-        worker = self._roster.next_free(pending.model, pending.version)
+        pending.goes_to = self._arms.goes_to(pending)
+        worker = self._roster.next_free(pending.model, pending.goes_to)
         if worker is None:
             self._refuse_if_full(pending)
         self._pending[pending.id] = pending
         self._note_deadline(pending)
         if worker is not None and pending.deadline >= now + AT_ONCE_S:
             return self._lease(worker, [pending], now)  # nothing waits that it could take instead, or it were not free
-        self._enqueue(pending)
+        self._waiting.push(pending)
         return self.expire(now)
 
     def cancel(self, request_id: bytes, client: bytes) -> None:
@@ -93,11 +110,9 @@ class Dispatcher:
 
     def refuse_versions(self, model: str, served: Container[str | None]) -> list[Action]:
         """Fails what waits for versions of a model that no worker will answer for any more."""
-        gone = [lane for key, lane in self._lanes.items() if key[0] == model and key[1] not in served]
-        waiting = [pending for lane in gone for pending in lane]
         return [
             self._fail(pending, UnknownVersion(f"version {pending.version!r} of {model!r} is not served any more"))
-            for pending in waiting
+            for pending in self._waiting.refused(model, served)
         ]
 
     def expire(self, now: float) -> list[Action]:
@@ -121,15 +136,27 @@ class Dispatcher:
         if not worker.is_free:
             return []
         actions = self.expire(now)
-        return actions + self._lease(worker, self._take(worker), now)
+        taken = self._waiting.take(worker, self._roster.n_free(worker), self._limits.max_batch)
+        return actions + self._lease(worker, taken, now)
 
     def done(self, worker: Worker, done: Done, payload: Payload | None, now: float) -> list[Action]:
         """The worker's answer, to the caller if it still waits."""
         lease = worker.leases.pop(done.job, None)
-        if lease is None or lease.pending is None:
+        if lease is None:
             self._metrics.late[()] += 1
-            return self._after_lease(worker, now) if lease else []
+            return []
+        worker.replies += 1
+        if run := self._arms.run_of(worker.model, lease):
+            run.answered(lease.digest, done, now, is_warm=worker.replies > WARM_UP)
+        if lease.pair is not None:
+            self._shadow.answered(worker.model, lease.pair, done)
+            return self._after_lease(worker, now)
         pending = lease.pending
+        if pending is None:
+            self._metrics.late[()] += 1
+            return self._after_lease(worker, now)
+        if pending.pair is not None:
+            self._shadow.original_answered(pending, lease.digest, done)
         worker.served += 1
         queue_s, service_s = lease.sent_at - pending.submitted_at, done.service_us / 1e6
         self._service_s += 0.05 * (service_s - self._service_s)
@@ -147,10 +174,18 @@ class Dispatcher:
     def failed(self, worker: Worker, failed: Failed, now: float) -> list[Action]:
         """The worker refused the request: another one would refuse it too."""
         lease = worker.leases.pop(failed.job, None)
-        if lease is None or lease.pending is None:
+        if lease is None:
             self._metrics.late[()] += 1
-            return self._after_lease(worker, now) if lease else []
+            return []
+        if run := self._arms.run_of(worker.model, lease):
+            run.failed(lease.digest, failed.code)
+        if lease.pair is not None:
+            self._shadow.drop(worker.model, lease.pair, "error")
+            return self._after_lease(worker, now)
         pending = lease.pending
+        if pending is None:
+            self._metrics.late[()] += 1
+            return self._after_lease(worker, now)
         self._finish(pending, failed.code, lease.version)
         reply = ErrorReply(pending.id, failed.code, failed.message, failed.executed)
         return [ToClient(pending.client, reply), *self._after_lease(worker, now)]
@@ -161,6 +196,7 @@ class Dispatcher:
         blame: the process died or hung by itself, so that a request which it held alone may be the reason.
         """
         leases, worker.leases = worker.leases, {}
+        self._forsake(worker.model, leases.values(), blame=blame)
         actions: list[Action] = []
         # Backwards, because each goes to the head of its lane: the oldest ends up first.
         for pending in [lease.pending for lease in reversed(leases.values()) if lease.pending]:
@@ -173,11 +209,15 @@ class Dispatcher:
             else:
                 self._metrics.redispatched[(cause,)] += 1
                 pending.lease = None
-                self._enqueue(pending, first=True)
+                pending.goes_to = self._arms.goes_to(pending)
+                self._waiting.push(pending, first=True)
         return actions
 
     def feed_all(self, now: float) -> list[Action]:
-        """After a change that may have freed workers or requests without an answer: rare, so a scan is no matter."""
+        """After a change of versions or of workers' states, which may have freed workers or requests without an answer, or have
+        changed where requests may go: rare, so a scan is no matter."""
+        for model in self._arms.refresh(now):
+            self._waiting.route_anew(model, self._arms.goes_to)
         return [action for worker in self._roster if worker.is_free for action in self.feed(worker, now)]
 
     # ---- inside
@@ -192,31 +232,21 @@ class Dispatcher:
             budget_us = max(0, int((pending.deadline - now) * 1e6))
             actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work), pending.payload))
         self._set_lease_end(worker, now)
+        if self._arms.runs and (run := self._arms.runs.get(worker.model)):
+            split = self._arms.splits[worker.model]
+            for pending in taken:
+                if pending.version is None and pending.attempts == 1:
+                    run.routed(worker.digest)
+                    actions += self._shadow.copy(pending, split, run, now)
         return actions
 
-    def _take(self, worker: Worker) -> list[Pending]:
-        if not self._lanes:
-            return []
-        keys = {(worker.model, version): None for version in (None, worker.version, worker.digest)}
-        lanes = [lane for key in keys if (lane := self._lanes.get(key))]
-        if not lanes:
-            return []
-        # With several free workers each gets its share, so that none idles while another holds a batch.
-        room = min(self._limits.max_batch, ceil(sum(map(len, lanes)) / self._roster.n_free(worker)))
-        taken: list[Pending] = []
-        while len(taken) < room and lanes:
-            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: lane.peek().submitted_at)
-            pending = lane.pop()
-            if taken and pending.is_suspect:
-                lane.push_first(pending)
-                break
-            taken.append(pending)
-            self._dequeued(pending, lane)
-            if pending.is_suspect:
-                break
-            if not lane:
-                lanes.remove(lane)
-        return taken
+    def _forsake(self, model: str, leases: Iterable[Lease], *, blame: bool) -> None:
+        """What losing these leases means for the evidence and for copies."""
+        for lease in leases:
+            if blame and (run := self._arms.run_of(model, lease)):
+                run.lost(lease.digest)
+            if lease.pair is not None:
+                self._shadow.drop(model, lease.pair, "worker_lost")
 
     def _after_lease(self, worker: Worker, now: float) -> list[Action]:
         self._set_lease_end(worker, now)
@@ -235,9 +265,9 @@ class Dispatcher:
         if pending.lease is not None:
             pending.lease.pending = None
         else:
-            lane = self._lanes[pending.lane]
-            lane.remove(pending)
-            self._dequeued(pending, lane)
+            self._waiting.remove(pending)
+        if pending.pair is not None:
+            self._shadow.drop(pending.model, pending.pair, "original")
         self._metrics.requests[pending.model, version, outcome] += 1
 
     def _fail(self, pending: Pending, error: HotpoolError) -> Action:
@@ -251,31 +281,12 @@ class Dispatcher:
         else:
             heapq.heappush(self._deadlines, (pending.deadline, pending.id))
 
-    def _enqueue(self, pending: Pending, *, first: bool = False) -> None:
-        lane = self._lanes.get(pending.lane)
-        if lane is None:
-            lane = self._lanes[pending.lane] = Lane()
-        if first:
-            lane.push_first(pending)
-        else:
-            lane.push(pending)
-        self.queued += 1
-        self.queued_bytes += len(pending.payload)
-
-    def _dequeued(self, pending: Pending, lane: Lane[Pending]) -> None:
-        self.queued -= 1
-        self.queued_bytes -= len(pending.payload)
-        if (
-            not lane
-        ):  # callers choose the names of lanes: keeping empty ones would let memory grow with what they make up
-            del self._lanes[pending.lane]
-
     def _refuse_if_full(self, pending: Pending) -> None:
-        queued, limits = self.queued, self._limits
+        queued, limits = self._waiting.n, self._limits
         full = queued >= limits.max_requests
-        if not full and self.queued_bytes + len(pending.payload) <= limits.max_bytes:
+        if not full and self._waiting.n_bytes + len(pending.payload) <= limits.max_bytes:
             return
-        what = f"{queued} requests" if full else f"{self.queued_bytes} bytes"
+        what = f"{queued} requests" if full else f"{self._waiting.n_bytes} bytes"
         allowed = f"{limits.max_requests} requests" if full else f"{limits.max_bytes} bytes"
         # A tenth of the queue must have been served before there is room worth asking for.
         retry_after_s = min(2.0, max(0.02, 0.1 * queued * self._service_s / max(1, self._roster.ready(pending.model))))
@@ -297,7 +308,9 @@ class Dispatcher:
 
     def check(self) -> None:
         """Invariants; tests call this after every event."""
-        queued = [pending for lane in self._lanes.values() for pending in lane]
+        self._waiting.check()
+        self._shadow.check(self._pending.values())
+        queued = list(self._waiting)
         leased = [lease.pending for worker in self._roster for lease in worker.leases.values() if lease.pending]
         assert len(queued) + len(leased) == len(self._pending), (
             "a request is queued or leased, never both, never neither"
@@ -305,13 +318,11 @@ class Dispatcher:
         assert {p.id for p in queued} | {p.id for p in leased} == set(self._pending)
         assert all(pending.lease is None for pending in queued)
         assert all(p.lease is not None and p.lease.pending is p for p in leased)
-        assert all(lane for lane in self._lanes.values()), "an empty lane was kept"
-        assert self.queued == len(queued)
-        assert self.queued_bytes == sum(len(pending.payload) for pending in queued)
         assert all(len(worker.leases) <= self._limits.max_batch for worker in self._roster)
         assert {p.id for p in self._pending.values()} <= {request_id for _, request_id in self._deadlines}
         for pending in queued:
-            assert self._roster.next_free(pending.model, pending.version) is None, (
+            assert pending.goes_to == self._arms.goes_to(pending), "a request waits where it may not go"
+            assert self._roster.next_free(pending.model, pending.goes_to) is None, (
                 "a worker idles while a request waits"
             )
 

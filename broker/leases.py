@@ -1,10 +1,21 @@
-"""Pure: a request without an outcome, and its being held by a worker."""
+"""Pure: a request without an outcome, its being held by a worker, and its shadow copy."""
 
 from dataclasses import dataclass
 
 from msgspec import Raw
 
 from .actions import Payload
+from .evidence import Run
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """A request that stable answers and its copy to the target: the most probable class of either, once it is known."""
+
+    run: Run
+    original: int | None = None
+    copy: int | None = None
+    is_over: bool = False  # compared, or one of the two came to nothing
 
 
 @dataclass(slots=True, eq=False)
@@ -20,23 +31,28 @@ class Pending:
     deadline: float
     work: Raw
     payload: Payload
+    route: bytes = b""  # decides between stable and target in place of the id
+    goes_to: str | None = None  # alias or digest of what may answer it now; None: any that is admitted
     attempts: int = 0
     kills: int = 0  # workers lost while they held this request alone
     is_suspect: bool = False  # a worker was lost with it: from now on it is leased alone
     lease: "Lease | None" = None
+    pair: Pair | None = None  # while a copy of it may still be compared with its answer
 
     @property
     def lane(self) -> tuple[str, str | None]:
-        return self.model, self.version
+        return self.model, self.goes_to
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One request held by one worker. pending: None when the caller does not wait any more. version, digest: of what computes
-    it, which is what the worker served when the job was sent: an order to serve another version comes after it."""
+    """One request held by one worker. pending: None when the caller does not wait any more, and for a shadow copy,
+    which never had one. version, digest: of what computes it, which is what the worker served when the job was sent: an
+    order to serve another version comes after it."""
 
     job: int
     pending: Pending | None
     sent_at: float
     version: str
     digest: str
+    pair: Pair | None = None  # of a shadow copy

@@ -1,14 +1,32 @@
 """Pure: everything the broker counts, and the report made of it. Names: docs/metrics.md."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from hotpool.errors import DeadlineExceeded
-from hotpool.messages import Family
+from hotpool.evidence import Arm, Counts
+from hotpool.messages import Family, Policy
 from hotpool.metrics import Counter, Histograms, family, gauge
 from hotpool.states import WorkerState
 
 from .roster import Worker
+
+
+class Trial(NamedTuple):
+    """What a policy asks for one model, and what came of it. versions: aliases of stable and target."""
+
+    model: str
+    policy: Policy
+    versions: tuple[str, str]
+    counts: Counts
+
+    def arms(self) -> Iterator[tuple[tuple[str, str, str], Arm]]:
+        """By model, arm and version."""
+        for arm, version, counts in zip(
+            ("stable", "target"), self.versions, (self.counts.stable, self.counts.target), strict=True
+        ):
+            yield (self.model, arm, version), counts
 
 
 class Metrics:
@@ -26,6 +44,17 @@ class Metrics:
         self.workers_lost = Counter("hotpool_workers_lost_total", "Worker sessions that ended.", "cause")
         self.duplicates = Counter("hotpool_duplicates_dropped_total", "Requests that were sent again while held.")
         self.late = Counter("hotpool_late_answers_total", "Answers of workers that nobody waited for any more.")
+        self.shadow_sent = Counter("hotpool_shadow_sent_total", "Shadow copies sent to the target.", "model")
+        self.shadow_answered = Counter("hotpool_shadow_answered_total", "Shadow copies answered by it.", "model")
+        self.shadow_dropped = Counter(
+            "hotpool_shadow_dropped_total", "Shadow copies not sent, or not to be compared.", "model", "reason"
+        )
+        self.shadow_pairs = Counter(
+            "hotpool_shadow_pairs_total",
+            "Requests whose answer was compared with that of their copy.",
+            "model",
+            "agree",
+        )
         self.undeliverable = Counter(
             "hotpool_undeliverable_total", "Answers not delivered: the caller was gone or did not read."
         )
@@ -37,12 +66,15 @@ class Metrics:
         n = sum(n for (_, _, outcome), n in self.requests.items() if outcome == DeadlineExceeded.code)
         return family("hotpool_expired_total", "Requests whose deadline passed.", "counter", (), [((), n)])
 
-    def families(self, workers: Iterable[Worker], queue: tuple[int, int]) -> tuple[Family, ...]:
-        """queue: requests and bytes in it now."""
+    def families(
+        self, workers: Iterable[Worker], queue: tuple[int, int], trials: Sequence[Trial] = ()
+    ) -> tuple[Family, ...]:
+        """queue: requests and bytes in it now. trials: where a policy holds."""
         workers = list(workers)
         counted = (
             self.requests, self.queue_s, self.service_s, self.total_s, self.redispatched, self.workers_lost,
-            self.duplicates, self.late, self.undeliverable, self.malformed, self.strangers,
+            self.duplicates, self.late, self.shadow_sent, self.shadow_answered, self.shadow_dropped, self.shadow_pairs,
+            self.undeliverable, self.malformed, self.strangers,
         )  # fmt: skip
         return (
             *(metric.family() for metric in counted),
@@ -50,6 +82,7 @@ class Metrics:
             gauge("hotpool_queue_requests", "Requests that wait for a worker.", [((), queue[0])]),
             gauge("hotpool_queue_bytes", "Payload bytes that wait for a worker.", [((), queue[1])]),
             *_worker_gauges(workers),
+            *_arm_gauges(trials),
         )
 
 
@@ -76,5 +109,28 @@ def _worker_gauges(workers: list[Worker]) -> tuple[Family, ...]:
         ),
         gauge(
             "hotpool_worker_restarts", "Processes that were started again in the seat.", restarts, "worker", "cause"
+        ),
+    )  # fmt: skip
+
+
+def _arm_gauges(trials: Sequence[Trial]) -> tuple[Family, ...]:
+    routed = [(t.model, t.counts.target.routed, t.counts.stable.routed + t.counts.target.routed) for t in trials]
+    arms = [arm for trial in trials for arm in trial.arms()]
+    return (
+        gauge(
+            "hotpool_share_asked", "Percent of the requests without a version that the target is to get.",
+            [((trial.model,), trial.policy.share) for trial in trials], "model",
+        ),
+        gauge(
+            "hotpool_share_measured", "Percent of them that it got since the policy began.",
+            [((model,), 100 * to_target / n) for model, to_target, n in routed if n], "model",
+        ),
+        gauge(
+            "hotpool_arm_replies", "Replies since the policy began, shadow copies included.",
+            [(labels, counts.answered) for labels, counts in arms], "model", "arm", "version",
+        ),
+        gauge(
+            "hotpool_arm_errors", "Of these, faults of the server.",
+            [(labels, counts.errors) for labels, counts in arms], "model", "arm", "version",
         ),
     )  # fmt: skip

@@ -29,6 +29,7 @@ class Worker:
     digest: str = ""
     heard_at: float = -inf
     served: int = 0
+    replies: int = 0  # of this process with this version: the first ones come slowly, its caches are cold
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
     leases: dict[int, Lease] = field(default_factory=dict)
     lease_ends_at: float = inf
@@ -125,6 +126,7 @@ class Roster:
         worker.token, worker.load_reason = hello.loading or hello.token, "" if hello.loading else hello.load_reason
         worker.beside = S.LOADING if hello.loading else None
         worker.leaving = False
+        worker.replies = 0
         worker.load_ends_at = inf
         self._by_connection[connection] = worker
         self.change(worker, E.JOINED if admitted else E.STOOD_BY, "hello")
@@ -195,7 +197,7 @@ class Roster:
     def set_version(self, worker: Worker, version: str, digest: str) -> None:
         """Of the leases it gets from now on. The free are sorted by version."""
         self._withdraw(worker)
-        worker.version, worker.digest = version, digest
+        worker.version, worker.digest, worker.replies = version, digest, 0
         self.offer(worker)
 
     def open_lease(self, worker: Worker, lease: Lease) -> None:
@@ -219,7 +221,8 @@ class Roster:
         return best
 
     def n_free(self, worker: Worker) -> int:
-        """How many workers are free with this one's model and version, itself included."""
+        """How many workers are free with this one's model and version, itself included: under a policy, all that may take what
+        it may take."""
         return len(self._free[worker.model][worker.digest])
 
     def _note(self, worker: Worker, before: WorkerState, cause: str) -> None:

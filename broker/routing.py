@@ -4,11 +4,18 @@ The controller's table is the rule. A broker that was just started has none: unt
 their word, since each has verified what it holds and none starts by itself on anything but the stable version.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from hotpool.errors import StaleEpoch, UnknownModel, UnknownVersion
-from hotpool.messages import ModelReport, SetVersions
+from hotpool.messages import ModelReport, Policy, SetVersions
+
+
+def point(key: bytes, salt: int) -> float:
+    """Where in [0, 100) a key lies, the same in every broker. Another salt shuffles all keys anew."""
+    digest = blake2b(key, digest_size=8, salt=salt.to_bytes(16, "big")).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53 * 100  # 53 bits fit a float: none is rounded up to 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +26,19 @@ class Admitted:
     stable: str
     target: str | None
     names: dict[str, str]
+    policy: Policy | None = None
 
     def served(self) -> list[str]:
         """Aliases, the stable version first."""
-        alias = {digest: name for name, digest in self.names.items()}
-        return [alias.get(digest, digest[:12]) for digest in (self.stable, self.target) if digest]
+        return [self.alias(digest) for digest in (self.stable, self.target) if digest]
+
+    def alias(self, digest: str) -> str:
+        """What people call a version."""
+        return next((name for name, named in self.names.items() if named == digest), digest[:12])
 
 
 class Routing:
-    """Requests to versions; later also by weight."""
+    """The controller's table, by model."""
 
     def __init__(self, default_model: str) -> None:
         self._default_model = default_model
@@ -47,7 +58,7 @@ class Routing:
             self.epoch = max(self.epoch, epoch)
 
     def set_versions(self, order: SetVersions) -> None:
-        self._admitted[order.model] = Admitted(order.epoch, order.stable, order.target, dict(order.names))
+        self._admitted[order.model] = Admitted(order.epoch, order.stable, order.target, dict(order.names), order.policy)
 
     def admits(self, model: str, digest: str) -> bool:
         admitted = self._admitted.get(model)
@@ -72,8 +83,18 @@ class Routing:
             served = ", ".join(admitted.served())
             raise UnknownVersion(f"version {version!r} of {model!r} is not served now; served: {served}")
 
+    def policies(self) -> Iterator[tuple[str, Policy, str, str]]:
+        """Model, policy, stable and target, where a policy holds."""
+        for model, admitted in self._admitted.items():
+            if admitted.policy is not None and admitted.target is not None:
+                yield model, admitted.policy, admitted.stable, admitted.target
+
+    def alias(self, model: str, digest: str) -> str:
+        """What people call this version of a model that is in the table."""
+        return self._admitted[model].alias(digest)
+
     def report(self) -> tuple[ModelReport, ...]:
         return tuple(
-            ModelReport(model, admitted.epoch, admitted.stable, admitted.target, admitted.names)
+            ModelReport(model, admitted.epoch, admitted.stable, admitted.target, admitted.names, admitted.policy)
             for model, admitted in sorted(self._admitted.items())
         )

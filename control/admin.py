@@ -14,7 +14,7 @@ from typing import Self
 import zmq
 
 from hotpool.errors import BrokerUnreachable
-from hotpool.messages import Ack, Changed, FromAdmin, GetReport, Report, Watch
+from hotpool.messages import Ack, Changed, Evidence, FromAdmin, GetReport, Report, Watch
 from hotpool.wire import encode, to_admin
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -44,7 +44,9 @@ class Admin:
         self._socket.close(linger=0)
         self._context.term()
 
-    def request(self, make: Callable[[int], FromAdmin], timeout_s: float = DEFAULT_TIMEOUT_S) -> Ack | Report:
+    def request(
+        self, make: Callable[[int], FromAdmin], timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> Ack | Report | Evidence:
         """Sends the message made for this call's number and returns the broker's answer to it.
 
         Raises:
@@ -82,7 +84,7 @@ class Admin:
         changes, self._changes = self._changes, []
         return changes
 
-    def _receive(self) -> Ack | Report | Changed:
+    def _receive(self) -> Ack | Report | Changed | Evidence:
         message, _ = to_admin.decode(self._socket.recv_multipart())
         if isinstance(message, Changed):
             self._changes.append(message)

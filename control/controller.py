@@ -11,7 +11,7 @@ from hotpool import messages
 from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch
 from hotpool.home import Home
 from hotpool.manifest import read_stable, write_stable
-from hotpool.messages import Ack, Changed, FromAdmin, Report
+from hotpool.messages import Ack, Changed, Evidence, FromAdmin, Report
 from hotpool.states import Phase
 
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
@@ -32,7 +32,7 @@ class Broker(Protocol):
     """What the controller needs of `Admin`."""
 
     def report(self) -> Report: ...
-    def request(self, make: Callable[[int], FromAdmin]) -> Ack | Report: ...
+    def request(self, make: Callable[[int], FromAdmin]) -> Ack | Report | Evidence: ...
     def changes(self, timeout_s: float) -> list[Changed]: ...
 
 

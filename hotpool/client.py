@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from time import monotonic
 from types import TracebackType
@@ -68,12 +69,15 @@ class Prediction:
 
 
 class Options(TypedDict, total=False):
-    """model: default that of the pool. version: alias or digest; default: whatever the pool serves. timeout_s: 10."""
+    """model: default that of the pool. version: alias or digest; default: whatever the pool serves. timeout_s: 10.
+    route_key: who asks, such as a user's name: while a new version answers only a share of the requests, all with the
+    same key get the same version. Default: each request for itself."""
 
     model: str | None
     version: str | None
     timeout_s: float
     priority: PriorityName
+    route_key: str | None
 
 
 class PictureOptions(Options, total=False):
@@ -107,7 +111,8 @@ class Client:
 
         Args:
             image: path, bytes of an image file, PIL image, or (h, w, 3) uint8 RGB array.
-            options: `top=3`, `model=None`, `version=None`, `timeout_s=10.0`, `priority="normal"` (`"high"`, `"low"`).
+            options: `top=3`, `model=None`, `version=None`, `timeout_s=10.0`, `priority="normal"` (`"high"`, `"low"`),
+                `route_key=None` (see `Options`).
 
         Raises:
             BadInput: not an image as above; BadImage: the bytes can't be decoded; TooLarge: more bytes than allowed.
@@ -196,7 +201,7 @@ class Client:
             raise LocalProtocolError("the client is closed")
         if self._pid != os.getpid():
             raise LocalProtocolError("this client was made before a fork; make a new one in each process")
-        for option in ("model", "version"):
+        for option in ("model", "version", "route_key"):
             _check_name(option, options.get(option))
         timeout_s, priority = options.get("timeout_s", DEFAULT_TIMEOUT_S), options.get("priority", "normal")
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
@@ -205,8 +210,9 @@ class Client:
             raise BadInput(f"priority = {priority!r}: expected high, normal or low")
         request_id = self._courier.nonce + next(self._numbers).to_bytes(8, "big")
         request = Request(
-            request_id, options.get("model"), options.get("version"), Priority[priority.upper()], 0, encode_body(work)
-        )
+            request_id, options.get("model"), options.get("version"), Priority[priority.upper()], 0, encode_body(work),
+            route=_route(options.get("route_key")),
+        )  # fmt: skip
         future: Future[T] = Future()
         now = monotonic()
         self._courier.post(Call(request, payload, Ticket(future, convert), now, now + timeout_s), waits=waits)
@@ -277,6 +283,11 @@ def _check_name(option: str, value: object) -> None:
         return
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise BadInput(f"{option} = {value!r}: expected a name of 1 to {MAX_NAME} printable characters, or None")
+
+
+def _route(key: str | None) -> bytes:
+    """What travels in a route key's place: the broker needs to tell keys apart, not to know them."""
+    return blake2b(key.encode(), digest_size=16).digest() if key is not None else b""
 
 
 def _outcome(future: "Future[Prediction]", return_exceptions: bool) -> Prediction | HotpoolError:

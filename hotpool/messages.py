@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
+from .evidence import Count, Counts
 from .states import WorkerState
 
 PROTOCOL = 1
@@ -17,9 +18,10 @@ SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death,
 # Limits are generous against real use and small against memory: a header is at most 64 KiB (wire.py) whatever they say.
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter
 MAX_NAME, MAX_TEXT = 128, 2000  # characters
+MAX_CLASSES = 100_000
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
 Token = Annotated[str, Meta(max_length=128)]
 
 
@@ -38,7 +40,7 @@ class Work(Struct, array_like=True, frozen=True, gc=False):
     """
 
     kind: Annotated[str, Meta(max_length=16)]
-    top: Annotated[int, Meta(ge=1, le=100_000)] = 3
+    top: Annotated[int, Meta(ge=1, le=MAX_CLASSES)] = 3
     shape: tuple[int, ...] = ()
 
 
@@ -59,7 +61,8 @@ class ClientHello(Message, tag=1, frozen=True):
 
 
 class Request(Message, tag=2, frozen=True):
-    """Followed by one payload frame. budget_us: what is left of the deadline. resend: how often it was sent before."""
+    """Followed by one payload frame. budget_us: what is left of the deadline. resend: how often it was sent before.
+    route: requests with the same one go to the same version while a policy holds; empty: each by its id."""
 
     id: RequestId
     model: Name | None
@@ -68,6 +71,7 @@ class Request(Message, tag=2, frozen=True):
     budget_us: Count
     work: Raw
     resend: Count = 0
+    route: Annotated[bytes, Meta(max_length=64)] = b""
 
 
 class Cancel(Message, tag=3, frozen=True):
@@ -144,11 +148,16 @@ class WorkerHello(Message, tag=32, frozen=True):
 
 
 class Done(Message, tag=33, frozen=True):
-    """Followed by one payload frame when the result has a shape. job: as in `Job`."""
+    """Followed by one payload frame when the result has a shape. job: as in `Job`. top1, confidence: the most probable
+    class and its probability, of one row; -1 and 0 for a tensor of more. batch: rows computed together, those of this
+    job included."""
 
     job: Count
     service_us: Count
     result: Raw
+    top1: Annotated[int, Meta(ge=-1, le=MAX_CLASSES)] = -1
+    confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    batch: Count = 1
 
 
 class Failed(Message, tag=34, frozen=True):
@@ -262,8 +271,21 @@ class Watch(Message, tag=65, frozen=True):
     seq: Count
 
 
+class Policy(Struct, array_like=True, frozen=True, gc=False):
+    """How requests that name no version are split between stable and target. number: names one run of evidence; a new
+    one empties all counts. salt: the same throughout a rollout, so that a growing share only adds callers. share: what
+    the target gets of the requests; shadow: how many of those that stable gets are copied to the target; both in
+    percent."""
+
+    number: Count
+    salt: Count
+    share: Percent
+    shadow: Percent
+
+
 class SetVersions(Message, tag=66, frozen=True):
-    """Which versions of a model may serve. target: only while a rollout moves to it. names: alias -> digest."""
+    """Which versions of a model may serve. target: only while a rollout moves to it. names: alias -> digest. policy:
+    None, or one without a target, lets any of them answer."""
 
     seq: Count
     epoch: Count
@@ -271,6 +293,7 @@ class SetVersions(Message, tag=66, frozen=True):
     stable: Name
     target: Name | None
     names: dict[str, str]
+    policy: Policy | None = None
 
 
 class Drain(Message, tag=67, frozen=True):
@@ -299,6 +322,13 @@ class LoadVersion(Message, tag=69, frozen=True):
     digest: Name
     token: Token
     beside: bool = False
+
+
+class GetEvidence(Message, tag=70, frozen=True):
+    """Answered with `Evidence`, or with `Ack` when no such model is served."""
+
+    seq: Count
+    model: Name
 
 
 # ---- broker -> admin
@@ -353,6 +383,7 @@ class ModelReport(Struct, frozen=True):
     stable: str
     target: str | None
     names: dict[str, str]
+    policy: Policy | None = None
 
 
 class Sample(Struct, frozen=True):
@@ -398,9 +429,18 @@ class Changed(Message, tag=82, frozen=True):
     ready: Count
 
 
+class Evidence(Message, tag=83, frozen=True):
+    """What was counted of both arms since this policy began. boot: of the broker that counted; another one began at
+    zero."""
+
+    seq: Count
+    boot: Count
+    counts: Counts
+
+
 FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
 ToWorker = Welcome | Job | Load | Serve | Released | Kill | Pong | Who
-FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion
-ToAdmin = Ack | Report | Changed
+FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence
+ToAdmin = Ack | Report | Changed | Evidence

@@ -233,3 +233,17 @@ def test_payloads_are_read_in_their_order():
     assert pixels[0, 1].tolist() == [3, 4, 5]
     rows = tensor_rows((1, 3, 1, 2), np.arange(6, dtype="<f4").tobytes())
     assert rows[0, 2, 0].tolist() == [4.0, 5.0]
+
+
+@pytest.mark.parametrize("kind", ["picture", "tensor"])
+def test_an_answer_says_which_class_of_its_one_row_is_most_probable_and_how_much_so(kind):
+    logits = np.array([[0.0, 3.0, 1.0, -2.0]], np.float32)
+    done = answer(lease(0, 1, kind=kind), logits, "abcd", 5, batch=4).message
+    expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    assert (done.top1, done.batch) == (1, 4)
+    assert done.confidence == pytest.approx(expected[1])
+
+
+def test_an_answer_of_several_rows_names_no_class():
+    done = answer(lease(0, 1, 2, kind="tensor"), sums(lease(0, 1, 2).rows), "", 5, batch=2).message
+    assert (done.top1, done.confidence, done.batch) == (-1, 0.0, 2)

@@ -291,7 +291,9 @@ def test_a_version_nobody_serves_is_refused_when_the_table_is_known(pool, client
 def test_a_name_that_cannot_travel_is_refused_and_hurts_nobody_else(client, name):
     with pytest.raises(BadInput, match="expected a name of 1 to 128 printable characters"):
         client.classify(picture(), model=name)
-    client.classify(picture())
+    with pytest.raises(BadInput, match="route_key = "):
+        client.classify(picture(), route_key=name)
+    client.classify(picture(), route_key="x" * 128)
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:5555", "ipc://" + "x" * 200, "nonsense://x"])

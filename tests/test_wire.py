@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hotpool import messages as m
 from hotpool import wire
 from hotpool.errors import RemoteProtocolError
+from hotpool.evidence import Arm, Counts
 
 WORK = wire.encode_body(m.Work("picture", 3))
 REQUEST = m.Request(b"0123456789abcdef", "shapes", None, 1, 5_000_000, WORK)
@@ -33,6 +34,13 @@ HOSTILE = [
     [wire.PREFIX + msgspec.msgpack.encode([2, b"0123456789abcdef", "m", None, 1, -5, [1]])],
     [wire.PREFIX + msgspec.msgpack.encode([2, b"0123456789abcdef", "x" * 1000, None, 1, 5, [1]])],
     [wire.PREFIX + msgspec.msgpack.encode([2, b"0123456789abcdef", "m", None, 1, float("nan"), [1]])],
+    [
+        wire.PREFIX + msgspec.msgpack.encode([2, b"0123456789abcdef", "m", None, 1, 5, [1], 0, b"x" * 65])
+    ],  # a long route
+    [wire.PREFIX + msgspec.msgpack.encode([33, 1, 1, [1], -2])],
+    [wire.PREFIX + msgspec.msgpack.encode([33, 1, 1, [1], 0, float("nan")])],
+    [wire.PREFIX + msgspec.msgpack.encode([66, 1, 1, "m", "a", "b", {}, [1, 1, 101, 0]])],
+    [wire.PREFIX + msgspec.msgpack.encode([66, 1, 1, "m", "a", "b", {}, [1, 1, float("nan"), 0]])],
     [wire.PREFIX + msgspec.msgpack.encode([9999, 1])],
     [wire.PREFIX + msgspec.msgpack.encode({"id": 1})],
     [wire.PREFIX + b"\x91\xff\xff\xff", b"payload", b"one frame too many"],
@@ -45,13 +53,18 @@ HOSTILE = [
     ("decoder", "message"),
     [
         (wire.from_client, REQUEST),
+        (wire.from_client, msgspec.structs.replace(REQUEST, route=bytes(64))),
         (wire.from_client, m.Cancel(b"0123456789abcdef")),
         (wire.to_client, m.ErrorReply(b"0123456789abcdef", "queue_full", "full", "no", 50_000)),
         (wire.from_worker, m.Seats("shapes", (m.Seat("worker-0", 3, 42, {"killed": 1}, "note"),))),
         (wire.from_worker, m.WorkerHello(1, "worker-0", 1, 42, "shapes", "v1", "d" * 64, 3, (0, 1), 2)),
+        (wire.from_worker, m.Done(7, 1000, WORK, 999, 1.0, 4)),
         (wire.to_worker, m.Job(7, 1000, WORK)),
         (wire.from_admin, m.SetVersions(1, 2, "shapes", "a" * 64, None, {"v1": "a" * 64})),
+        (wire.from_admin, m.SetVersions(1, 2, "shapes", "a", "b", {}, m.Policy(3, 4, 12.5, 100.0))),
+        (wire.from_admin, m.GetEvidence(1, "shapes")),
         (wire.to_admin, m.Ack(5, "conflict", "no")),
+        (wire.to_admin, m.Evidence(5, 7, Counts(3, Arm(9, 8, 1, {999: 8}, {99: 8}, {4: {350: 8}}), windows={-12: 3}))),
     ],
 )
 def test_a_message_survives_the_wire(decoder, message):

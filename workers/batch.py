@@ -131,33 +131,51 @@ def compute(engine: Engine, leases: Sequence[Lease], join: Join = np.concatenate
     return list(np.split(logits, ends[:-1]))
 
 
-def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], service_us: int) -> Answer:
-    """Logits for a tensor, the most probable classes for a picture."""
+def answer(
+    lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], service_us: int, batch: int = 1
+) -> Answer:
+    """Logits for a tensor, the most probable classes for a picture. batch: rows computed together."""
     if isinstance(outcome, Exception):
         return failed(lease.job, outcome, service_us)
     if not np.isfinite(outcome).all():
         return failed(lease.job, ArithmeticError("the model's output is not finite for this input"), service_us)
     if lease.work.kind == "tensor":
-        body = encode_body(Result(shape=outcome.shape))
-        return Answer(Done(lease.job, service_us, body), np.ascontiguousarray(outcome, dtype="<f4").tobytes())
-    body = encode_body(Result(classes=top_classes(outcome[0], labels, lease.work.top)))
+        top1, confidence = _top1(outcome)
+        done = Done(lease.job, service_us, encode_body(Result(shape=outcome.shape)), top1, confidence, batch)
+        return Answer(done, np.ascontiguousarray(outcome, dtype="<f4").tobytes())
+    classes = top_classes(outcome[0], labels, lease.work.top)
+    body = encode_body(Result(classes=classes))
     if len(body) > MAX_RESULT_BYTES:
         error = BadInput(
             f"top = {lease.work.top}: the answer has {len(body)} bytes, allowed are {MAX_RESULT_BYTES}; ask for fewer"
         )
         return failed(lease.job, error, service_us)
-    return Answer(Done(lease.job, service_us, body))
+    return Answer(Done(lease.job, service_us, body, classes[0][0], classes[0][2], batch))
+
+
+def _top1(logits: FloatArray) -> tuple[int, float]:
+    """The most probable class of one row, and its probability; of more rows there is no such thing."""
+    if len(logits) != 1:
+        return -1, 0.0
+    best = int(logits[0].argmax())
+    return best, float(_probabilities(logits[0])[best])
 
 
 def top_classes(logits: FloatArray, labels: Sequence[str], top: int) -> tuple[tuple[int, str, float], ...]:
     """(index, label, probability) of the `top` most probable classes; equal ones by index."""
+    probabilities = _probabilities(logits)
+    return tuple(
+        (i, labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in _best(probabilities, top)
+    )
+
+
+def _probabilities(logits: FloatArray) -> NDArray[np.float64]:
+    """Softmax of one row."""
     probabilities = logits.astype(np.float64)
     probabilities -= probabilities.max()  # the exponential of a large logit would overflow
     np.exp(probabilities, out=probabilities)
     probabilities /= probabilities.sum()
-    return tuple(
-        (i, labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in _best(probabilities, top)
-    )
+    return probabilities
 
 
 def _best(values: NDArray[np.float64], n: int) -> list[int]:

@@ -257,9 +257,9 @@ class Worker:
                 lease for lease in members if not self._refuse_late(lease.job, expiry[lease.job], received_at, now)
             ]
             outcomes = compute(self._loaded.logits, in_time, self._rows.join) if in_time else []
-            service_us = _since_us(received_at)
+            service_us, n_rows = _since_us(received_at), sum(len(lease.rows) for lease in in_time)
             for lease, outcome in zip(in_time, outcomes, strict=True):
-                self._reply(answer(lease, outcome, self._loaded.manifest.labels, service_us))
+                self._reply(answer(lease, outcome, self._loaded.manifest.labels, service_us, n_rows))
 
     def _read(self, job: Job, payload: Payload, received_at: float) -> Lease | None:
         """The lease with its input ready to compute; None if it was answered with what is wrong with it."""
