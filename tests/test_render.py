@@ -229,7 +229,9 @@ def test_a_message_changes_only_when_something_happened():
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_every_phase_has_a_message(phase):
-    rollout = replace(ledger_of().rollouts[1], phase=phase, ending="because")
+    rollout = ledger_of().rollouts[1]
+    settings = replace(rollout.settings, steps=("shadow", "5"))
+    rollout = replace(rollout, phase=phase, ending="because", settings=settings, analysis=Analysis(step=1))
     assert len(message(rollout, [worker(0)])) > 10
     assert len(message(rollout, [])) > 10
 
