@@ -23,6 +23,7 @@ from control.render_rollouts import (
     step_text,
     steps_table,
 )
+from control.rollout import Analysis
 from control.rollout_metrics import rollout_families
 from hotpool.messages import QueueReport, Report, WorkerReport
 from hotpool.metrics import Counter, Histograms, count, gauge
