@@ -54,7 +54,7 @@ class Dispatcher:
         self._jobs = count(first_job)
         self._pending: dict[bytes, Pending] = {}
         self._waiting = Waiting()
-        self._shadow = Shadow(roster, self._waiting, metrics, self._jobs, limits.lease_s)
+        self._shadow = Shadow(roster, metrics, self._jobs, limits.lease_s)
         self._deadlines: list[tuple[float, bytes]] = []  # heap; what is answered meanwhile is skipped when it surfaces
         self._service_s = FIRST_RETRY_AFTER_S  # moving average
 
