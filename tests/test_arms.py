@@ -161,13 +161,14 @@ def test_a_request_for_a_version_goes_to_it_whatever_its_point():
     assert (counts.stable.routed, counts.target.routed) == (0, 0)
 
 
-def test_a_policy_without_a_target_lets_any_worker_answer_and_is_still_reported():
+def test_without_a_target_the_policy_counts_what_the_one_version_does():
     bench = Arms(stable=1, target=0)
-    policy = m.Policy(9, SALT, 100, 0)
+    policy = m.Policy(9, SALT, 0, 0)
     assert bench.table(policy, target=None) == ""
     bench.submit()
     assert len(bench.jobs("stable-0")) == 1
-    assert bench.counts() == Counts()
+    bench.answer("stable-0")
+    assert (bench.counts().policy, bench.counts().target.answered, bench.counts().stable.answered) == (9, 1, 0)
     report, _ = bench.core.from_admin(m.GetReport(9), 0.0)
     assert report.models == (m.ModelReport("shapes", 1, STABLE, None, NAMES, policy),)
 
