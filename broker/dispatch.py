@@ -245,10 +245,12 @@ class Dispatcher:
         return actions
 
     def _forsake(self, model: str, leases: Iterable[Lease], *, blame: bool) -> None:
-        """What losing these leases means for the evidence and for copies."""
+        """What losing these leases means for the evidence and for copies. A loss is one error, however many leases were held: the
+        gates take errors to be independent of one another."""
         for lease in leases:
             if blame and (run := self._arms.run_of(model, lease)):
                 run.lost(lease.digest)
+                blame = False
             if lease.pair is not None:
                 self._shadow.drop(model, lease.pair, "worker_lost")
 

@@ -427,6 +427,16 @@ def test_a_worker_that_was_lost_by_itself_is_an_error_of_what_it_served(cause, e
     assert bench.counts().target.errors == errors
 
 
+def test_a_worker_that_was_lost_with_a_batch_is_one_error():
+    bench = Arms(share=100, max_batch=4)
+    bench.target()
+    waiting = [bench.target() for _ in range(3)]
+    bench.answer("target-0")
+    assert len(bench.jobs("target-0")) == 1 + len(waiting)
+    bench.lose("target-0", "exit")
+    assert bench.counts().target.errors == 1
+
+
 def test_a_worker_that_was_asked_to_stop_is_no_error():
     bench = Arms(share=50)
     bench.target()
