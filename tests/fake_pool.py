@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 from control import orders
 from control.actions import Action, Record
@@ -575,6 +575,6 @@ def rollout_body(stable: str, target: str, kind: str = "start", n_workers: int =
     }
 
 
-def settings(**changes: float | Strategy) -> Settings:
+def settings(**changes: Any) -> Settings:
     """The tests' settings with some changed."""
-    return replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    return replace(SETTINGS, **changes)

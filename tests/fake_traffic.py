@@ -45,7 +45,7 @@ class Traffic:
     answered: by digest, from the beginning. longest_wait_s: of a request for which no worker was there.
     """
 
-    def __init__(self, pool: FakePool, seed: int, rate: float = 100.0) -> None:
+    def __init__(self, pool: FakePool, seed: int, rate: float = 1000.0) -> None:
         self.rate, self.behaviours = rate, dict[str, Behaviour]()
         self.answered: dict[str, int] = {}
         self.longest_wait_s = 0.0
