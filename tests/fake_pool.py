@@ -105,6 +105,7 @@ class FakePool:
         self.lying: set[str] = set()  # workers whose loads end well and change nothing
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
+        self.orders = 0  # obeyed
         self.counts: Callable[[], Counts | None] = lambda: None
         self.requests: Requests = NoRequests()
         self.is_announced: Callable[[str], bool] = lambda worker: True
@@ -139,6 +140,7 @@ class FakePool:
         if order.epoch < self.leader:
             return m.Ack(order.seq, "stale_epoch", "replaced")
         self.leader = order.epoch
+        self.orders += 1
         if isinstance(order, m.SetVersions):
             self._set_versions(order)
             return m.Ack(order.seq)
@@ -229,6 +231,9 @@ class FakePool:
         if self.ready() - 1 < self.floor:
             self.wrong.append(f"{self.ready()} ready, floor {self.floor}: {why} breaks it")
         self.become(worker, S.DRAINING)
+        self.drain_later(worker)
+
+    def drain_later(self, worker: FakeWorker) -> None:
         if worker.name not in self.stuck:
             self._after(worker, self.drain_s, lambda worker: self.become(worker, S.DRAINED))
 
@@ -425,6 +430,11 @@ class World:
         if self._controllers_journal is not None:
             self._controllers_journal.close()
             self._controllers_journal = None
+
+    def reopen(self) -> None:
+        """The operator's connection, after something has happened to the file."""
+        self.journal = Journal(self.home.database)
+        self._followed = Ledger()
 
     def last(self) -> Rollout:
         """The newest rollout, followed event by event: asked in every turn."""
