@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from control import canary, decide
 from control.actions import Action, Record, Undrain
 from control.controller import Controller
 from control.events import Event, EventKind
@@ -30,7 +31,7 @@ from control.exits import PHASE_EXITS, Exit, exit_for
 from control.journal import Journal
 from control.plan import parse_count, resolve_steps
 from control.rollout import Kind, Outcome, Part, PauseCause, Rollout
-from control.verdicts import GateSettings
+from control.verdicts import GateResult, GateSettings, worst
 from control.view import Finding
 from hotpool.errors import BadRollout, Conflict, HotpoolError, JournalCorrupt, NothingToDo, StaleEpoch
 from hotpool.manifest import WEIGHTS, read_stable
@@ -45,6 +46,7 @@ TICK_S = 0.1
 WATCH_S = 3.0
 REST_S = WATCH_S + 1  # without an event: then it is over
 REST_PAUSED_S = 16.0  # the slowest gate needs as long
+MOST_TURNS = 1200
 AWAY_S = 60.0  # longer than any limit
 N_WORKERS = 4
 SETTINGS = settings(
@@ -91,16 +93,16 @@ class Cell:
     def settle(self) -> None:
         """Until it is over or paused, and then nothing happens any more."""
         pool, seq, quiet_since = self.world.pool, 0, self.world.pool.now
-        while True:
+        for _ in range(MOST_TURNS):
             rollout, before = self.world.last(), seq
             seq = self.world.journal.last_seq()
             if seq != before or not (rollout.is_over or rollout.paused):
                 quiet_since = pool.now
             if pool.now - quiet_since >= (REST_PAUSED_S if rollout.paused else REST_S):
                 return
-            assert pool.now < 1000, f"no end: {rollout}"
             self.world.turn()
             self.each_turn()
+        raise AssertionError(f"no end: {rollout.phase}, {len(rollout.judged)} times judged")
 
 
 # ---- columns: where the fault comes
@@ -560,6 +562,10 @@ def test_every_fault_has_a_row_and_every_row_a_fault() -> None:
 def test_a_fault_in_a_phase_ends_as_the_table_says(
     row: str, column: str, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run_cell(row, column, outcome, monkeypatch)
+
+
+def run_cell(row: str, column: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fast_folder() as folder:
         cell = brought_to(folder, column)
         fault = FAULTS[row]
@@ -654,6 +660,98 @@ def check_way_out(cell: Cell) -> None:
     assert rollout.cause == "abort" or rollout.phase is P.ROLLBACK_FAILED
     check_pool(cell, "RBF" if rollout.phase is P.ROLLBACK_FAILED else "RB", rollout)
     cell.world.check_always()
+
+
+# ---- the oracle has teeth
+
+
+def by_capacity_always(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "_SHARES", dict.fromkeys(canary._SHARES, canary._by_capacity))
+
+
+def back_by_capacity(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "_SHARES", canary._SHARES | {P.ROLLING_BACK: canary._by_capacity})
+
+
+def leaving_workers_count(patch: pytest.MonkeyPatch) -> None:
+    def staying(rollout: Rollout, workers: canary.Workers, digest: str) -> int:
+        return sum(worker.state is S.READY and worker.digest == digest for worker in workers.values())
+
+    patch.setattr(canary, "_staying", staying)
+
+
+def no_verdict_while_paused(patch: pytest.MonkeyPatch) -> None:
+    right = canary.catch_failure
+    patch.setattr(canary, "catch_failure", lambda rollout, *rest: None if rollout.paused else right(rollout, *rest))
+
+
+def no_verdict_after_the_canary(patch: pytest.MonkeyPatch) -> None:
+    right = canary.catch_failure
+    patch.setattr(
+        canary, "catch_failure", lambda rollout, *rest: right(rollout, *rest) if rollout.phase is P.ANALYZING else None
+    )
+
+
+def watched_for_ever(patch: pytest.MonkeyPatch) -> None:
+    right = canary.is_watched
+    patch.setattr(canary, "is_watched", lambda rollout, now: right(rollout, rollout.analysis.since))
+
+
+def never_watched(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "is_watched", lambda rollout, now: False)
+
+
+def no_evidence_is_a_pass(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        canary, "worst", lambda found: GateResult.FAIL if worst(found) is GateResult.FAIL else GateResult.PASS
+    )
+
+
+def tried_again_until_it_passes(patch: pytest.MonkeyPatch) -> None:
+    right = canary.end_step
+    patch.setattr(canary, "end_step", lambda rollout, *rest: right(replace(rollout, paused=False), *rest))
+
+
+def failures_forgiven(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "gives_up", lambda rollout: False)
+
+
+def lost_canary_worker_ignored(patch: pytest.MonkeyPatch) -> None:
+    right = decide._start_step
+    patch.setattr(
+        decide, "_start_step", lambda rollout, view: None if rollout.phase is P.ANALYZING else right(rollout, view)
+    )
+
+
+def lost_canary_workers_step_left_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "begin", canary._next_step)
+
+
+# A mistake in the machine, and the cell it dies in.
+PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
+    (by_capacity_always, "controller killed", "share"),
+    (back_by_capacity, "abort", "shadow"),
+    (leaving_workers_count, "second start", "rolling"),
+    (no_verdict_while_paused, "100 % errors", "paused"),
+    (no_verdict_after_the_canary, "5 % errors", "baking"),
+    (watched_for_ever, "second start", "baking"),
+    (never_watched, "100 % errors", "committing"),
+    (no_evidence_is_a_pass, "no traffic", "shadow"),
+    (tried_again_until_it_passes, "no metrics", "share"),
+    (failures_forgiven, "other answers", "shadow"),
+    (lost_canary_worker_ignored, "worker in step killed", "shadow"),
+    (lost_canary_workers_step_left_out, "worker in step killed", "share"),
+]
+
+
+@pytest.mark.parametrize(("plant", "row", "column"), PLANTED, ids=lambda value: getattr(value, "__name__", value))
+def test_a_planted_fault_dies(
+    plant: Callable[[pytest.MonkeyPatch], None], row: str, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = dict(zip(COLUMNS, TABLE[row].split(), strict=True))[column]
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_cell(row, column, outcome, monkeypatch)
 
 
 # ---- fenceposts: what is refused before it begins
