@@ -1,0 +1,355 @@
+"""Pure: the page that a rollout leaves: one file, without script, that reads nothing from elsewhere."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from .charts import clock, meter
+from .chronicle import Chronicle, Judged, WorkerStep, chronicle
+from .events import Event
+from .markup import Markup, join, table, tag, text
+from .render import duration, short
+from .render_rollouts import event_details, event_versions
+from .report_pictures import arms, picture, serving, timeline, versions
+from .report_style import CSS, patterns
+from .samples import Sample
+
+_ENDINGS = {
+    "succeeded": ("good", "✓ succeeded"),
+    "rejected": ("warn", "⊘ rejected"),
+    "rolled_back": ("warn", "↩ rolled back"),
+    "rollback_failed": ("bad", "✕ rollback failed"),
+}
+_RESULTS = {"pass": ("good", "✓ pass"), "fail": ("bad", "✕ fail"), "inconclusive": ("warn", "… inconclusive")}
+_ORDERS = {
+    "paused": "paused",
+    "resumed": "resumed",
+    "promoted": "promoted",
+    "abort_requested": "aborted",
+    "controller_started": "the controller started again",
+}
+_PARTS = ("drain", "load", "verify", "rejoin")
+
+
+def render(number: int, events: Sequence[Event], samples: Sequence[Sample]) -> str:
+    """The page of rollout `number`, over or under way.
+
+    events: of the rollout, in their order, and starts of controllers between them. samples: may be none.
+    """
+    told = chronicle(number, events, max((sample.at for sample in samples), default=0.0))
+    sections = (
+        patterns(),
+        _header(told),
+        _timeline(told, samples),
+        _serving(told, samples),
+        _arms(told, samples),
+        _gates(told),
+        _steps(told),
+        _events(told),
+        _footer(told, samples),
+    )
+    return f"<!doctype html>\n{tag('html', _head(told), tag('body', *sections), lang='en')}\n"
+
+
+def _head(told: Chronicle) -> Markup:
+    """The policy allows this one style sheet, by its hash, and nothing else: whatever came through would not run."""
+    digest = msgspec.to_builtins(hashlib.sha256(CSS.encode()).digest())
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    title = f"Rollout {told.number} of {told.model}: {told.stable} → {told.target}, {told.phase.replace('_', ' ')}"
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", text(title)),
+        tag("style", Markup(CSS)),
+    )
+
+
+# ---- the header
+
+
+def _header(told: Chronicle) -> Markup:
+    style, word = _ENDINGS.get(told.phase, ("calm", f"… {told.phase.replace('_', ' ')}"))
+    kind = "Undo" if told.kind == "undo" else "Rollout"
+    arrow = tag("span", text("→"), class_="arrow")
+    return tag(
+        "header",
+        tag("p", text(f"{kind} {told.number} of "), tag("b", text(told.model)), class_="over"),
+        tag("h1", text(told.stable), text(" "), arrow, text(" "), text(told.target)),
+        tag("p", _chip(style, word), tag("span", text(sentence(told))), class_="ending"),
+        tag("dl", *_facts(told)),
+    )
+
+
+def sentence(told: Chronicle) -> str:
+    """How it ended, for people."""
+    why = told.ending or told.cause or "no reason was written down"
+    match told.phase:
+        case "succeeded":
+            return f"{told.target} is stable{' again' if told.kind == 'undo' else ''}."
+        case "rejected":
+            return f"{told.target} was not let in: {why}. The service was not touched."
+        case "rolled_back":
+            return f"All workers are back on {told.stable}: {why}."
+        case "rollback_failed":
+            return f"Not all workers came back to {told.stable}: {why}. The pool serves with those that are ready."
+        case _:
+            return f"Under way for {duration(told.seconds)} when this page was written."
+
+
+def _facts(told: Chronicle) -> Iterable[Markup]:
+    begin, last = told.created.ts, told.events[-1][1].ts
+    at_once = told.settings.get("max_unavailable")
+    strategy = str(told.settings.get("strategy", "drain")) + (f", {at_once} at a time" if at_once else "")
+    yield _fact("ordered by", text(told.operator))
+    yield _fact("began", _time(begin))
+    yield _fact("ended", _time(last) if told.is_over else text("not yet"))
+    yield _fact("took", text(duration(told.seconds)))
+    yield _fact("workers", text(len(told.workers)))
+    yield _fact("strategy", text(strategy))
+    yield _fact("steps", text(" → ".join((*told.shares, "all")) if told.shares else "no canary"))
+    yield _fact("reason", text(told.reason or "none was given"), broad=True)
+
+
+def _fact(name: str, value: Markup, *, broad: bool = False) -> Markup:
+    return tag("div", tag("dt", text(name)), tag("dd", value), class_="broad" if broad else None)
+
+
+# ---- pictures
+
+
+def _timeline(told: Chronicle, samples: Sequence[Sample]) -> Markup:
+    legend = _legend(
+        ("stable", f"holds {told.stable}"), ("target", f"holds {told.target}"), *((f"part {part}", part) for part in _PARTS),
+        ("down", "no process that serves"), *([("pause", "paused")] if told.pauses else []),
+    )  # fmt: skip
+    marks = tag("ol", *map(_mark_item, told.marks), class_="marks") if told.marks else Markup("")
+    phases = table(
+        ("phase", "began at", "took"),
+        ((text(band.name), text(clock(band.start)), text(duration(band.seconds))) for band in told.phases),
+        numeric=("began at", "took"),
+    )
+    return tag(
+        "section",
+        tag("h2", text("Timeline")),
+        _about(
+            "Times count from the order, in minutes and seconds. A worker's steps stand on the version that it holds."
+        ),
+        tag("figure", legend, picture(partial(timeline, told, samples)), marks),
+        tag("details", tag("summary", text(f"{len(told.phases)} phases as a table")), phases),
+    )
+
+
+def _mark_item(mark: Any) -> Markup:
+    why = f": {mark.why}" if mark.why else ""
+    return tag("li", text(f"{clock(mark.at)} {_ORDERS[mark.what]}, {mark.who}{why}"))
+
+
+def _serving(told: Chronicle, samples: Sequence[Sample]) -> Markup:
+    if not samples:
+        return tag("section", tag("h2", text("Serving")), _about(_no_samples(told)))
+    legend = _legend(*((f"area {_side(told, name)}", name) for name in versions(told, samples)))
+    return tag(
+        "section",
+        tag("h2", text("Serving")),
+        _about(
+            "Answers of each version stand on each other. Times are from submit to the answer, at the broker, read from "
+            "histograms. Bands are the phases; where nothing was seen there is a gap."
+        ),
+        tag("figure", legend, picture(partial(serving, told, samples))),
+    )
+
+
+def _no_samples(told: Chronicle) -> str:
+    if told.phase == "rejected":
+        return "No samples: it ended before there was anything to compare."
+    return "No samples: the file is missing, or the rollout was over before the first one was taken."
+
+
+def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
+    drawn = partial(arms, told, samples)
+    if not samples or not drawn(960.0):
+        return Markup("")
+    failed = sum(n for sample in samples for n in sample.failed.values())
+    codes = sorted({code for sample in samples for code in sample.failed})
+    said = (
+        f"{_many(failed)} requests failed ({', '.join(codes)})."
+        if failed
+        else "No request failed by a fault of the service."
+    )
+    items = (
+        [("line asked", "asked for"), ("dot target", "measured")] if any(s.share is not None for s in samples) else []
+    )
+    return tag(
+        "section",
+        tag("h2", text("Share, agreement, errors")),
+        _about(f"The target's share of the requests that name no version. {_pairs(samples)}{said}"),
+        tag("figure", _legend(*items) if items else Markup(""), picture(drawn)),
+    )
+
+
+def _pairs(samples: Sequence[Sample]) -> str:
+    pairs, differ = sum(s.pairs for s in samples), sum(s.disagreements for s in samples)
+    return f"{_many(differ)} of {_many(pairs)} pairs differ ({100 * differ / pairs:.3g} %). " if pairs else ""
+
+
+def _legend(*items: tuple[str, str]) -> Markup:
+    """items: (class, name)."""
+    return tag("ul", *(tag("li", _swatch(class_), text(name)) for class_, name in items), class_="legend")
+
+
+def _swatch(class_: str) -> Markup:
+    shape = {
+        "line": tag("line", x1=0, x2=26, y1=7, y2=7, class_=class_),
+        "dot": tag("circle", cx=13, cy=7, r=3, class_=class_),
+    }.get(class_.partition(" ")[0], tag("rect", x=1, y=1, width=24, height=12, class_=class_))
+    return tag("svg", shape, viewBox="0 0 26 14", aria_hidden="true")
+
+
+def _side(told: Chronicle, version: str) -> str:
+    return {told.stable: "stable", told.target: "target"}.get(version, "other")
+
+
+# ---- tables
+
+
+def _gates(told: Chronicle) -> Markup:
+    if not told.judged:
+        said = (
+            "The rollout ended before a step was judged." if told.shares else "No canary: nothing was judged by gates."
+        )
+        return tag("section", tag("h2", text("Gates")), _about(said))
+    about = _about(
+        "A gate that is only reported decides nothing. The bar is how far the evidence had come towards a decision."
+    )
+    return tag("section", tag("h2", text("Gates")), about, *(_judged(told, one) for one in told.judged))
+
+
+def _judged(told: Chronicle, judged: Judged) -> Markup:
+    body = judged.body
+    elapsed = f", after {duration(float(body['elapsed_s']))} of evidence" if "elapsed_s" in body else ""
+    rows = [_verdict(verdict) for verdict in body.get("verdicts") or ()]
+    return join(
+        (
+            tag("h3", text(f"{judged.step} "), _result(str(body.get("result", "")))),
+            tag("p", text(f"Judged at {clock(judged.at)}{elapsed}.{_shares(body)}"), class_="about"),
+            table(("gate", "result", "progress", "why"), rows, class_="gates cards"),
+        )
+    )
+
+
+def _shares(body: Mapping[str, Any]) -> str:
+    """What was asked for is in the step's name; this is what was measured."""
+    counts = body.get("counts") or {}
+    stable, target = ((counts.get(arm) or {}).get("routed", 0) for arm in ("stable", "target"))
+    total = stable + target
+    return f" The target got {100 * target / total:.3g} % of {_many(total)} requests." if total else ""
+
+
+def _verdict(verdict: Mapping[str, Any]) -> tuple[Markup, ...]:
+    style = _RESULTS.get(str(verdict.get("result")), ("calm", ""))[0]
+    note = tag("span", text("reported only"), class_="note") if not verdict.get("enforced", True) else Markup("")
+    progress = float(verdict.get("progress", 0.0))
+    numbers = sorted((verdict.get("numbers") or {}).items())
+    shown = tag(
+        "details",
+        tag("summary", text("numbers")),
+        tag(
+            "table",
+            *(
+                tag("tr", tag("td", text(key)), tag("td", text(_value(value)), class_="number"))
+                for key, value in numbers
+            ),
+        ),
+    )
+    return (
+        join((text(str(verdict.get("gate", "")).replace("_", " ")), note)),
+        _result(str(verdict.get("result", ""))),
+        join((meter(progress, style), text(f"{100 * progress:.0f} %"))),
+        join((text(verdict.get("reason", "")), shown if numbers else Markup(""))),
+    )
+
+
+def _steps(told: Chronicle) -> Markup:
+    if not told.steps:
+        return tag("section", tag("h2", text("Workers")), _about("No worker left its version."))
+    headers = ("worker", "to", "began at", *(f"{part}, s" for part in _PARTS), "all, s", "outcome")
+    rows = (_step_row(step) for step in told.steps)
+    numeric = headers[2:-1]
+    return tag(
+        "section",
+        tag("h2", text("Workers")),
+        _about("Each step of a worker, with the seconds that its parts took."),
+        tag("div", table(headers, rows, numeric=numeric, class_="cards"), class_="scroll"),
+    )
+
+
+def _step_row(step: WorkerStep) -> tuple[Markup, ...]:
+    style = {"finished": "good", "failed": "bad"}.get(step.outcome, "calm")
+    word = {"finished": "✓ ", "failed": "✕ "}.get(step.outcome, "") + step.outcome
+    again = f", attempt {step.attempt}" if step.attempt > 1 else ""
+    note = tag("span", text(step.reason), class_="note") if step.reason else Markup("")
+    parts = (text(f"{step.seconds[part]:.2f}") if part in step.seconds else text("") for part in _PARTS)
+    return (
+        text(f"{step.worker}{again}"),
+        text(step.goal),
+        text(clock(step.start)),
+        *parts,
+        text(f"{step.end - step.start:.2f}"),
+        join((tag("span", text(word), class_=style), note)),
+    )
+
+
+def _events(told: Chronicle) -> Markup:
+    headers = ("seq", "at", "time", "who", "what", "details")
+    made = table(headers, (_event_row(at, event) for at, event in told.events), numeric=("seq", "at"), class_="cards")
+    summary = tag("summary", text(f"{len(told.events)} events of the journal, with who and why"))
+    return tag("section", tag("h2", text("Events")), tag("details", summary, made))
+
+
+def _event_row(at: float, event: Event) -> tuple[Markup, ...]:
+    """Verdicts, counts and settings are left to `hotpool audit`: they would fill pages."""
+    small = {key: value for key, value in event.body.items() if not isinstance(value, dict) and key != "verdicts"}
+    named = event_versions(small)
+    details = "; ".join(filter(None, (named, event_details(small))))
+    when = tag("time", text(event.ts[11:23]), datetime=event.ts)
+    return (text(event.seq), text(clock(at)), when, text(event.operator), text(event.kind), text(details))
+
+
+def _footer(told: Chronicle, samples: Sequence[Sample]) -> Markup:
+    digests = ", ".join(f"{getattr(told, side)} is {short(digest)}" for digest, side in told.digests.items())
+    said = f"Made from {len(told.events)} events and {len(samples)} samples. {digests}. hotpool rollout report {told.number}"
+    return tag("footer", text(said))
+
+
+# ---- small things
+
+
+def _result(result: str) -> Markup:
+    return _chip(*_RESULTS.get(result, ("calm", result or "not judged")))
+
+
+def _chip(style: str, word: str) -> Markup:
+    return tag("span", text(word), class_=f"chip {style}")
+
+
+def _about(words: str) -> Markup:
+    return tag("p", text(words), class_="about")
+
+
+def _time(ts: str) -> Markup:
+    return tag("time", text(f"{ts[:19].replace('T', ' ')} UTC"), datetime=ts)
+
+
+def _many(n: int) -> str:
+    """`12 345`."""
+    return f"{n:,}".replace(",", "\u202f")
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
