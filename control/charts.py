@@ -151,6 +151,17 @@ def bars(frame: Frame, spans: Iterable[tuple[float, float, float]], class_: str)
     return tag("g", *made)
 
 
+def proportions(bands: Sequence[Band], total_s: float) -> Markup:
+    """Bands one after the other, of a length that `total_s` fills."""
+    made, at = [], 0.0
+    for band in bands:
+        share = 100 * band.seconds / total_s if total_s else 0.0
+        rect = {"x": f"{at:.1f}%", "width": f"{share:.1f}%", "height": "100%", "class_": f"part {band.name}"}
+        made.append(tag("rect", **rect))
+        at += share
+    return tag("svg", *made, class_="parts", aria_hidden="true")
+
+
 def meter(share: float, class_: str) -> Markup:
     """How far something has come: a bar that fills its line of text. Its value stands beside it as text."""
     width = f"{100 * min(max(share, 0.0), 1.0):.0f}%"

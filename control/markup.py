@@ -54,6 +54,21 @@ def table(
     return tag("table", tag("thead", head), tag("tbody", *body), class_=class_ or None)
 
 
+def chip(style: str, word: str) -> Markup:
+    """A word in a coloured frame."""
+    return tag("span", text(word), class_=f"chip {style}")
+
+
+def about(words: str) -> Markup:
+    """What a part of the page shows."""
+    return tag("p", text(words), class_="about")
+
+
+def many(n: int) -> str:
+    """`12 345`."""
+    return f"{n:,}".replace(",", "\u202f")
+
+
 def _align(header: str, right: set[str]) -> str | None:
     return "number" if header in right else None
 

@@ -1,18 +1,19 @@
 """Pure: the page that a rollout leaves: one file, without script, that reads nothing from elsewhere."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from .charts import clock, meter
-from .chronicle import Chronicle, Judged, WorkerStep, chronicle
+from .charts import clock, proportions
+from .chronicle import Chronicle, WorkerStep, chronicle
 from .events import Event
-from .markup import Markup, join, table, tag, text
+from .markup import Markup, about, chip, join, many, table, tag, text
 from .render import duration, short
 from .render_rollouts import event_details, event_versions
+from .report_gates import gates
 from .report_pictures import arms, picture, serving, timeline, versions
 from .report_style import CSS, patterns
 from .samples import Sample
@@ -23,7 +24,6 @@ _ENDINGS = {
     "rolled_back": ("warn", "↩ rolled back"),
     "rollback_failed": ("bad", "✕ rollback failed"),
 }
-_RESULTS = {"pass": ("good", "✓ pass"), "fail": ("bad", "✕ fail"), "inconclusive": ("warn", "… inconclusive")}
 _ORDERS = {
     "paused": "paused",
     "resumed": "resumed",
@@ -46,7 +46,7 @@ def render(number: int, events: Sequence[Event], samples: Sequence[Sample]) -> s
         _timeline(told, samples),
         _serving(told, samples),
         _arms(told, samples),
-        _gates(told),
+        gates(told),
         _steps(told),
         _events(told),
         _footer(told, samples),
@@ -81,7 +81,7 @@ def _header(told: Chronicle) -> Markup:
         "header",
         tag("p", text(f"{kind} {told.number} of "), tag("b", text(told.model)), class_="over"),
         tag("h1", text(told.stable), text(" "), arrow, text(" "), text(told.target)),
-        tag("p", _chip(style, word), tag("span", text(sentence(told))), class_="ending"),
+        tag("p", chip(style, word), tag("span", text(sentence(told))), class_="ending"),
         tag("dl", *_facts(told)),
     )
 
@@ -137,7 +137,7 @@ def _timeline(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     return tag(
         "section",
         tag("h2", text("Timeline")),
-        _about(
+        about(
             "Times count from the order, in minutes and seconds. A worker's steps stand on the version that it holds."
         ),
         tag("figure", legend, picture(partial(timeline, told, samples)), marks),
@@ -152,12 +152,12 @@ def _mark_item(mark: Any) -> Markup:
 
 def _serving(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     if not samples:
-        return tag("section", tag("h2", text("Serving")), _about(_no_samples(told)))
+        return tag("section", tag("h2", text("Serving")), about(_no_samples(told)))
     legend = _legend(*((f"area {_side(told, name)}", name) for name in versions(told, samples)))
     return tag(
         "section",
         tag("h2", text("Serving")),
-        _about(
+        about(
             "Answers of each version stand on each other. Times are from submit to the answer, at the broker, read from "
             "histograms. Bands are the phases; where nothing was seen there is a gap."
         ),
@@ -178,7 +178,7 @@ def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     failed = sum(n for sample in samples for n in sample.failed.values())
     codes = sorted({code for sample in samples for code in sample.failed})
     said = (
-        f"{_many(failed)} requests failed ({', '.join(codes)})."
+        f"{many(failed)} requests failed ({', '.join(codes)})."
         if failed
         else "No request failed by a fault of the service."
     )
@@ -188,14 +188,14 @@ def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     return tag(
         "section",
         tag("h2", text("Share, agreement, errors")),
-        _about(f"The target's share of the requests that name no version. {_pairs(samples)}{said}"),
+        about(f"The target's share of the requests that name no version. {_pairs(samples)}{said}"),
         tag("figure", _legend(*items) if items else Markup(""), picture(drawn)),
     )
 
 
 def _pairs(samples: Sequence[Sample]) -> str:
     pairs, differ = sum(s.pairs for s in samples), sum(s.disagreements for s in samples)
-    return f"{_many(differ)} of {_many(pairs)} pairs differ ({100 * differ / pairs:.3g} %). " if pairs else ""
+    return f"{many(differ)} of {many(pairs)} pairs differ ({100 * differ / pairs:.3g} %). " if pairs else ""
 
 
 def _legend(*items: tuple[str, str]) -> Markup:
@@ -218,78 +218,22 @@ def _side(told: Chronicle, version: str) -> str:
 # ---- tables
 
 
-def _gates(told: Chronicle) -> Markup:
-    if not told.judged:
-        said = (
-            "The rollout ended before a step was judged." if told.shares else "No canary: nothing was judged by gates."
-        )
-        return tag("section", tag("h2", text("Gates")), _about(said))
-    about = _about(
-        "A gate that is only reported decides nothing. The bar is how far the evidence had come towards a decision."
-    )
-    return tag("section", tag("h2", text("Gates")), about, *(_judged(told, one) for one in told.judged))
-
-
-def _judged(told: Chronicle, judged: Judged) -> Markup:
-    body = judged.body
-    elapsed = f", after {duration(float(body['elapsed_s']))} of evidence" if "elapsed_s" in body else ""
-    rows = [_verdict(verdict) for verdict in body.get("verdicts") or ()]
-    return join(
-        (
-            tag("h3", text(f"{judged.step} "), _result(str(body.get("result", "")))),
-            tag("p", text(f"Judged at {clock(judged.at)}{elapsed}.{_shares(body)}"), class_="about"),
-            table(("gate", "result", "progress", "why"), rows, class_="gates cards"),
-        )
-    )
-
-
-def _shares(body: Mapping[str, Any]) -> str:
-    """What was asked for is in the step's name; this is what was measured."""
-    counts = body.get("counts") or {}
-    stable, target = ((counts.get(arm) or {}).get("routed", 0) for arm in ("stable", "target"))
-    total = stable + target
-    return f" The target got {100 * target / total:.3g} % of {_many(total)} requests." if total else ""
-
-
-def _verdict(verdict: Mapping[str, Any]) -> tuple[Markup, ...]:
-    style = _RESULTS.get(str(verdict.get("result")), ("calm", ""))[0]
-    note = tag("span", text("reported only"), class_="note") if not verdict.get("enforced", True) else Markup("")
-    progress = float(verdict.get("progress", 0.0))
-    numbers = sorted((verdict.get("numbers") or {}).items())
-    shown = tag(
-        "details",
-        tag("summary", text("numbers")),
-        tag(
-            "table",
-            *(
-                tag("tr", tag("td", text(key)), tag("td", text(_value(value)), class_="number"))
-                for key, value in numbers
-            ),
-        ),
-    )
-    return (
-        join((text(str(verdict.get("gate", "")).replace("_", " ")), note)),
-        _result(str(verdict.get("result", ""))),
-        join((meter(progress, style), text(f"{100 * progress:.0f} %"))),
-        join((text(verdict.get("reason", "")), shown if numbers else Markup(""))),
-    )
-
-
 def _steps(told: Chronicle) -> Markup:
     if not told.steps:
-        return tag("section", tag("h2", text("Workers")), _about("No worker left its version."))
-    headers = ("worker", "to", "began at", *(f"{part}, s" for part in _PARTS), "all, s", "outcome")
-    rows = (_step_row(step) for step in told.steps)
-    numeric = headers[2:-1]
+        return tag("section", tag("h2", text("Workers")), about("No worker left its version."))
+    headers = ("worker", "to", "began at", *(f"{part}, s" for part in _PARTS), "all, s", "parts", "outcome")
+    longest = max(step.end - step.start for step in told.steps)
+    rows = (_step_row(step, longest) for step in told.steps)
+    numeric = headers[2:-2]
     return tag(
         "section",
         tag("h2", text("Workers")),
-        _about("Each step of a worker, with the seconds that its parts took."),
+        about("Each step of a worker, with the seconds that its parts took."),
         tag("div", table(headers, rows, numeric=numeric, class_="cards"), class_="scroll"),
     )
 
 
-def _step_row(step: WorkerStep) -> tuple[Markup, ...]:
+def _step_row(step: WorkerStep, longest: float) -> tuple[Markup, ...]:
     style = {"finished": "good", "failed": "bad"}.get(step.outcome, "calm")
     word = {"finished": "✓ ", "failed": "✕ "}.get(step.outcome, "") + step.outcome
     again = f", attempt {step.attempt}" if step.attempt > 1 else ""
@@ -301,6 +245,7 @@ def _step_row(step: WorkerStep) -> tuple[Markup, ...]:
         text(clock(step.start)),
         *parts,
         text(f"{step.end - step.start:.2f}"),
+        proportions(step.parts, longest),
         join((tag("span", text(word), class_=style), note)),
     )
 
@@ -330,26 +275,5 @@ def _footer(told: Chronicle, samples: Sequence[Sample]) -> Markup:
 # ---- small things
 
 
-def _result(result: str) -> Markup:
-    return _chip(*_RESULTS.get(result, ("calm", result or "not judged")))
-
-
-def _chip(style: str, word: str) -> Markup:
-    return tag("span", text(word), class_=f"chip {style}")
-
-
-def _about(words: str) -> Markup:
-    return tag("p", text(words), class_="about")
-
-
 def _time(ts: str) -> Markup:
     return tag("time", text(f"{ts[:19].replace('T', ' ')} UTC"), datetime=ts)
-
-
-def _many(n: int) -> str:
-    """`12 345`."""
-    return f"{n:,}".replace(",", "\u202f")
-
-
-def _value(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 from .charts import (
     Frame,
@@ -49,14 +49,14 @@ class Panel:
 
 
 def panels(told: Chronicle, width: float, name: str, fields: Sequence[Panel]) -> Markup:
-    left, top, drawn = _left(width, 46), 40.0, []
+    left, top, drawn = _left(width), 42.0, []
     for i, panel in enumerate(fields):
         frame = Frame(left, top, width - left - 10, panel.height, _total(told), nice_ceiling(panel.high))
-        title = label(0, top - (22 if i == 0 else 8), panel.name, class_="strong")
+        title = label(0, top - (24 if i == 0 else 14), panel.name, class_="strong")
         drawn.append(join((shades(frame, told.phases, named=i == 0), value_axis(frame), title, panel.draw(frame))))
-        top += panel.height + 34
+        top += panel.height + 40
     drawn.append(time_axis(frame))
-    return svg(width, top - 34 + _AXIS, name, *drawn)
+    return svg(width, top - 40 + _AXIS, name, *drawn)
 
 
 # ---- the timeline
@@ -64,7 +64,7 @@ def panels(told: Chronicle, width: float, name: str, fields: Sequence[Panel]) ->
 
 def timeline(told: Chronicle, samples: Sequence[Sample], width: float) -> Markup:
     """Phases, orders and pauses, then a row for each worker."""
-    left, marks_at = _left(width, 92), 32.0
+    left, marks_at = _left(width), 32.0
     rows_at = marks_at + (_ROW if told.marks or told.pauses else 4)
     height = rows_at + _ROW * len(told.workers)
     frame = Frame(left, 0, width - left - 10, height, _total(told))
@@ -174,10 +174,17 @@ def _stack(told: Chronicle, parts: Sequence[Sequence[Sample]], names: Sequence[s
         for name in names:
             more = [sample.versions.get(name, Served(0)).answered / _span(sample) for sample in part]
             ceiling = [below + value for below, value in zip(floor, more, strict=True)]
-            if any(more):
-                drawn.append(area(frame, _steps(part, floor), _steps(part, ceiling), f"area {_side(told, name)}"))
+            for at in _stretches(more):
+                lower, upper = ([(part[i], values[i]) for i in at] for values in (floor, ceiling))
+                drawn.append(area(frame, _steps(lower), _steps(upper), f"area {_side(told, name)}"))
             floor = ceiling
     return tag("g", *drawn)
+
+
+def _stretches(values: Sequence[float]) -> list[list[int]]:
+    """Indices that follow one another and have a value above 0."""
+    groups = groupby(range(len(values)), key=lambda i: values[i] > 0)
+    return [list(group) for is_there, group in groups if is_there]
 
 
 def _times(
@@ -201,11 +208,13 @@ def _times(
 
 def arms(told: Chronicle, samples: Sequence[Sample], width: float) -> Markup:
     """Shares, disagreement and errors, as far as there is something to show."""
-    points = thin(samples, int(width / 12))
-    asked, measured, differ = asked_shares(samples), _measured(points), disagreement(told, points)
+    points = by_phase(told, samples, int(width / 12))
+    asked, measured, differ = asked_shares(samples), _measured(points), disagreement(told, samples)
     failed = [
-        (sample.at - sample.span_s, sample.at, sum(sample.failed.values()) / _span(sample)) for sample in points
-    ]  # fmt: skip
+        (sample.at - sample.span_s, sample.at, sum(sample.failed.values()) / _span(sample))
+        for run in points
+        for sample in run
+    ]
     fields = []
     if asked:
         high = max(value for run in (*asked, *measured) for _, value in run)
@@ -239,14 +248,12 @@ def asked_shares(samples: Sequence[Sample]) -> list[Points]:
 def disagreement(told: Chronicle, samples: Iterable[Sample]) -> list[Points]:
     """Percent of all pairs of a run of evidence so far. Each phase has a run of its own."""
     found: list[Points] = []
-    samples = [sample for sample in samples if sample.pairs]
-    for band in told.phases:
-        run = [sample for sample in samples if band.start < _middle(sample) <= band.end]
+    with_pairs = [sample for sample in samples if sample.pairs]
+    for run in by_phase(told, with_pairs, len(with_pairs) + len(told.phases)):
         pairs, differ = (
             list(accumulate(values)) for values in ([s.pairs for s in run], [s.disagreements for s in run])
         )
-        if run:
-            found.append([(s.at, 100 * d / n) for s, n, d in zip(run, pairs, differ, strict=True)])
+        found.append([(s.at, 100 * d / n) for s, n, d in zip(run, pairs, differ, strict=True)])
     return found
 
 
@@ -259,8 +266,8 @@ def _shares(frame: Frame, asked: Sequence[Points], measured: Sequence[Points]) -
     return tag("g", _lines(frame, measured, "line thin target"), *dots, _lines(frame, asked, "line asked"))
 
 
-def _measured(samples: Sequence[Sample]) -> list[Points]:
-    return [run for part in runs(samples) for run in _unbroken([(_middle(s), s.share_measured) for s in part])]
+def _measured(parts: Iterable[Sequence[Sample]]) -> list[Points]:
+    return [run for part in parts for run in _unbroken([(_middle(s), s.share_measured) for s in part])]
 
 
 def _lines(frame: Frame, parts: Iterable[Points], class_: str) -> Markup:
@@ -293,6 +300,16 @@ def runs(samples: Sequence[Sample]) -> list[list[Sample]]:
     return parts
 
 
+def by_phase(told: Chronicle, samples: Sequence[Sample], n: int) -> list[list[Sample]]:
+    """About n samples in all, none of which reaches from one phase into another."""
+    parts = []
+    for band in told.phases:
+        within = [sample for sample in samples if band.start < _middle(sample) <= band.end]
+        if within:
+            parts.append(thin(within, max(1, round(n * band.seconds / _total(told)))))
+    return parts
+
+
 def _unbroken(values: Iterable[tuple[float, float | None]]) -> list[Points]:
     found: list[list[tuple[float, float]]] = [[]]
     for at, value in values:
@@ -303,10 +320,9 @@ def _unbroken(values: Iterable[tuple[float, float | None]]) -> list[Points]:
     return [run for run in found if run]
 
 
-def _steps(part: Sequence[Sample], values: Sequence[float]) -> list[tuple[float, float]]:
+def _steps(values: Iterable[tuple[Sample, float]]) -> list[tuple[float, float]]:
     """A rate is of all the time that a sample covers."""
-    ends = [((s.at - s.span_s, value), (s.at, value)) for s, value in zip(part, values, strict=True)]
-    return [point for both in ends for point in both]
+    return [point for sample, value in values for point in ((sample.at - sample.span_s, value), (sample.at, value))]
 
 
 def _all(parts: Iterable[Sequence[Sample]]) -> Iterable[Sample]:
@@ -342,6 +358,6 @@ def _total(told: Chronicle) -> float:
     return max(told.seconds, 0.1)
 
 
-def _left(width: float, wide: float) -> float:
-    """Room on the left for names or values."""
-    return wide if width > NARROW else max(36.0, wide * 0.7)
+def _left(width: float) -> float:
+    """Room on the left for names or values: the same in all pictures, so that one can be read above the other."""
+    return 84.0 if width > NARROW else 60.0

@@ -21,15 +21,16 @@ CSS = f"""
 * {{ box-sizing: border-box; }}
 body {{ margin: 0 auto; padding: 28px 24px 64px; max-width: 1060px; background: var(--page); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; -webkit-text-size-adjust: 100%; }}
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; -webkit-text-size-adjust: 100%; }}
 header p.over {{ margin: 0; color: var(--quiet); }}
 h1 {{ margin: 0 0 12px; font-size: 28px; line-height: 1.2; letter-spacing: -0.01em; }}
 h1 .arrow {{ color: var(--quiet); font-weight: 400; padding: 0 .15em; }}
 h2 {{ margin: 44px 0 4px; font-size: 19px; }}
 h3 {{ margin: 26px 0 6px; font-size: 15px; }}
-h3 .chip {{ font-size: 13px; }}
+h1, .ending span, dd, li, td:last-child {{ overflow-wrap: anywhere; }}
+h3 .chip, td .chip {{ font-size: 13px; }}
 p {{ margin: 4px 0 10px; }}
-.about {{ color: var(--quiet); max-width: 74ch; }}
+.about {{ color: var(--quiet); max-width: 92ch; }}
 .ending {{ display: flex; flex-wrap: wrap; gap: 6px 12px; align-items: baseline; font-size: 17px; margin: 0 0 18px; }}
 .chip {{ display: inline-block; padding: 1px 9px; border-radius: 999px; border: 1.5px solid currentColor; font-weight: 600;
   white-space: nowrap; }}
@@ -39,7 +40,8 @@ dl {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(225px, 1fr)
 dt {{ color: var(--quiet); font-size: 13px; }} dd {{ margin: 0; }} dl .broad {{ grid-column: 1 / -1; }}
 figure {{ margin: 10px 0 0; }}
 ul.legend {{ display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; margin: 6px 0 8px; padding: 0; font-size: 13px; }}
-ul.legend svg {{ width: 26px; height: 14px; vertical-align: -2px; margin-right: 6px; }}
+ul.legend li {{ white-space: nowrap; }}
+ul.legend svg {{ display: inline-block; width: 26px; height: 14px; vertical-align: -2px; margin-right: 6px; }}
 ol.marks {{ margin: 8px 0 0; padding-left: 26px; font-size: 14px; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 14px; margin: 8px 0 0; }}
@@ -48,7 +50,10 @@ th, td {{ padding: 6px 14px 6px 0; vertical-align: top; }}
 td {{ border-bottom: 1px solid var(--rule); }}
 th.number, td.number {{ text-align: right; white-space: nowrap; }}
 table.gates td:first-child {{ font-weight: 600; white-space: nowrap; }}
-table.gates th:nth-child(3), table.gates td:nth-child(3) {{ width: 130px; }}
+table.gates {{ table-layout: fixed; }} table.gates th:nth-child(1) {{ width: 128px; }}
+table.gates th:nth-child(2) {{ width: 136px; }} table.gates th:nth-child(3) {{ width: 136px; }}
+svg.parts {{ width: 150px; height: 14px; margin-top: 3px; overflow: hidden; }}
+table.overview {{ width: auto; }} table.overview td, table.overview th {{ padding-right: 26px; white-space: nowrap; }}
 td .note {{ display: block; color: var(--quiet); font-weight: 400; font-size: 12.5px; }}
 details > summary {{ cursor: pointer; color: var(--quiet); }}
 td details {{ font-size: 13px; margin-top: 2px; }}
@@ -82,7 +87,8 @@ rect.other, .area.other {{ fill: url(#dots-other); }}
 .part {{ stroke: var(--part); stroke-width: 1; }} .part.drain {{ fill: url(#dots-drain); }} .part.load {{ fill: var(--part); }}
 .part.verify {{ fill: url(#cross-verify); }} .part.rejoin {{ fill: var(--page); }}
 rect.down {{ fill: url(#hatch-down); stroke: var(--bad); }} rect.pause {{ fill: url(#hatch-pause); stroke: var(--pause); }}
-svg.meter {{ height: 8px; margin: 7px 0 3px; }} rect.meter {{ fill: var(--shade); stroke: var(--rule); }}
+svg.meter {{ display: inline-block; width: 68px; height: 9px; margin-right: 8px; }}
+rect.meter {{ fill: var(--shade); stroke: var(--rule); }}
 rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{ fill: var(--warn); }}
 #patterns {{ position: absolute; width: 0; height: 0; }}
 #patterns .paper {{ fill: var(--page); }} #patterns .tint {{ fill: var(--target); fill-opacity: .38; }}
@@ -99,6 +105,8 @@ rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{
   table.cards thead {{ display: none; }}
   table.cards > tbody > tr {{ display: block; padding: 8px 0; border-bottom: 1px solid var(--rule); }}
   table.cards > tbody > tr > td {{ display: block; border: 0; padding: 2px 0; text-align: left; width: auto; }}
+  table.gates > tbody > tr > td:not(:last-child) {{ display: inline-block; margin-right: 12px; }}
+  time {{ white-space: normal; }}
   table.cards > tbody > tr > td.number {{ display: inline-block; margin-right: 14px; }}
   table.cards > tbody > tr > td.number:not(:empty)::before {{
     content: attr(data-label) " "; color: var(--quiet); font-size: 12.5px; }}

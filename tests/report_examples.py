@@ -1,8 +1,9 @@
-"""Rollouts that never were, for tests of the report and to look at: `python -m tests.report_examples FOLDER` writes their pages.
+"""Rollouts that never were, for tests of the report, and to look at: `python -m tests.report_examples FOLDER`.
 
 Events and samples are made up; verdicts are the gates' own, on evidence that is drawn with a seed.
 """
 
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -86,7 +87,7 @@ class Tale:
 
     def _ms(self, version: str, ready: list[str]) -> float:
         slow = self.slow if version == "v7" else 1.0
-        return 21 * slow * self.random.uniform(0.93, 1.08) * (4 / max(1, len(ready))) ** 0.5
+        return 21 * slow * self.random.uniform(0.93, 1.08) * math.sqrt(4 / max(1, len(ready)))
 
     def _with_arms(self, sample: Sample, n: dict[str, int], failed: int) -> Sample:
         copied = round(n["v6"] * 0.2) if self.shadow else 0
@@ -147,7 +148,7 @@ class Tale:
 
     def analysis(self, index: int, seconds: float) -> str:
         """Returns how it was judged."""
-        step = SETTINGS["steps"][index]
+        step = str(self.events[0].body["settings"]["steps"][index])
         self.shadow, self.share = step == "shadow", 0.0 if step == "shadow" else float(step)
         self.happens("analysis_started", {"step": index})
         self.counts = Counts(policy=self.events[-1].seq, stable=Arm(), target=Arm())
@@ -158,7 +159,7 @@ class Tale:
         verdicts = judge(self.counts, GateSettings(), gates=armed)
         result = worst(verdicts)
         body = {
-            "step": index, "result": str(result), "verdicts": [{**asdict(one), "numbers": dict(one.numbers)} for one in verdicts],
+            "step": index, "result": str(result), "verdicts": [asdict(one) for one in verdicts],
             "counts": counts_to_json(self.counts), "elapsed_s": seconds, "armed": [str(gate) for gate in armed],
             "reason": next((one.reason for one in verdicts if one.result == result), ""),
         }  # fmt: skip
