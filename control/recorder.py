@@ -19,7 +19,7 @@ from .report import render
 from .samples import Look, Sample, difference, from_lines, thin, to_line
 
 EVERY_S = 1.0
-# About 600 bytes a sample of four workers. From then on the file is thinned to half: a day has one in 20 to 40 seconds.
+# About 600 bytes a sample of four workers. A longer file is thinned to about half: of a day there is one in 32 or 64 seconds.
 MAX_SAMPLES = 4000
 
 log = logging.getLogger("hotpool.control")
@@ -34,10 +34,10 @@ def samples_path(home: Home, number: int) -> Path:
 
 
 def read_samples(home: Home, number: int) -> list[Sample]:
-    """Empty when none were taken."""
+    """Empty when none were taken, or when they can't be read: a report without them is better than none."""
     try:
         return from_lines(samples_path(home, number).read_bytes().splitlines())
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
@@ -96,7 +96,7 @@ class Recorder:
         """The first time and after thinning the whole file is written: a line that was cut off is mended so."""
         path = samples_path(self._home, self._number)
         if len(self._samples) > MAX_SAMPLES:
-            self._samples, self._is_written = thin(self._samples, MAX_SAMPLES // 2), False
+            self._samples, self._is_written = thin(self._samples, MAX_SAMPLES * 5 // 8), False
         if self._is_written:
             with path.open("ab") as file:
                 file.write(to_line(self._samples[-1]) + b"\n")

@@ -112,8 +112,12 @@ def _facts(told: Chronicle) -> Iterable[Markup]:
     yield _fact("took", text(duration(told.seconds)))
     yield _fact("workers", text(len(told.workers)))
     yield _fact("strategy", text(strategy))
-    yield _fact("steps", text(" → ".join((*told.shares, "all")) if told.shares else "no canary"))
+    yield _fact("steps", text(_shares(told)))
     yield _fact("reason", text(told.reason or "none was given"), broad=True)
+
+
+def _shares(told: Chronicle) -> str:
+    return " → ".join((*told.shares, "all")).replace(" %", "\u00a0%") if told.shares else "no canary"
 
 
 def _fact(name: str, value: Markup, *, broad: bool = False) -> Markup:
@@ -188,7 +192,9 @@ def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     return tag(
         "section",
         tag("h2", text("Share, agreement, errors")),
-        about(f"The target's share of the requests that name no version. {_pairs(samples)}{said}"),
+        about(
+            f"The target's share of the requests that name no version. {_pairs(samples)}{_errors(told, samples)}{said}"
+        ),
         tag("figure", _legend(*items) if items else Markup(""), picture(drawn)),
     )
 
@@ -196,6 +202,20 @@ def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
 def _pairs(samples: Sequence[Sample]) -> str:
     pairs, differ = sum(s.pairs for s in samples), sum(s.disagreements for s in samples)
     return f"{many(differ)} of {many(pairs)} pairs differ ({100 * differ / pairs:.3g} %). " if pairs else ""
+
+
+def _errors(told: Chronicle, samples: Sequence[Sample]) -> str:
+    """By arm: the broker knows whose an error was only where it counts evidence."""
+    by_arm = [
+        (told.target, [s.target for s in samples if s.target]),
+        (told.stable, [s.stable for s in samples if s.stable]),
+    ]
+    said = [
+        f"{many(sum(arm.errors for arm in all_))} of {many(sum(arm.answered for arm in all_))} replies of {name} were errors"
+        for name, all_ in by_arm
+        if all_
+    ]
+    return f"{' and '.join(said)}. " if said else ""
 
 
 def _legend(*items: tuple[str, str]) -> Markup:

@@ -209,7 +209,7 @@ def _times(
 def arms(told: Chronicle, samples: Sequence[Sample], width: float) -> Markup:
     """Shares, disagreement and errors, as far as there is something to show."""
     points = by_phase(told, samples, int(width / 12))
-    asked, measured, differ = asked_shares(samples), _measured(points), disagreement(told, samples)
+    asked, measured, differ = asked_shares(samples), _measured(points), disagreement(points)
     failed = [
         (sample.at - sample.span_s, sample.at, sum(sample.failed.values()) / _span(sample))
         for run in points
@@ -240,21 +240,22 @@ def asked_shares(samples: Sequence[Sample]) -> list[Points]:
         if sample.share is not None:
             if before is None or before.share is None:
                 found.append([])
-            found[-1] += [(sample.at - sample.span_s, sample.share), (sample.at, sample.share)]
+            if found[-1] and found[-1][-1][1] == sample.share:
+                found[-1][-1] = (sample.at, sample.share)
+            else:
+                found[-1] += [(sample.at - sample.span_s, sample.share), (sample.at, sample.share)]
         before = sample
     return [stairs(run) for run in found]
 
 
-def disagreement(told: Chronicle, samples: Iterable[Sample]) -> list[Points]:
-    """Percent of all pairs of a run of evidence so far. Each phase has a run of its own."""
+def disagreement(parts: Iterable[Sequence[Sample]]) -> list[Points]:
+    """Percent of all pairs so far, of each part: a phase has a run of evidence of its own."""
     found: list[Points] = []
-    with_pairs = [sample for sample in samples if sample.pairs]
-    for run in by_phase(told, with_pairs, len(with_pairs) + len(told.phases)):
-        pairs, differ = (
-            list(accumulate(values)) for values in ([s.pairs for s in run], [s.disagreements for s in run])
-        )
+    for part in parts:
+        run = [sample for sample in part if sample.pairs]
+        pairs, differ = accumulate(s.pairs for s in run), accumulate(s.disagreements for s in run)
         found.append([(s.at, 100 * d / n) for s, n, d in zip(run, pairs, differ, strict=True)])
-    return found
+    return [run for run in found if run]
 
 
 def _shares(frame: Frame, asked: Sequence[Points], measured: Sequence[Points]) -> Markup:

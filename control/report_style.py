@@ -6,7 +6,7 @@ from .markup import Markup, tag
 _LIGHT = """
   --page: #ffffff; --card: #ffffff; --text: #1a1f26; --quiet: #56606c; --rule: #d8dde3; --soft: #f4f6f8; --shade: #e9edf2;
   --stable: #1f6fb2; --target: #c4560a; --other: #6b5b95; --good: #12703f; --bad: #b3261e; --warn: #8a5a00; --pause: #6f7782;
-  --phase0: #44546a; --phase1: #6b7c93; --on-phase: #ffffff; --part: #1a1f26;
+  --phase0: #44546a; --phase1: #64748a; --on-phase: #ffffff; --part: #1a1f26;
 """
 _DARK = """
   --page: #12161c; --card: #171c24; --text: #e7eaee; --quiet: #a4adb8; --rule: #323a45; --soft: #1c222b; --shade: #242c37;
@@ -107,6 +107,7 @@ rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{
   table.cards > tbody > tr > td {{ display: block; border: 0; padding: 2px 0; text-align: left; width: auto; }}
   table.gates > tbody > tr > td:not(:last-child) {{ display: inline-block; margin-right: 12px; }}
   time {{ white-space: normal; }}
+  table.overview td, table.overview th {{ padding-right: 14px; }}
   table.cards > tbody > tr > td.number {{ display: inline-block; margin-right: 14px; }}
   table.cards > tbody > tr > td.number:not(:empty)::before {{
     content: attr(data-label) " "; color: var(--quiet); font-size: 12.5px; }}

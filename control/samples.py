@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from math import ceil, isnan
+from math import ceil, isnan, log2
 
 import msgspec
 
@@ -122,13 +122,19 @@ def merge(first: Sample, second: Sample) -> Sample:
 
 
 def thin(samples: Sequence[Sample], n: int) -> list[Sample]:
-    """At most n samples, each of about the same length of time."""
+    """At most n samples, each of about the same length of time.
+
+    That length is a power of two of seconds and counts from 0: so what was merged before fits in whole, and a file that is
+    thinned again and again does not become coarser at its beginning.
+    """
     if len(samples) <= n:
         return list(samples)
-    begin, cell = samples[0].at, (samples[-1].at - samples[0].at) / n
+    if n == 1 or samples[0].at == samples[-1].at:
+        return [reduce(merge, samples)]
+    cell = 2.0 ** ceil(log2((samples[-1].at - samples[0].at) / (n - 1)))
     cells: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
-        cells[max(1, min(n, ceil((sample.at - begin) / cell) if cell else 1))].append(sample)
+        cells[ceil(sample.at / cell)].append(sample)
     return [reduce(merge, cells[key]) for key in sorted(cells)]
 
 
