@@ -176,8 +176,8 @@ def _no_samples(told: Chronicle) -> str:
 
 
 def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
-    drawn = partial(arms, told, samples)
-    if not samples or not drawn(960.0):
+    drawn = picture(partial(arms, told, samples))
+    if "<svg" not in drawn:
         return Markup("")
     failed = sum(n for sample in samples for n in sample.failed.values())
     codes = sorted({code for sample in samples for code in sample.failed})
@@ -195,7 +195,7 @@ def _arms(told: Chronicle, samples: Sequence[Sample]) -> Markup:
         about(
             f"The target's share of the requests that name no version. {_pairs(samples)}{_errors(told, samples)}{said}"
         ),
-        tag("figure", _legend(*items) if items else Markup(""), picture(drawn)),
+        tag("figure", _legend(*items) if items else Markup(""), drawn),
     )
 
 
