@@ -15,8 +15,8 @@ from PIL import Image
 from control import orders
 from control.admin import Admin
 from control.journal import Journal
-from control.rollout import Settings
 from control.services import module_command
+from control.settings import Settings
 from hotpool.config import Config
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
@@ -112,7 +112,7 @@ def add_resnet18(home: Home, model: str, name: str, seed: int, precision: str = 
 
 def roll_out(home: Home, model: str, version: str, strategy: Strategy) -> Phase:
     """As `hotpool rollout start` orders it; how it ended."""
-    settings = Settings(**Config().rollout.model_dump() | {"bake_s": BAKE_S, "strategy": strategy})
+    settings = Settings(**Config().rollout.model_dump() | {"bake_s": BAKE_S, "strategy": strategy, "steps": "none"})
     with Admin(home.endpoint("admin")) as admin, Journal(home.database) as journal:
         workers = admin.report().workers
         orders.start(journal, model=model, version=version, workers=workers, settings=settings, operator="bench")

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from hotpool.messages import Policy
+
 from .events import EventKind
-from .rollout import Settings
+from .settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class SetTable:
     stable: str
     target: str | None
     names: dict[str, str]
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import Self
 import zmq
 
 from hotpool.errors import BrokerUnreachable
-from hotpool.messages import Ack, Changed, Evidence, FromAdmin, GetReport, Report, Watch
+from hotpool.evidence import Counts
+from hotpool.messages import Ack, Changed, Evidence, FromAdmin, GetEvidence, GetReport, Report, Watch
 from hotpool.wire import encode, to_admin
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -72,6 +73,14 @@ class Admin:
         answer = self.request(GetReport, timeout_s)
         assert isinstance(answer, Report), answer
         return answer
+
+    def evidence(self, model: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Counts | None:
+        """What was counted of a model's two arms since its policy was set; None: the broker does not know the model.
+
+        Raises like `request`.
+        """
+        answer = self.request(lambda seq: GetEvidence(seq, model), timeout_s)
+        return answer.counts if isinstance(answer, Evidence) else None
 
     def changes(self, timeout_s: float) -> list[Changed]:
         """What changed since the last call. Waits up to `timeout_s` for the first change."""

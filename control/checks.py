@@ -10,9 +10,9 @@ from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import WEIGHTS, read_manifest, version_folder
 
-from .decide import Finding
-from .rollout import Settings
 from .services import child_environment, describe_exit, give_way
+from .settings import Settings
+from .view import Finding
 
 
 class Scratch:

@@ -10,6 +10,7 @@ from hotpool.config import find_home
 
 from .cli_audit import audit
 from .cli_classify import classify
+from .cli_look import analysis
 from .cli_pool import down, metrics, status, up, workers
 from .cli_rollout import rollout
 from .cli_versions import versions
@@ -52,7 +53,7 @@ def cli(ctx: click.Context, home: Path | None, config: Path | None) -> None:
     ctx.obj = Terminal(find_home(home), config)
 
 
-for command in (up, down, status, workers, classify, versions, rollout, metrics, audit):
+for command in (up, down, status, workers, classify, versions, rollout, analysis, metrics, audit):
     cli.add_command(command)
 
 

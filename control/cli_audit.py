@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 
 from .events import EventKind
+from .recheck import recheck
 from .render_rollouts import audit_table
 from .terminal import Terminal, output_option, pass_terminal
 
@@ -37,10 +38,25 @@ def audit(ctx: click.Context, is_all: bool, output: str) -> None:
 
 
 @audit.command()
+@click.option("-n", "n_events", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@output_option
+@pass_terminal
+def tail(terminal: Terminal, n_events: int, output: str) -> None:
+    """Show the newest events, with all parts of every step.
+
+    \b
+    Example:
+      hotpool audit tail -n 50
+    """
+    events = terminal.events()[-n_events:]
+    terminal.show(output, [asdict(event) for event in events], audit_table(events))
+
+
+@audit.command()
 @output_option
 @pass_terminal
 def verify(terminal: Terminal, output: str) -> None:
-    """Check that no event was changed, removed or put in since it was written.
+    """Check that no event was changed, removed or put in since it was written, and come to each verdict of a gate again.
 
     \b
     Example:
@@ -48,4 +64,9 @@ def verify(terminal: Terminal, output: str) -> None:
     """
     with terminal.journal() as journal:
         n = journal.verify()
-    terminal.show(output, {"events": n, "is_intact": True}, f"{n} events, each fits the ones before it")
+        n_verdicts = recheck(journal.events())
+    terminal.show(
+        output,
+        {"events": n, "is_intact": True, "verdicts": n_verdicts},
+        f"{n} events, each fits the ones before it; {n_verdicts} verdicts of gates, each follows from its counts",
+    )

@@ -1,29 +1,23 @@
 """Shell: `hotpool rollout`: orders to the controller, by way of the journal, and what became of them."""
 
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import click
-import msgspec
 
-from hotpool.errors import BadVersion, NothingToDo, UnknownVersion
-from hotpool.locks import holder
-from hotpool.messages import WorkerReport
+from hotpool.errors import BadVersion, UnknownVersion
 from hotpool.states import Phase, Strategy
 
 from . import orders
-from .cli_pool import fetch_report
-from .exits import PHASE_EXITS, Exit
+from .cli_follow import created, ordered, pool_under_control
+from .exits import Exit
+from .plan import parse_count
 from .progress import title
-from .render_rollouts import history_table, rollout_view, steps_table
-from .rollout import Rollout, Settings
+from .render_rollouts import rollout_view
+from .rollout import Rollout
+from .settings import OnInconclusive, Settings
 from .terminal import Terminal, end, output_option, pass_terminal, reason_option
-from .watch import Sight, follow, look
-
-_CONTROLLER_WAIT_S = 5.0  # it may just be starting, or starting again
+from .verdicts import GateSettings
 
 Command = Callable[..., None]
 
@@ -38,13 +32,29 @@ strategy_option = click.option(
     help="drain: a worker is out of service while it loads. beside: it loads while it serves.  [configuration]",
 )  # fmt: skip
 max_unavailable_option = click.option(
-    "--max-unavailable", type=click.IntRange(min=1),
+    "--max-unavailable", metavar="N|PERCENT",
     help="Workers out of service at once; with the strategy beside: that load at once.  [configuration]",
 )  # fmt: skip
 bake_option = click.option(
     "--bake", "bake_s", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to watch all workers on the new version before it becomes stable.  [configuration]",
 )  # fmt: skip
+steps_option = click.option(
+    "--steps", metavar="STEPS",
+    help="Of the canary: shadow and shares in percent, as shadow,5,25,50; auto; none: nothing is judged.  [configuration]",
+)  # fmt: skip
+canary_option = click.option(
+    "--canary", metavar="PERCENT", help="Short for --steps PERCENT: one step with this share of the requests."
+)
+canary_workers_option = click.option(
+    "--canary-workers", type=click.IntRange(min=1), help="Workers that get the new version first.  [configuration]"
+)
+no_analysis_option = click.option("--no-analysis", is_flag=True, help="Short for --steps none.")
+on_inconclusive_option = click.option(
+    "--on-inconclusive", type=click.Choice([choice.value for choice in OnInconclusive]),
+    help="When a step ends without enough evidence: wait for a person, or go back.  [configuration]",
+)  # fmt: skip
+dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything and show what would be ordered.")
 
 
 @click.group()
@@ -67,7 +77,13 @@ def rollout() -> None:
 @click.option("--version", required=True, help="Where to: the version's name or digest.")
 @strategy_option
 @max_unavailable_option
+@steps_option
+@canary_option
+@canary_workers_option
+@no_analysis_option
+@on_inconclusive_option
 @bake_option
+@dry_run_option
 @reason_option
 @detach_option
 @timeout_option
@@ -75,35 +91,45 @@ def rollout() -> None:
 @pass_terminal
 def start(
     terminal: Terminal,
+    /,
     model: str | None,
     version: str,
-    strategy: str | None,
-    max_unavailable: int | None,
-    bake_s: float | None,
+    canary: str | None,
+    no_analysis: bool,
+    dry_run: bool,
     reason: str,
     detach: bool,
     timeout_s: float | None,
     output: str,
+    **chosen: Any,
 ) -> None:
     """Roll the pool to a version and wait for the end. Ctrl-C leaves the rollout alone.
 
     \b
     Example:
       hotpool rollout start --version v2 --reason "retrained in October"
+      hotpool rollout start --version v2 --canary 10
     """
     model = model or terminal.config.pool.model
     _require_version(terminal, model, version)
-    workers = _pool_under_control(terminal, model)
-    settings = _settings(terminal, strategy, max_unavailable, bake_s)
-    with terminal.journal() as journal:
-        made = orders.start(
+    chosen["steps"] = _one_of(steps=chosen["steps"], canary=canary, no_analysis="none" if no_analysis else None)
+    workers = pool_under_control(terminal, model)
+    settings = _settings(terminal, len(workers), chosen)
+
+    def order() -> Rollout | None:
+        return orders.start(
             journal, model=model, version=version, workers=workers, settings=settings,
             operator=terminal.operator, reason=reason,
         )  # fmt: skip
+
+    with terminal.journal() as journal:
+        made = orders.preview(journal, order) if dry_run else order()
     if made is None:
         terminal.show(output, {"result": "unchanged"}, f"unchanged: {version} is the stable version of {model} already")
         end(Exit.OK)
-    _created(terminal, made, detach, timeout_s, output)
+    if dry_run:
+        _show_plan(terminal, made, output)
+    created(terminal, made, detach, timeout_s, output)
 
 
 @rollout.command()
@@ -111,6 +137,7 @@ def start(
 @strategy_option
 @max_unavailable_option
 @bake_option
+@dry_run_option
 @reason_option
 @detach_option
 @timeout_option
@@ -118,31 +145,61 @@ def start(
 @pass_terminal
 def undo(
     terminal: Terminal,
+    /,
     model: str | None,
-    strategy: str | None,
-    max_unavailable: int | None,
-    bake_s: float | None,
+    dry_run: bool,
     reason: str,
     detach: bool,
     timeout_s: float | None,
     output: str,
+    **chosen: Any,
 ) -> None:
     """Roll the pool back to the stable version before this one, as a new rollout. Twice goes back two.
 
-    It goes the way the stable version came: without --strategy by the strategy of that rollout.
+    It goes the way the stable version came: without --strategy by the strategy of that rollout. There is no canary.
 
     \b
     Example:
       hotpool rollout undo --reason "v2 confuses cats with dogs"
     """
     model = model or terminal.config.pool.model
-    workers = _pool_under_control(terminal, model)
-    settings = _settings(terminal, strategy or _strategy_undone(terminal, model), max_unavailable, bake_s)
-    with terminal.journal() as journal:
-        made = orders.undo(
+    workers = pool_under_control(terminal, model)
+    chosen["strategy"] = chosen["strategy"] or _strategy_undone(terminal, model)
+    settings = _settings(terminal, len(workers), chosen)
+
+    def order() -> Rollout:
+        return orders.undo(
             journal, model=model, workers=workers, settings=settings, operator=terminal.operator, reason=reason
         )
-    _created(terminal, made, detach, timeout_s, output)
+
+    with terminal.journal() as journal:
+        made = orders.preview(journal, order) if dry_run else order()
+    if dry_run:
+        _show_plan(terminal, made, output)
+    created(terminal, made, detach, timeout_s, output)
+
+
+@rollout.command()
+@model_argument
+@reason_option
+@detach_option
+@timeout_option
+@output_option
+@pass_terminal
+def retry(
+    terminal: Terminal, model: str | None, reason: str, detach: bool, timeout_s: float | None, output: str
+) -> None:
+    """Order the last rollout once more, after it was rolled back or rejected: all of it, from the beginning.
+
+    \b
+    Example:
+      hotpool rollout retry --reason "the disk is no longer full"
+    """
+    model = model or terminal.config.pool.model
+    workers = pool_under_control(terminal, model)
+    with terminal.journal() as journal:
+        made = orders.retry(journal, model=model, workers=workers, operator=terminal.operator, reason=reason)
+    created(terminal, made, detach, timeout_s, output)
 
 
 @rollout.command()
@@ -166,7 +223,7 @@ def abort(
             journal, model=model or terminal.config.pool.model, operator=terminal.operator, reason=reason
         )
     # What others who wait for this rollout see as its failure is here what was ordered.
-    _ordered(terminal, made, "abort", detach, timeout_s, output, successes=(Exit.ROLLED_BACK, Exit.REJECTED))
+    ordered(terminal, made, "abort", detach, timeout_s, output, successes=(Exit.ROLLED_BACK, Exit.REJECTED))
 
 
 @rollout.command()
@@ -185,7 +242,7 @@ def pause(terminal: Terminal, model: str | None, reason: str, output: str) -> No
         made = orders.pause(
             journal, model=model or terminal.config.pool.model, operator=terminal.operator, reason=reason
         )
-    _ordered(terminal, made, "pause", True, None, output)
+    ordered(terminal, made, "pause", True, None, output)
 
 
 @rollout.command()
@@ -208,49 +265,31 @@ def resume(
         made = orders.resume(
             journal, model=model or terminal.config.pool.model, operator=terminal.operator, reason=reason
         )
-    _ordered(terminal, made, "resume", detach, timeout_s, output)
+    ordered(terminal, made, "resume", detach, timeout_s, output)
 
 
 @rollout.command()
 @model_argument
-@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
-@click.option("--no-wait", is_flag=True, help="Show how it is now; ends with 9 while it is under way.")
+@click.option("--full", is_flag=True, help="Leave all steps that are left too. No gate is armed any more.")
+@reason_option
+@detach_option
 @timeout_option
 @output_option
 @pass_terminal
-def status(
-    terminal: Terminal, model: str | None, number: int | None, no_wait: bool, timeout_s: float | None, output: str
+def promote(
+    terminal: Terminal, model: str | None, full: bool, reason: str, detach: bool, timeout_s: float | None, output: str
 ) -> None:
-    """Follow a rollout until it has ended or is paused, then show its steps.
+    """Let a rollout leave its pause or the present step of its canary, whatever the gates say. The audit keeps who and why.
 
     \b
     Example:
-      hotpool rollout status --no-wait
+      hotpool rollout promote --full --reason "no traffic at night"
     """
-    one = _find(terminal, model or terminal.config.pool.model, number)
-    if no_wait or one.is_over:
-        sight = look(terminal, one.number)
-        paused = sight.rollout.paused
-        _finish(terminal, sight, Exit.PAUSED if paused else PHASE_EXITS[sight.rollout.phase], output, is_waiting=False)
-    if output == "text":
-        terminal.say(title(one))
-    _finish(terminal, *follow(terminal, one.number, timeout_s, quiet=output == "json"), output)
-
-
-@rollout.command()
-@model_argument
-@output_option
-@pass_terminal
-def history(terminal: Terminal, model: str | None, output: str) -> None:
-    """List the rollouts of a model, the oldest first.
-
-    \b
-    Example:
-      hotpool rollout history -o json
-    """
-    model = model or terminal.config.pool.model
-    known = [one for one in terminal.ledger().rollouts.values() if one.model == model]
-    terminal.show(output, [rollout_view(one) for one in known], history_table(known, datetime.now(UTC)))
+    with terminal.journal() as journal:
+        made = orders.promote(
+            journal, model=model or terminal.config.pool.model, operator=terminal.operator, reason=reason, full=full
+        )
+    ordered(terminal, made, "promote", detach, timeout_s, output)
 
 
 def _require_version(terminal: Terminal, model: str, version: str) -> None:
@@ -261,95 +300,28 @@ def _require_version(terminal: Terminal, model: str, version: str) -> None:
         raise UnknownVersion(str(error)) from None
 
 
-def _settings(terminal: Terminal, strategy: str | None, max_unavailable: int | None, bake_s: float | None) -> Settings:
-    given = {"strategy": strategy, "max_unavailable": max_unavailable, "bake_s": bake_s}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return Settings(**(terminal.config.rollout.model_dump() | chosen))
+def _one_of(**given: str | None) -> str | None:
+    """The one option of several that was given."""
+    named = [(name, value) for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(" and ".join(f"--{name.replace('_', '-')}" for name, _ in named) + ": give one of them")
+    return named[0][1] if named else None
+
+
+def _settings(terminal: Terminal, n_workers: int, chosen: dict[str, Any]) -> Settings:
+    config = terminal.config
+    values = config.rollout.model_dump() | {name: value for name, value in chosen.items() if value is not None}
+    values["max_unavailable"] = parse_count(str(values["max_unavailable"]), n_workers, "max_unavailable")
+    return Settings(**values, gates=GateSettings(**config.gates.model_dump()))
+
+
+def _show_plan(terminal: Terminal, made: Rollout, output: str) -> NoReturn:
+    steps = ", ".join(made.settings.steps) or "none, nothing is judged"
+    terminal.show(output, {"rollout": rollout_view(made)}, f"would order {title(made)}; steps of the canary: {steps}")
+    end(Exit.OK)
 
 
 def _strategy_undone(terminal: Terminal, model: str) -> Strategy | None:
     """Of the rollout that made the stable version stable."""
     known = reversed(terminal.ledger().rollouts.values())
     return next((one.settings.strategy for one in known if (one.model, one.phase) == (model, Phase.SUCCEEDED)), None)
-
-
-def _pool_under_control(terminal: Terminal, model: str) -> tuple[WorkerReport, ...]:
-    """The model's workers, once a controller is there to roll them: without it a rollout would begin who knows when."""
-    workers = tuple(worker for worker in fetch_report(terminal).workers if worker.model == model)
-    if not _has_controller(terminal):
-        terminal.complain("no controller is running, nothing was ordered; start it with: hotpool up")
-        end(Exit.UNREACHABLE)
-    return workers
-
-
-def _has_controller(terminal: Terminal) -> bool:
-    """Waits for one a little."""
-    give_up_at = monotonic() + _CONTROLLER_WAIT_S
-    while holder(terminal.home.lock("control")) is None:
-        if monotonic() > give_up_at:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _find(terminal: Terminal, model: str, number: int | None) -> Rollout:
-    ledger = terminal.ledger()
-    one = ledger.last(model) if number is None else ledger.rollouts.get(number)
-    if one is None:
-        which = f"rollout of model {model}" if number is None else f"rollout {number}"
-        raise NothingToDo(f"there is no {which}; see: hotpool rollout history")
-    return one
-
-
-def _created(terminal: Terminal, made: Rollout, detach: bool, timeout_s: float | None, output: str) -> None:
-    if output == "text":
-        terminal.say(title(made))
-    if detach:
-        terminal.show(output, {"rollout": rollout_view(made)}, "ordered; follow it with: hotpool rollout status")
-        end(Exit.OK)
-    _finish(terminal, *follow(terminal, made.number, timeout_s, quiet=output == "json"), output)
-
-
-def _ordered(
-    terminal: Terminal,
-    made: Rollout,
-    verb: str,
-    detach: bool,
-    timeout_s: float | None,
-    output: str,
-    successes: tuple[Exit, ...] = (),
-) -> None:
-    has_controller = _has_controller(terminal)
-    if not has_controller:
-        terminal.warn(f"no controller is running: the {verb} is written down and takes effect when it is back")
-    if detach or not has_controller:
-        terminal.show(output, {"rollout": rollout_view(made)}, f"{title(made)}: {verb} ordered")
-        end(Exit.OK if has_controller else Exit.UNREACHABLE)
-    sight, code = follow(terminal, made.number, timeout_s, quiet=output == "json")
-    _finish(terminal, sight, Exit.OK if code in successes else code, output)
-
-
-# Why we no longer wait for a rollout that has not ended, as told to who waited.
-_LEFT = {
-    Exit.TIMEOUT: "the rollout goes on; follow it with: hotpool rollout status",
-    Exit.IN_PROGRESS: "the rollout goes on; follow it with: hotpool rollout status, stop it with: hotpool rollout abort",
-    Exit.UNREACHABLE: "no controller has been running for half a minute; start it with: hotpool up",
-}
-
-
-def _finish(terminal: Terminal, sight: Sight, code: Exit, output: str, *, is_waiting: bool = True) -> None:
-    """Says how the rollout stands when we stop looking, and ends."""
-    if is_waiting and code in _LEFT:
-        terminal.warn(_LEFT[code])
-    if output == "json" or not is_waiting or code not in _LEFT:
-        view: dict[str, Any] = {
-            "exit": int(code),
-            "message": sight.message,
-            "rollout": rollout_view(sight.rollout),
-            "workers": msgspec.to_builtins(sight.workers),
-        }
-        steps = steps_table(sight.rollout)
-        terminal.show(output, view, sight.message, *([steps] if steps.row_count else []))
-    if code is Exit.PAUSED:
-        terminal.warn("go on with: hotpool rollout resume, or go back with: hotpool rollout abort")
-    end(code)

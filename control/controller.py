@@ -9,18 +9,21 @@ from typing import Protocol
 
 from hotpool import messages
 from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch
+from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import read_stable, write_stable
 from hotpool.messages import Ack, Changed, Evidence, FromAdmin, Report
 from hotpool.states import Phase
 
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from .canary import armed, is_watched
 from .checks import check_weights
-from .decide import Finding, View, decide
+from .decide import decide
 from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
-from .rollout import Settings
+from .settings import Settings
+from .view import Finding, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
@@ -33,6 +36,7 @@ class Broker(Protocol):
 
     def report(self) -> Report: ...
     def request(self, make: Callable[[int], FromAdmin]) -> Ack | Report | Evidence: ...
+    def evidence(self, model: str) -> Counts | None: ...
     def changes(self, timeout_s: float) -> list[Changed]: ...
 
 
@@ -95,7 +99,7 @@ class Controller:
         rollout = self._ledger.active(self._model)
         if rollout is None or rollout.phase is not Phase.PREFLIGHT:
             self._preflight.stop()
-        action = decide(self._ledger, self._model, self._look(), now)
+        action = decide(self._ledger, self._model, self._look(now), now)
         return action is not None and self.carry_out(action, now)
 
     def carry_out(self, action: Action, now: float) -> bool:
@@ -105,8 +109,8 @@ class Controller:
             case Record():
                 self._record(action, now)
                 return True
-            case SetTable(stable, target, names):
-                return self._send(lambda seq: messages.SetVersions(seq, epoch, model, stable, target, names))
+            case SetTable(stable, target, names, policy):
+                return self._send(lambda seq: messages.SetVersions(seq, epoch, model, stable, target, names, policy))
             case PointStable(digest):
                 write_stable(self._home, model, digest)
                 return True
@@ -123,7 +127,7 @@ class Controller:
                 self._send(lambda seq: messages.Undrain(seq, epoch, worker))
         return False
 
-    def _look(self) -> View:
+    def _look(self, now: float) -> View:
         report = self._broker.report()
         return View(
             workers={worker.worker: worker for worker in report.workers if worker.model == self._model},
@@ -131,7 +135,14 @@ class Controller:
             pointer=read_stable(self._home, self._model),
             preflight=self._preflight.poll(),
             weights=self._weights,
+            counts=self._counts(now),
         )
+
+    def _counts(self, now: float) -> Counts | None:
+        rollout = self._ledger.last(self._model)
+        if rollout is None or not (armed(rollout) if not rollout.is_over else is_watched(rollout, now)):
+            return None
+        return self._broker.evidence(self._model)
 
     def _record(self, record: Record, now: float) -> None:
         """Unless an order came in since we read the journal: then what was decided may be wrong, and is decided anew."""

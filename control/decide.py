@@ -4,44 +4,21 @@ Commands follow from the difference and may be sent twice: a controller that was
 back as `Record` and is in the journal before the command it announces is decided at all.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from math import inf
 
 from hotpool.messages import ModelReport, WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
 
+from . import canary
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from .between import repair, take_back
 from .events import EventKind
-from .ledger import Ledger, Repair
+from .ledger import Ledger
 from .rollout import Fault, Outcome, Part, Rollout, Step
+from .view import View
 
 K, S = EventKind, WorkerState
-
-REPAIR_DOUBLINGS = 12  # of one second: in the end about once an hour
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check has found. reason: what is wrong, empty when nothing is."""
-
-    is_good: bool
-    reason: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is, as far as the controller can see.
-
-    workers: of the model, by name. table: the broker's version table. pointer: the digest workers boot. preflight, weights: of
-    the target, None while not known.
-    """
-
-    workers: Mapping[str, WorkerReport]
-    table: ModelReport | None
-    pointer: str | None
-    preflight: Finding | None = None
-    weights: Finding | None = None
 
 
 def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
@@ -53,16 +30,22 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
     pointer = rollout.target if rollout and rollout.phase is Phase.COMMITTING else stable
     if view.pointer != pointer:
         return PointStable(pointer)
-    if table := _table(ledger, model, stable, view):
+    if table := _table(ledger, model, stable, view, now):
         return table
     if rollout is None:
-        return _repair(ledger, stable, view, now)
+        return take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
     return _DECIDERS[rollout.phase](rollout, view, now)
 
 
-def _table(ledger: Ledger, model: str, stable: str, view: View) -> SetTable | None:
-    wanted = ModelReport(model, ledger.epoch, stable, ledger.target(model), ledger.versions.get(model, {}))
-    return None if view.table == wanted else SetTable(wanted.stable, wanted.target, wanted.names)
+def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
+    rollout, policy = ledger.last(model), None
+    if rollout is not None and not rollout.is_over:
+        policy = canary.policy(rollout, view.workers, _floor(rollout, view))
+    elif rollout is not None and canary.is_watched(rollout, now):
+        policy = canary.watch_policy(rollout)
+    names = ledger.versions.get(model, {})
+    wanted = ModelReport(model, ledger.epoch, stable, ledger.target(model), names, policy)
+    return None if view.table == wanted else SetTable(wanted.stable, wanted.target, wanted.names, policy)
 
 
 # ---- by phase
@@ -81,12 +64,33 @@ def _decide_preflight(rollout: Rollout, view: View, now: float) -> Action | None
         return RunPreflight(rollout.target, rollout.settings)
     if not view.preflight.is_good:
         return _record(rollout, K.REJECTED, cause="preflight", reason=view.preflight.reason)
-    return _record(rollout, K.PREFLIGHT_PASSED, seconds=view.preflight.seconds)
+    passed = K.CANARY_STARTED if rollout.settings.steps else K.PREFLIGHT_PASSED
+    return _record(rollout, passed, seconds=view.preflight.seconds)
+
+
+def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:
+    return (
+        _give_up(rollout, now, rollout.settings.progress_deadline_s)
+        or _go_on(rollout, view, now)
+        or _start_step(rollout, view)
+        or (canary.begin(rollout) if _is_settled(rollout, view) else None)
+    )
+
+
+def _decide_analyzing(rollout: Rollout, view: View, now: float) -> Action | None:
+    """Waiting for evidence is no lack of progress: a step has a limit of its own."""
+    return (
+        _give_up(rollout, now, inf)
+        or canary.catch_failure(rollout, view.counts, now)
+        or _start_step(rollout, view)
+        or canary.end_step(rollout, view.counts, now)
+    )
 
 
 def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
     return (
         _give_up(rollout, now, rollout.settings.progress_deadline_s)
+        or canary.catch_failure(rollout, view.counts, now)
         or _go_on(rollout, view, now)
         or _start_step(rollout, view)
         or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) else None)
@@ -95,7 +99,12 @@ def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
 
 def _decide_baking(rollout: Rollout, view: View, now: float) -> Action | None:
     deadline_s = rollout.settings.bake_s + rollout.settings.progress_deadline_s
-    return _give_up(rollout, now, deadline_s) or _start_step(rollout, view) or _end_bake(rollout, view, now)
+    return (
+        _give_up(rollout, now, deadline_s)
+        or canary.catch_failure(rollout, view.counts, now)
+        or _start_step(rollout, view)
+        or _end_bake(rollout, view, now)
+    )
 
 
 def _end_bake(rollout: Rollout, view: View, now: float) -> Action | None:
@@ -127,6 +136,8 @@ def _decide_rolling_back(rollout: Rollout, view: View, now: float) -> Action | N
 _DECIDERS: dict[Phase, Callable[[Rollout, View, float], Action | None]] = {
     Phase.PENDING: _decide_pending,
     Phase.PREFLIGHT: _decide_preflight,
+    Phase.CANARY: _decide_canary,
+    Phase.ANALYZING: _decide_analyzing,
     Phase.ROLLING: _decide_rolling,
     Phase.BAKING: _decide_baking,
     Phase.COMMITTING: _decide_committing,
@@ -140,6 +151,8 @@ def _give_up(rollout: Rollout, now: float, deadline_s: float) -> Action | None:
         return _record(rollout, K.ROLLBACK_STARTED, cause="abort", reason=rollout.abort)
     if rollout.version_fault:
         return _record(rollout, K.ROLLBACK_STARTED, cause="version", reason=rollout.version_fault)
+    if canary.gives_up(rollout):
+        return _record(rollout, K.ROLLBACK_STARTED, cause="gate", reason=rollout.analysis.reason)
     if not rollout.paused and now - rollout.since >= deadline_s:
         reason = f"no progress for {deadline_s:g} s in phase {rollout.phase}"
         return _record(rollout, K.ROLLBACK_STARTED, cause="deadline", reason=reason)
@@ -163,7 +176,7 @@ def _start_step(rollout: Rollout, view: View) -> Action | None:
     """The next worker that needs its step and may have it. Who is not ready anyway goes first and costs nothing."""
     if rollout.paused:
         return None
-    waiting = [view.workers[worker] for worker in _seats(rollout, view) if _needs_step(rollout, view, worker)]
+    waiting = [view.workers[worker] for worker in _movers(rollout, view) if _needs_step(rollout, view, worker)]
     for worker in sorted(waiting, key=lambda worker: worker.state is S.READY):
         if rollout.attempts.get(worker.worker, 0) > rollout.settings.max_worker_retries:
             return _out_of_attempts(rollout, worker.worker)
@@ -296,8 +309,8 @@ def _leaves(rollout: Rollout, view: View, worker: str, announced: set[str]) -> b
 
 
 def _is_settled(rollout: Rollout, view: View, apart_from: Collection[str] = ()) -> bool:
-    """Every worker is ready on the goal, no step is open, nobody holds the rollout."""
-    workers = [worker for worker in _seats(rollout, view) if worker not in apart_from]
+    """Every worker that is to be is ready on the goal, no step is open, nobody holds the rollout."""
+    workers = [worker for worker in _movers(rollout, view) if worker not in apart_from]
     is_open = rollout.paused or any(worker in rollout.steps for worker in workers)
     return not is_open and all(_is_on_goal(rollout, view, worker) for worker in workers)
 
@@ -313,28 +326,16 @@ def _state(view: View, worker: str) -> WorkerState:
     return report.state if report else S.DOWN
 
 
+def _movers(rollout: Rollout, view: View) -> list[str]:
+    """The workers that are to be on the goal by now."""
+    if rollout.phase in (Phase.CANARY, Phase.ANALYZING):
+        return list(rollout.canary_workers)
+    return _seats(rollout, view)
+
+
 def _seats(rollout: Rollout, view: View) -> list[str]:
     """Those of the beginning too: a broker that was just restarted has not heard of all workers yet."""
     return list(dict.fromkeys((*rollout.workers, *view.workers)))
-
-
-# ---- outside rollouts
-
-
-def _repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
-    """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
-    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED and not worker.beside)
-    actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
-    return next((action for action in actions if action), None)
-
-
-def _repair_worker(worker: WorkerReport, last: Repair | None, stable: str, now: float) -> Action | None:
-    if last is not None and worker.token == last.token and worker.digest == stable:
-        return Undrain(worker.worker)
-    if last is None or now - last.at >= 2.0 ** min(last.count - 1, REPAIR_DOUBLINGS):
-        reason = f"drained with version {worker.version} outside a rollout"
-        return Record(K.WORKER_REPAIRED, {"worker": worker.worker, "goal": stable, "reason": reason})
-    return None if worker.token == last.token else Load(worker.worker, stable, last.token)
 
 
 def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:

@@ -19,6 +19,10 @@ class EventKind(StrEnum):
     ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings
     PREFLIGHT_STARTED = "preflight_started"
     PREFLIGHT_PASSED = "preflight_passed"  # seconds
+    CANARY_STARTED = "canary_started"  # seconds: of the preflight, which has passed
+    ANALYSIS_STARTED = "analysis_started"  # step; its seq is the number of this run of evidence
+    JUDGED = "judged"  # step, armed, result, verdicts, counts, elapsed_s
+    ROLL_STARTED = "roll_started"  # step; its seq is the number of the evidence from here to the end
     STEP_STARTED = "step_started"  # worker, incarnation, goal, attempt
     STEP_WITHDRAWN = "step_withdrawn"  # worker
     STEP_DRAINED = "step_drained"  # worker, drain_s
@@ -28,8 +32,9 @@ class EventKind(StrEnum):
     BAKE_STARTED = "bake_started"
     COMMIT_STARTED = "commit_started"  # digest
     ROLLBACK_STARTED = "rollback_started"  # cause
-    PAUSED = "paused"
+    PAUSED = "paused"  # cause: user or inconclusive
     RESUMED = "resumed"
+    PROMOTED = "promoted"  # full
     ABORT_REQUESTED = "abort_requested"
 
     # A rollout ends with one of these; they are named like the phase they lead to.

@@ -41,6 +41,8 @@ ERROR_EXITS: dict[type[errors.HotpoolError], Exit] = {
 PHASE_EXITS: dict[Phase, Exit] = {
     Phase.PENDING: Exit.IN_PROGRESS,
     Phase.PREFLIGHT: Exit.IN_PROGRESS,
+    Phase.CANARY: Exit.IN_PROGRESS,
+    Phase.ANALYZING: Exit.IN_PROGRESS,
     Phase.ROLLING: Exit.IN_PROGRESS,
     Phase.BAKING: Exit.IN_PROGRESS,
     Phase.COMMITTING: Exit.IN_PROGRESS,

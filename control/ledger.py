@@ -1,19 +1,29 @@
 """Pure: everything the events add up to: versions, stable versions, rollouts."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from hotpool.errors import BadVersion
 from hotpool.states import Phase
 
 from .events import Event, EventKind
 from .rollout import Kind, Rollout, advance, created
+from .settings import Settings
 
 K = EventKind
 
 # From the first step until every worker holds one version again, stable and target may serve. A rollback that failed may
 # have left workers on the target: taking them out of service too would help nobody.
-_BOTH_SERVE = {Phase.ROLLING, Phase.BAKING, Phase.COMMITTING, Phase.ROLLING_BACK, Phase.ROLLBACK_FAILED}
+_BOTH_SERVE = {
+    Phase.CANARY,
+    Phase.ANALYZING,
+    Phase.ROLLING,
+    Phase.BAKING,
+    Phase.COMMITTING,
+    Phase.ROLLING_BACK,
+    Phase.ROLLBACK_FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,24 @@ class Ledger:
         problem = "several versions" if fitting else "no version"
         names = ", ".join(known) or "none; add one with: hotpool versions add"
         raise BadVersion(f"{problem} of model {model!r} called {word!r}; known are {names}")
+
+
+def new_rollout(
+    ledger: Ledger, model: str, kind: Kind, target: str, workers: Sequence[str], settings: Settings, reason: str
+) -> dict[str, Any]:
+    """The body of the event that creates a rollout. Its number is the next one."""
+    stable = ledger.stable(model)
+    assert stable is not None, "the first version of a model is stable at once"
+    return {
+        "kind": kind,
+        "stable": stable,
+        "stable_name": ledger.name(model, stable),
+        "target": target,
+        "target_name": ledger.name(model, target),
+        "workers": list(workers),
+        "settings": asdict(settings),
+        "reason": reason,
+    }
 
 
 def replay(events: Iterable[Event], now: float, ledger: Ledger = Ledger()) -> Ledger:

@@ -3,10 +3,11 @@
 The journal is the mailbox: the controller finds the order there and carries it out, now or when it is back.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from hotpool.errors import BadRollout, BadVersion, Conflict, NothingToDo
 from hotpool.messages import WorkerReport
@@ -14,10 +15,13 @@ from hotpool.states import Phase, Strategy
 
 from .events import EventKind
 from .journal import Journal
-from .ledger import Ledger, fold, replay
-from .rollout import TRANSITIONS, Kind, Rollout, Settings
+from .ledger import Ledger, fold, new_rollout, replay
+from .plan import resolve_steps
+from .rollout import TRANSITIONS, Kind, PauseCause, Rollout
+from .settings import Settings
 
 K = EventKind
+T = TypeVar("T")
 
 
 def start(
@@ -74,6 +78,34 @@ def undo(
         return _create(journal, ledger, model, Kind.UNDO, target, workers, settings, operator, reason)
 
 
+def retry(journal: Journal, *, model: str, workers: Sequence[WorkerReport], operator: str, reason: str = "") -> Rollout:
+    """Orders the last rollout once more, from its beginning: the same target by the same settings.
+
+    Raises like `start`, and NothingToDo: the last rollout did not fail, or there is none.
+    """
+    with journal.transaction():
+        ledger = read(journal)
+        _refuse_if_busy(ledger, model, workers)
+        last = ledger.last(model)
+        if last is None or last.phase is Phase.SUCCEEDED:
+            raise NothingToDo(f"model {model!r} has no failed rollout to try again; see: hotpool rollout history")
+        target = ledger.find(model, last.target)
+        return _create(journal, ledger, model, last.kind, target, workers, last.settings, operator, reason)
+
+
+def preview(journal: Journal, order: Callable[[], T]) -> T:
+    """What an order would give. It is checked and carried out in full, and nothing of it remains."""
+    made: list[T] = []
+    with suppress(_NotMeant), journal.transaction():
+        made.append(order())
+        raise _NotMeant
+    return made[0]
+
+
+class _NotMeant(Exception):
+    """Rolls back a transaction."""
+
+
 def abort(journal: Journal, *, model: str, operator: str, reason: str = "") -> Rollout:
     """Orders the rollout under way back to the stable version. Can't be taken back; ordered twice it counts once.
 
@@ -104,7 +136,7 @@ def pause(journal: Journal, *, model: str, operator: str, reason: str = "") -> R
             raise NothingToDo(f"{_what(rollout)} and paused already")
         if rollout.abort or K.PAUSED not in TRANSITIONS[rollout.phase]:
             raise Conflict(f"{_what(rollout)}: it can't be paused now")
-        return _append(journal, ledger, rollout, K.PAUSED, operator, reason)
+        return _append(journal, ledger, rollout, K.PAUSED, operator, reason, cause=PauseCause.USER)
 
 
 def resume(journal: Journal, *, model: str, operator: str, reason: str = "") -> Rollout:
@@ -119,6 +151,26 @@ def resume(journal: Journal, *, model: str, operator: str, reason: str = "") -> 
         if not rollout.paused:
             raise NothingToDo(f"{_what(rollout)} and not paused")
         return _append(journal, ledger, rollout, K.RESUMED, operator, reason)
+
+
+def promote(journal: Journal, *, model: str, operator: str, reason: str = "", full: bool = False) -> Rollout:
+    """Orders the rollout under way to leave its pause, and in the canary also the present step, whatever the gates say.
+
+    full: all steps that are left too; no gate is armed from then on.
+
+    Raises:
+        NothingToDo: no rollout is under way, or there is nothing to leave.
+        Conflict: it is on its way back, or past the point of no return.
+    """
+    with journal.transaction():
+        ledger = read(journal)
+        rollout = _active(ledger, model)
+        if rollout.abort or K.PROMOTED not in TRANSITIONS[rollout.phase]:
+            raise Conflict(f"{_what(rollout)}: it can't be promoted now")
+        in_canary = bool(rollout.settings.steps) and rollout.phase not in (Phase.ROLLING, Phase.BAKING)
+        if not (rollout.paused or in_canary or (full and rollout.settings.steps)):
+            raise NothingToDo(f"{_what(rollout)} and not paused: there is no step to leave")
+        return _append(journal, ledger, rollout, K.PROMOTED, operator, reason, full=full)
 
 
 def read(journal: Journal) -> Ledger:
@@ -152,20 +204,10 @@ def _create(
     operator: str,
     reason: str,
 ) -> Rollout:
-    stable = ledger.stable(model)
-    assert stable is not None, "the first version of a model is stable at once"
     seats = [worker.worker for worker in workers if worker.model == model]
     _refuse_without_floor(model, len(seats), settings)
-    body = {
-        "kind": kind,
-        "stable": stable,
-        "stable_name": ledger.name(model, stable),
-        "target": target,
-        "target_name": ledger.name(model, target),
-        "workers": seats,
-        "settings": asdict(settings),
-        "reason": reason,
-    }
+    steps = resolve_steps(settings.steps, settings.canary_workers, len(seats)) if kind is Kind.START else ()
+    body = new_rollout(ledger, model, kind, target, seats, replace(settings, steps=steps), reason)
     number = len(ledger.rollouts) + 1
     event = journal.append(K.ROLLOUT_CREATED, model=model, rollout=number, operator=operator, body=body)
     return fold(ledger, event, monotonic()).rollouts[number]
@@ -199,7 +241,9 @@ def _what(rollout: Rollout) -> str:
     return f"rollout {rollout.number} ({rollout.stable_name} -> {rollout.target_name}) is {rollout.phase}"
 
 
-def _append(journal: Journal, ledger: Ledger, rollout: Rollout, kind: EventKind, operator: str, reason: str) -> Rollout:
-    body: dict[str, Any] = {"reason": reason}
+def _append(
+    journal: Journal, ledger: Ledger, rollout: Rollout, kind: EventKind, operator: str, reason: str, **more: Any
+) -> Rollout:
+    body = {"reason": reason, **more}
     event = journal.append(kind, model=rollout.model, rollout=rollout.number, operator=operator, body=body)
     return fold(ledger, event, monotonic()).rollouts[rollout.number]

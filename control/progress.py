@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from hotpool.messages import WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
 
-from .rollout import Kind, Rollout
+from .plan import SHADOW
+from .rollout import Kind, PauseCause, Rollout
 
 
 def title(rollout: Rollout) -> str:
@@ -21,6 +22,8 @@ def message(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     """
     if rollout.is_over:
         return ending(rollout)
+    if rollout.pause_cause is PauseCause.INCONCLUSIVE:
+        return f"paused, {_step(rollout)} was inconclusive: {rollout.analysis.reason}"
     if rollout.paused:
         return f"paused while {rollout.phase}; {_counts(rollout, workers)}"
     return _MESSAGES[rollout.phase](rollout, workers)
@@ -75,6 +78,21 @@ def _preflight(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     return f"preflight: checking {rollout.target_name} in a process of its own"
 
 
+def _step(rollout: Rollout) -> str:
+    """`step 2/4, 5 percent to v7`, or `step 1/4, shadow`."""
+    step, steps = rollout.analysis.step, rollout.settings.steps
+    share = rollout.step if rollout.step == SHADOW else f"{rollout.step} percent to {rollout.target_name}"
+    return f"step {step + 1}/{len(steps)}, {share}"
+
+
+def _canary(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"canary: {', '.join(rollout.canary_workers)} first; {_counts(rollout, workers)}"
+
+
+def _analyzing(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
+    return f"analyzing: {_step(rollout)}; {_counts(rollout, workers)}"
+
+
 def _rolling(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     return f"rolling: {_counts(rollout, workers)}"
 
@@ -94,6 +112,8 @@ def _rolling_back(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
 _MESSAGES = {
     Phase.PENDING: _pending,
     Phase.PREFLIGHT: _preflight,
+    Phase.CANARY: _canary,
+    Phase.ANALYZING: _analyzing,
     Phase.ROLLING: _rolling,
     Phase.BAKING: _baking,
     Phase.COMMITTING: _committing,

@@ -1,6 +1,6 @@
 """Pure: rollouts and the audit as the CLI shows them, in the same way as `render.py`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -9,12 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hotpool.evidence import Counts
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase
+from hotpool.states import Phase, WorkerState
 
 from .events import Event, EventKind
 from .render import duration, short, state_text, table
 from .rollout import Rollout, Step
+from .verdicts import GateResult, Verdict
 
 _PHASE_STYLES = {
     Phase.SUCCEEDED: "green",
@@ -26,12 +28,17 @@ _KIND_STYLES = {
     EventKind.SUCCEEDED: "green",
     EventKind.REJECTED: "yellow",
     EventKind.ABORT_REQUESTED: "yellow",
+    EventKind.PROMOTED: "yellow",
     EventKind.STEP_FAILED: "yellow",
     EventKind.ROLLBACK_STARTED: "yellow",
     EventKind.ROLLED_BACK: "yellow",
     EventKind.ROLLBACK_FAILED: "red",
 }
 
+
+_RESULT_STYLES = {GateResult.PASS: "green", GateResult.FAIL: "red", GateResult.INCONCLUSIVE: "yellow"}
+_CELL_STYLES = {True: "black on green", False: "white on blue"}  # on target, on stable
+BAR_CELLS = 10
 
 DIGEST_LENGTH = 64  # of SHA-256 in hexadecimal digits
 
@@ -65,7 +72,18 @@ def event_versions(body: Mapping[str, Any]) -> str:
 
 def event_details(body: Mapping[str, Any]) -> str:
     """The reason first, then what else the event holds that has no column of its own."""
-    shown = {"name", "digest", "stable", "stable_name", "target", "target_name", "settings", "reason"}
+    shown = {
+        "name",
+        "digest",
+        "stable",
+        "stable_name",
+        "target",
+        "target_name",
+        "settings",
+        "reason",
+        "verdicts",
+        "counts",
+    }
     rest = [
         f"{key}={_value(value)}" for key, value in sorted(body.items()) if key not in shown and value not in ("", None)
     ]
@@ -83,7 +101,7 @@ def _value(value: object) -> str:
 def rollout_view(rollout: Rollout) -> dict[str, Any]:
     """For `-o json`. Without the clocks of this process, which mean nothing to another."""
     view = asdict(rollout)
-    del view["since"]
+    del view["since"], view["analysis"]["since"]
     view["steps"] = [_step_view(step) for step in rollout.steps.values()]
     view["ended_steps"] = [_step_view(step) for step in rollout.ended_steps]
     return view
@@ -117,20 +135,74 @@ def history_table(rollouts: Iterable[Rollout], now: datetime) -> Table:
     return made
 
 
+def gates_table(verdicts: Iterable[Verdict]) -> Table:
+    """Each gate with how near it is to a decision, and what it goes by."""
+    made = table("GATE", "RESULT", "EVIDENCE", "WHY")
+    for one in verdicts:
+        result = Text(one.result if one.enforced else f"{one.result} (reported only)", style=_RESULT_STYLES[one.result])
+        made.add_row(one.gate, result, bar(one.progress), Text(one.reason, style="dim"))
+    return made
+
+
+def judged_table(rollout: Rollout) -> Table:
+    """What was judged of a rollout, step by step."""
+    made = table("STEP", "PHASE", "GATE", "RESULT", "WHY")
+    for body in rollout.judged:
+        for one in body["verdicts"]:
+            result = Text(one["result"], style=_RESULT_STYLES[GateResult(one["result"])])
+            step = rollout.settings.steps[body["step"]] if body["step"] < len(rollout.settings.steps) else "-"
+            made.add_row(step, body["phase"], one["gate"], result, Text(one["reason"], style="dim"))
+    return made
+
+
+def bar(progress: float) -> str:
+    filled = round(progress * BAR_CELLS)
+    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {progress:4.0%}"
+
+
+def share_text(asked: float, counts: Counts) -> str:
+    """Asked for and measured, side by side."""
+    routed = counts.stable.routed + counts.target.routed
+    measured = f"{100 * counts.target.routed / routed:.1f}" if routed else "-"
+    return f"share asked for {asked:g} percent, measured {measured}; {counts.pairs} shadow pairs"
+
+
 def took(rollout: Rollout, now: datetime) -> str:
     """From its creation to its end, or until now."""
     ended = datetime.fromisoformat(rollout.ended_ts) if rollout.ended_ts else now
     return duration(max(0.0, (ended - datetime.fromisoformat(rollout.created_ts)).total_seconds()))
 
 
-def live_view(rollout: Rollout, workers: Iterable[WorkerReport], message: str, now: float) -> RenderableType:
-    """What `rollout start` shows while it waits: the message, then a line for each worker. now: as when it was replayed."""
+def live_view(
+    rollout: Rollout,
+    workers: Iterable[WorkerReport],
+    message: str,
+    now: float,
+    gates: Sequence[Verdict] = (),
+    share: str = "",
+) -> RenderableType:
+    """What `rollout start` shows while it waits: the message, a cell and a line for each worker, the gates. now: as when it was
+    replayed."""
+    workers = list(workers)
     rows = Table.grid(padding=(0, 2, 0, 0))
     for worker in workers:
         version = worker.version or short(worker.digest)
         rows.add_row(" ", worker.worker, state_text(worker), version, step_text(rollout, worker, now))
     hint = Text("  Ctrl-C leaves the rollout alone; stop it with: hotpool rollout abort", style="dim")
-    return Group(Text(message), rows, hint)
+    evidence: list[RenderableType] = [Text(f"  {share}"), gates_table(gates)] if gates else []
+    return Group(Text(message), cells(rollout, workers), rows, *evidence, hint)
+
+
+def cells(rollout: Rollout, workers: Iterable[WorkerReport]) -> Text:
+    """The workers as a row of cells, each with its version; one that is not ready in brackets."""
+    row = Text("  ")
+    for worker in workers:
+        name = worker.version or "-"
+        on_target = worker.digest == rollout.target
+        is_ready = worker.state is WorkerState.READY
+        row.append(f" {name} " if is_ready else f"({name})", style=_CELL_STYLES[on_target] if is_ready else "dim")
+        row.append(" ")
+    return row
 
 
 def step_text(rollout: Rollout, worker: WorkerReport, now: float) -> str:

@@ -3,7 +3,7 @@
 What to do next is not here: `decide.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from hotpool.states import FINAL_PHASES, Phase, Strategy
 
 from .events import Event, EventKind
+from .settings import OnInconclusive, Settings
+from .verdicts import GateResult
 
 P, K = Phase, EventKind
 
-_ORDERS = (K.PAUSED, K.RESUMED, K.ABORT_REQUESTED)
+_ORDERS = (K.PAUSED, K.RESUMED, K.ABORT_REQUESTED, K.PROMOTED)
 _STEP_GOES_ON = (K.STEP_WITHDRAWN, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED, K.STEP_FAILED)
 
 
@@ -24,17 +26,34 @@ def _stay(phase: Phase, *kinds: EventKind) -> dict[EventKind, Phase]:
 
 TRANSITIONS: dict[Phase, dict[EventKind, Phase]] = {
     P.PENDING: {K.PREFLIGHT_STARTED: P.PREFLIGHT, K.REJECTED: P.REJECTED, **_stay(P.PENDING, *_ORDERS)},
-    P.PREFLIGHT: {K.PREFLIGHT_PASSED: P.ROLLING, K.REJECTED: P.REJECTED, **_stay(P.PREFLIGHT, *_ORDERS)},
+    P.PREFLIGHT: {
+        K.PREFLIGHT_PASSED: P.ROLLING,
+        K.CANARY_STARTED: P.CANARY,
+        K.REJECTED: P.REJECTED,
+        **_stay(P.PREFLIGHT, *_ORDERS),
+    },
+    P.CANARY: {
+        K.ANALYSIS_STARTED: P.ANALYZING,
+        K.ROLL_STARTED: P.ROLLING,
+        K.ROLLBACK_STARTED: P.ROLLING_BACK,
+        **_stay(P.CANARY, K.STEP_STARTED, *_STEP_GOES_ON, *_ORDERS),
+    },
+    P.ANALYZING: {
+        K.STEP_STARTED: P.CANARY,  # a canary worker was lost and booted the stable version
+        K.ROLL_STARTED: P.ROLLING,
+        K.ROLLBACK_STARTED: P.ROLLING_BACK,
+        **_stay(P.ANALYZING, K.ANALYSIS_STARTED, K.JUDGED, *_ORDERS),
+    },
     P.ROLLING: {
         K.BAKE_STARTED: P.BAKING,
         K.ROLLBACK_STARTED: P.ROLLING_BACK,
-        **_stay(P.ROLLING, K.STEP_STARTED, *_STEP_GOES_ON, *_ORDERS),
+        **_stay(P.ROLLING, K.STEP_STARTED, K.JUDGED, *_STEP_GOES_ON, *_ORDERS),
     },
     P.BAKING: {
         K.STEP_STARTED: P.ROLLING,  # a worker was lost and booted the stable version: it needs its step again
         K.COMMIT_STARTED: P.COMMITTING,
         K.ROLLBACK_STARTED: P.ROLLING_BACK,
-        **_stay(P.BAKING, *_ORDERS),
+        **_stay(P.BAKING, K.JUDGED, *_ORDERS),
     },
     P.COMMITTING: {K.SUCCEEDED: P.SUCCEEDED},  # the point of no return: no order, no fault, no deadline leads back
     P.ROLLING_BACK: {
@@ -75,6 +94,11 @@ class Fault(StrEnum):
     WORKER = "worker"
 
 
+class PauseCause(StrEnum):
+    USER = "user"
+    INCONCLUSIVE = "inconclusive"  # a step of the canary ended without enough evidence
+
+
 class Outcome(StrEnum):
     """How a step ended. `left`: the rollback began first."""
 
@@ -83,26 +107,6 @@ class Outcome(StrEnum):
     WITHDRAWN = "withdrawn"
     FAILED = "failed"
     LEFT = "left"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of one rollout, frozen when it is created. Names and meanings as in `[rollout]` of configs/default.toml."""
-
-    max_unavailable: int
-    bake_s: float
-    drain_timeout_s: float
-    load_timeout_s: float
-    progress_deadline_s: float
-    max_worker_retries: int
-    preflight_memory_mb: int
-    preflight_timeout_s: float
-    strategy: Strategy = Strategy.DRAIN  # the journal has rollouts from before there was a choice
-
-    def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "strategy", Strategy(self.strategy)
-        )  # a plain word in the journal and the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +129,29 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Analysis:
+    """Where the judging of a rollout stands.
+
+    step: index into the settings' steps, -1 before the first. policy: names the present run of evidence, 0 before the first.
+    since: monotonic, when that run began. result, reason: of this run once it was judged; reason is that of the worst gate.
+    """
+
+    step: int = -1
+    policy: int = 0
+    since: float = 0.0
+    result: GateResult | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One attempt to move the pool from stable to target.
 
     workers: the seats when it was created; more may come. reason: why the operator wants it.
     cause, ending: why it went back or was rejected; the cause is abort, preflight, version, worker or deadline.
     since: monotonic, when its last event was seen. attempts: steps by worker since rolling or rolling back began.
+    is_promoted: the operator wants this step of the canary left. is_unjudged: and all that follow; no gate is armed any more.
+    judged: the bodies of all `judged` events.
     """
 
     number: int
@@ -148,6 +169,11 @@ class Rollout:
     since: float
     phase: Phase = Phase.PENDING
     paused: bool = False
+    pause_cause: PauseCause | None = None
+    analysis: Analysis = Analysis()
+    is_promoted: bool = False
+    is_unjudged: bool = False
+    judged: tuple[Mapping[str, Any], ...] = ()
     abort: str = ""  # who ordered it and why; an abort is never taken back
     version_fault: str = ""
     steps: dict[str, Step] = field(default_factory=dict)  # open ones, by worker
@@ -160,6 +186,16 @@ class Rollout:
     @property
     def is_over(self) -> bool:
         return self.phase in FINAL_PHASES
+
+    @property
+    def canary_workers(self) -> tuple[str, ...]:
+        """The seats that get the target first."""
+        return self.workers[: self.settings.canary_workers]
+
+    @property
+    def step(self) -> str:
+        """The step of the canary that is under way: `shadow` or a share."""
+        return self.settings.steps[self.analysis.step]
 
     @property
     def goal(self) -> str:
@@ -254,28 +290,57 @@ def _step_failed(rollout: Rollout, event: Event, now: float) -> Rollout:
 def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
     """The budget of attempts is full again: going back must not fail for what going forward has cost."""
     left = tuple(replace(step, outcome=Outcome.LEFT) for step in rollout.steps.values())
-    rollout = replace(rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False)
+    rollout = replace(
+        rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False, pause_cause=None
+    )
     return replace(rollout, cause=event.body["cause"], ending=event.body["reason"])
 
 
 def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return replace(rollout, paused=True)
+    return replace(rollout, paused=True, pause_cause=PauseCause(event.body.get("cause", PauseCause.USER)))
 
 
 def _resumed(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return replace(rollout, paused=False)
+    """The time of a step does not run while it is paused; what was counted meanwhile counts."""
+    return replace(rollout, paused=False, pause_cause=None, analysis=replace(rollout.analysis, since=now))
+
+
+def _promoted(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(
+        _resumed(rollout, event, now), is_promoted=True, is_unjudged=rollout.is_unjudged or event.body["full"]
+    )
+
+
+def _analysis_started(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(rollout, analysis=Analysis(event.body["step"], event.seq, now), is_promoted=False)
+
+
+def _judged(rollout: Rollout, event: Event, now: float) -> Rollout:
+    result, reason = GateResult(event.body["result"]), event.body["reason"]
+    analysis = replace(rollout.analysis, result=result, reason=reason)
+    rollout = replace(rollout, analysis=analysis, judged=(*rollout.judged, event.body))
+    if result is GateResult.INCONCLUSIVE and rollout.settings.on_inconclusive is OnInconclusive.PAUSE:
+        return replace(rollout, paused=True, pause_cause=PauseCause.INCONCLUSIVE)
+    return rollout
 
 
 def _abort_requested(rollout: Rollout, event: Event, now: float) -> Rollout:
     why = event.body.get("reason")
-    return replace(rollout, paused=False, abort=f"aborted by {event.operator}{f': {why}' if why else ''}")
+    return replace(
+        rollout, paused=False, pause_cause=None, abort=f"aborted by {event.operator}{f': {why}' if why else ''}"
+    )
 
 
 def _over(rollout: Rollout, event: Event, now: float) -> Rollout:
     """What was said when the rollback began stays, unless the end has its own to say."""
     body = event.body
     cause, ending = body.get("cause") or rollout.cause, body.get("reason") or rollout.ending
-    return replace(rollout, paused=False, cause=cause, ending=ending, ended_ts=event.ts)
+    return replace(rollout, paused=False, pause_cause=None, cause=cause, ending=ending, ended_ts=event.ts)
+
+
+def _succeeded(rollout: Rollout, event: Event, now: float) -> Rollout:
+    """From here on it is watched: another run of evidence."""
+    return replace(_over(rollout, event, now), analysis=Analysis(rollout.analysis.step, event.seq, now))
 
 
 _EFFECTS: dict[EventKind, Callable[[Rollout, Event, float], Rollout]] = {
@@ -286,10 +351,14 @@ _EFFECTS: dict[EventKind, Callable[[Rollout, Event, float], Rollout]] = {
     K.STEP_FINISHED: _step_finished,
     K.STEP_FAILED: _step_failed,
     K.ROLLBACK_STARTED: _rollback_started,
+    K.ANALYSIS_STARTED: _analysis_started,
+    K.ROLL_STARTED: _analysis_started,
+    K.JUDGED: _judged,
+    K.PROMOTED: _promoted,
     K.PAUSED: _paused,
     K.RESUMED: _resumed,
     K.ABORT_REQUESTED: _abort_requested,
-    K.SUCCEEDED: _over,
+    K.SUCCEEDED: _succeeded,
     K.REJECTED: _over,
     K.ROLLED_BACK: _over,
     K.ROLLBACK_FAILED: _over,

@@ -70,12 +70,13 @@ def upper_rank(n: int, quantile: float, alpha: float) -> int | None:
 
     None: not even the largest value is. The largest is enough from `ln alpha / ln quantile` on: 90 for the p95 at 99 %.
     """
-    tail = 0.0
-    for rank in range(min(n, math.ceil(n * quantile + FAR * math.sqrt(n * quantile * (1 - quantile)))), -1, -1):
-        tail += math.exp(_log_binomial(rank, n, quantile))
-        if tail > alpha:
-            return rank + 1 if rank < n else None
-    raise AssertionError("the whole distribution is not more than alpha")
+    rank = min(n, math.ceil(n * quantile + FAR * math.sqrt(n * quantile * (1 - quantile))))
+    tail = term = math.exp(_log_binomial(rank, n, quantile))
+    while tail <= alpha:
+        term *= rank * (1 - quantile) / ((n - rank + 1) * quantile)  # from one to the next: this runs at every look
+        rank -= 1
+        tail += term
+    return rank + 1 if rank < n else None
 
 
 def _log_binomial(k: int, n: int, p: float) -> float:

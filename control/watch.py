@@ -9,17 +9,22 @@ from time import monotonic
 from rich.live import Live
 
 from hotpool.errors import BrokerUnreachable
+from hotpool.evidence import Counts
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
+from hotpool.states import Phase
 
 from .admin import Admin
+from .canary import armed, verdicts
 from .exits import PHASE_EXITS, Exit
 from .journal import Journal
 from .ledger import Ledger, replay
+from .plan import share_of
 from .progress import message
-from .render_rollouts import live_view
+from .render_rollouts import live_view, share_text
 from .rollout import Rollout
 from .terminal import Terminal
+from .verdicts import Verdict
 
 _LOOK_S = 0.1
 _REPORT_TIMEOUT_S = 0.5
@@ -38,6 +43,17 @@ class Sight:
     workers: tuple[WorkerReport, ...]
     unattended_s: float
     at: float
+    counts: Counts | None = None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Of the gates that are armed now."""
+        return verdicts(self.rollout, self.counts) if armed(self.rollout) else ()
+
+    @property
+    def share(self) -> str:
+        asked = share_of(self.rollout.step) if self.rollout.phase is Phase.ANALYZING else 0.0
+        return share_text(asked, self.counts) if self.counts else ""
 
     @property
     def message(self) -> str:
@@ -64,7 +80,16 @@ def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
             if holder(lock) is not None:
                 seen_at = now
             rollout = ledger.rollouts[number]
-            yield Sight(rollout, _workers(admin, rollout.model), now - seen_at, now)
+            yield Sight(rollout, _workers(admin, rollout.model), now - seen_at, now, _counts(admin, rollout))
+
+
+def _counts(admin: Admin, rollout: Rollout) -> Counts | None:
+    if not armed(rollout):
+        return None
+    try:
+        return admin.evidence(rollout.model, _REPORT_TIMEOUT_S)
+    except BrokerUnreachable:
+        return None
 
 
 def _workers(admin: Admin, model: str) -> tuple[WorkerReport, ...]:
@@ -107,7 +132,8 @@ def _display(terminal: Terminal, quiet: bool) -> Iterator[Callable[[Sight], None
     elif terminal.out.is_terminal:
         with Live(console=terminal.out, transient=True, auto_refresh=False) as live:
             yield lambda sight: live.update(
-                live_view(sight.rollout, sight.workers, sight.message, sight.at), refresh=True
+                live_view(sight.rollout, sight.workers, sight.message, sight.at, sight.verdicts, sight.share),
+                refresh=True,
             )
     else:
         yield _line_printer(terminal)

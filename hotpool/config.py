@@ -50,7 +50,7 @@ class Rollout(_Section):
     """Defaults of `hotpool rollout start`."""
 
     strategy: Literal["drain", "beside"] = "drain"
-    max_unavailable: Positive = 1
+    max_unavailable: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
     bake_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0
@@ -58,6 +58,31 @@ class Rollout(_Section):
     max_worker_retries: Annotated[int, Field(ge=0, le=10)] = 2
     preflight_memory_mb: Annotated[int, Field(ge=256)] = 8192
     preflight_timeout_s: Seconds = 120.0
+    steps: str = "auto"
+    canary_workers: Positive = 1
+    step_min_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    step_max_s: Seconds = 600.0
+    on_inconclusive: Literal["pause", "abort"] = "pause"
+    watch_s: Annotated[float, Field(ge=0, le=604_800)] = 900.0
+
+
+class Gates(_Section):
+    """What the gates of a rollout hold the target to; `control/verdicts.py` says what each number means, and its range."""
+
+    alpha: float = 0.01
+    beta: float = 0.05
+    min_replies: Positive = 200
+    error_limit: float = 0.01
+    error_ratio: float = 1.5
+    disagreement_ok: float = 0.02
+    disagreement_bad: float = 0.05
+    collapse_margin: float = 0.2
+    latency_ratio: float = 1.15
+    min_windows: Positive = 20
+    tail_ratio: float = 1.3
+    min_tail_replies: Positive = 90
+    drift_min_replies: Positive = 500
+    accuracy_margin: float = 0.01
 
 
 class Config(_Section):
@@ -67,6 +92,7 @@ class Config(_Section):
     dispatch: Dispatch = Dispatch()
     pictures: Pictures = Pictures()
     rollout: Rollout = Rollout()
+    gates: Gates = Gates()
 
 
 def load_config(path: Path | None) -> Config:

@@ -20,6 +20,8 @@ class Phase(StrEnum):
 
     PENDING = "pending"
     PREFLIGHT = "preflight"
+    CANARY = "canary"
+    ANALYZING = "analyzing"
     ROLLING = "rolling"
     BAKING = "baking"
     COMMITTING = "committing"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.noop import MODEL
 from control.__main__ import serve
-from control.decide import Finding
-from control.rollout import Settings
+from control.settings import Settings
+from control.view import Finding
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr

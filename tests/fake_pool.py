@@ -17,12 +17,14 @@ from tempfile import TemporaryDirectory
 from control import orders
 from control.actions import Action, Record
 from control.controller import Controller
-from control.decide import Finding
 from control.events import Event, EventKind
 from control.journal import Journal
 from control.ledger import Ledger, replay
-from control.rollout import Rollout, Settings
+from control.rollout import Rollout
+from control.settings import Settings
+from control.view import Finding
 from hotpool import messages as m
+from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
 from hotpool.states import Phase, Strategy, WorkerState
@@ -78,6 +80,7 @@ class FakePool:
         self.dead: set[str] = set()  # workers that never start again
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
+        self.counts: Callable[[], Counts | None] = lambda: None
         self.is_announced: Callable[[str], bool] = lambda worker: True
         self._due: list[tuple[float, int, str, int, Callable[[FakeWorker], None]]] = []
         self._n = count(1)
@@ -129,6 +132,9 @@ class FakePool:
             case m.LoadVersion():
                 return self._load(worker, order)
         return m.Ack(order.seq)
+
+    def evidence(self, model: str) -> Counts | None:
+        return self.counts()
 
     def changes(self, timeout_s: float) -> list[m.Changed]:
         return []

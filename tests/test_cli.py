@@ -17,7 +17,7 @@ from control.cli_classify import _find
 from control.events import EventKind
 from control.exits import ERROR_EXITS, PHASE_EXITS, Exit, exit_for
 from control.journal import Journal
-from control.rollout import Settings
+from control.settings import Settings
 from control.up import create_folders
 from control.versions import Prepared, publish
 from hotpool import errors
@@ -85,7 +85,7 @@ def add(home, name, seed="1"):
 
 def start(home, version, reason="new"):
     seats = [WorkerReport(f"worker-{n}", WorkerState.READY, "default") for n in range(2)]
-    settings = Settings(**Config().rollout.model_dump())
+    settings = Settings(**Config().rollout.model_dump() | {"steps": "none"})
     with Journal(home.database) as journal:
         return orders.start(
             journal,
@@ -354,7 +354,7 @@ def test_a_version_whose_folder_was_lost_is_forgotten(home):
 
 
 def test_an_order_without_a_controller_is_written_down_and_says_so(run, home, monkeypatch):
-    monkeypatch.setattr("control.cli_rollout._CONTROLLER_WAIT_S", 0.0)
+    monkeypatch.setattr("control.cli_follow._CONTROLLER_WAIT_S", 0.0)
     add(home, "v1")
     add(home, "v2", seed="2")
     start(home, "v2")

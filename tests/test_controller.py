@@ -12,12 +12,13 @@ import pytest
 from control.actions import CheckWeights
 from control.checks import Scratch, check_weights
 from control.controller import Controller
-from control.decide import Finding
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Outcome
+from control.view import Finding
 from hotpool import messages as m
 from hotpool.errors import BrokerUnreachable, JournalCorrupt, StaleEpoch
+from hotpool.evidence import Counts
 from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
@@ -414,6 +415,9 @@ class SilentAtFirst:
             self._silent_for -= 1
             raise BrokerUnreachable("no broker answered")
         return self._pool.report()
+
+    def evidence(self, model: str) -> Counts | None:
+        return None
 
     def request(self, make: Callable[[int], m.FromAdmin]) -> m.Ack | m.Report:
         self._stopping.set()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from control.decide import Finding
 from control.events import EventKind
+from control.view import Finding
 from hotpool.states import Phase, Strategy
 from tests.fake_pool import World, fast_folder, settings
 

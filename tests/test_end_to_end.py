@@ -250,7 +250,9 @@ def test_the_three_forms_of_metrics_agree(hotpool, files):
 def test_a_rollout_moves_every_worker_and_undo_brings_them_back(hotpool, files):
     before = stable(hotpool)
     after = OTHER[before]
-    done = hotpool("rollout", "start", "--version", after, "--bake", "0", "--reason", "retrained in October")
+    done = hotpool(
+        "rollout", "start", "--version", after, "--no-analysis", "--bake", "0", "--reason", "retrained in October"
+    )
     assert f"succeeded: {after} is stable" in done.stdout
     assert is_on(hotpool, after)
     assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == after
@@ -278,7 +280,7 @@ def test_a_rollout_beside_leaves_every_worker_ready_and_undo_goes_the_same_way(h
     before = stable(hotpool)
     after = OTHER[before]
     with Admin(hotpool.home.endpoint("admin"), watch=True) as admin:
-        done = hotpool("rollout", "start", "--version", after, "--strategy", "beside", "--bake", "0")
+        done = hotpool("rollout", "start", "--version", after, "--no-analysis", "--strategy", "beside", "--bake", "0")
         assert f"({before} -> {after}, beside)" in done.stdout
         assert is_on(hotpool, after)
         assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == after
@@ -294,7 +296,7 @@ def test_a_rollout_beside_leaves_every_worker_ready_and_undo_goes_the_same_way(h
 @pytest.mark.parametrize("victim", ["worker", "broker"])
 def test_a_kill_in_a_load_beside_does_not_stop_the_rollout(hotpool, victim):
     after = OTHER[stable(hotpool)]
-    hotpool("rollout", "start", "--version", after, "--strategy", "beside", "--bake", "0", "--detach")
+    hotpool("rollout", "start", "--version", after, "--no-analysis", "--strategy", "beside", "--bake", "0", "--detach")
     with Admin(hotpool.home.endpoint("admin")) as admin:
         loading = []
 
@@ -317,7 +319,7 @@ def test_a_pool_of_one_worker_is_rolled_beside_and_not_otherwise(files, tmp_path
             hotpool("up", "--detach")
             assert "--strategy beside" in hotpool("rollout", "start", "--version", "v2", code=2).stderr
             with Admin(hotpool.home.endpoint("admin"), watch=True) as admin:
-                hotpool("rollout", "start", "--version", "v2", "--strategy", "beside", "--bake", "0")
+                hotpool("rollout", "start", "--version", "v2", "--no-analysis", "--strategy", "beside", "--bake", "0")
                 changes = admin.changes(0.5)
             assert {(change.after, change.ready) for change in changes} == {("ready", 1)}
             assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == "v2"
@@ -341,7 +343,7 @@ def test_a_damaged_version_is_rejected_with_the_reason_and_touches_no_worker(hot
         content[-1] ^= 1
         weights.chmod(stat.S_IRUSR | stat.S_IWUSR)
         weights.write_bytes(content)
-        done = hotpool("rollout", "start", "--version", "v3", "--bake", "0", code=10)
+        done = hotpool("rollout", "start", "--version", "v3", "--no-analysis", "--bake", "0", code=10)
         assert "rejected v3" in done.stdout
         assert "changed" in done.stdout
         assert "the service was not touched" in done.stdout
@@ -354,7 +356,7 @@ def test_a_damaged_version_is_rejected_with_the_reason_and_touches_no_worker(hot
 
 def test_ctrl_c_detaches_and_the_rollout_goes_on(hotpool):
     target, n = OTHER[stable(hotpool)], len(events(hotpool))
-    waiting = hotpool.start("rollout", "start", "--version", target, "--bake", "2")
+    waiting = hotpool.start("rollout", "start", "--version", target, "--no-analysis", "--bake", "2")
     number = await_bake(hotpool, n)
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=20)
@@ -386,7 +388,7 @@ def test_a_killed_broker_is_started_again_and_answers(hotpool, files):
 
 def test_a_killed_controller_finishes_its_rollout(hotpool):
     target, n = OTHER[stable(hotpool)], len(events(hotpool))
-    hotpool("rollout", "start", "--version", target, "--bake", "3", "--detach")
+    hotpool("rollout", "start", "--version", target, "--no-analysis", "--bake", "3", "--detach")
     number = await_bake(hotpool, n)
     epoch = hotpool.json("status")["controller"]["epoch"]
     controller = kill(hotpool, "control")

@@ -23,6 +23,7 @@ from control.render_rollouts import (
     step_text,
     steps_table,
 )
+from control.rollout import Analysis
 from control.rollout_metrics import rollout_families
 from hotpool.messages import QueueReport, Report, WorkerReport
 from hotpool.metrics import Counter, Histograms, count, gauge
@@ -229,7 +230,9 @@ def test_a_message_changes_only_when_something_happened():
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_every_phase_has_a_message(phase):
-    rollout = replace(ledger_of().rollouts[1], phase=phase, ending="because")
+    rollout = ledger_of().rollouts[1]
+    settings = replace(rollout.settings, steps=("shadow", "5"))
+    rollout = replace(rollout, phase=phase, ending="because", settings=settings, analysis=Analysis(step=1))
     assert len(message(rollout, [worker(0)])) > 10
     assert len(message(rollout, [])) > 10
 

@@ -1,11 +1,11 @@
 """The rollout machine: the phase table, and what is decided when."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from control.actions import CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
-from control.decide import Finding, View, decide
+from control.decide import decide
 from control.events import Event, EventKind
 from control.ledger import Ledger, Repair
 from control.rollout import (
@@ -20,6 +20,9 @@ from control.rollout import (
     advance,
     next_phase,
 )
+from control.verdicts import GateSettings
+from control.view import Finding, View
+from hotpool.config import Gates as GatesSection
 from hotpool.config import Rollout as RolloutSection
 from hotpool.messages import ModelReport, WorkerReport
 from hotpool.states import FINAL_PHASES, Phase, Strategy, WorkerState
@@ -116,7 +119,8 @@ def test_a_rollback_keeps_its_reason_unless_its_end_has_another() -> None:
 
 
 def test_the_settings_of_a_rollout_are_those_of_the_configuration() -> None:
-    assert set(RolloutSection.model_fields) == set(type(SETTINGS).__dataclass_fields__)
+    assert {*RolloutSection.model_fields, "gates"} == set(type(SETTINGS).__dataclass_fields__)
+    assert GatesSection().model_dump() == asdict(GateSettings())
 
 
 # ---- builders

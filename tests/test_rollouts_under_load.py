@@ -19,10 +19,11 @@ from bench.noop import MODEL, noop_class, noop_manifest
 from control import orders
 from control.admin import Admin
 from control.controller import Controller
-from control.decide import Finding
 from control.events import EventKind
 from control.journal import Journal
-from control.rollout import Rollout, Settings
+from control.rollout import Rollout
+from control.settings import Settings
+from control.view import Finding
 from hotpool import Client
 from hotpool.errors import HotpoolError, UnknownVersion
 from hotpool.home import Home

@@ -1,0 +1,49 @@
+"""Pure: what to do while no rollout is under way: take back what was committed and is bad, bring idle workers back."""
+
+from dataclasses import replace
+
+from hotpool.messages import WorkerReport
+from hotpool.states import WorkerState
+
+from . import canary
+from .actions import Action, Load, Record, Undrain
+from .events import EventKind
+from .ledger import Ledger, Repair, new_rollout
+from .rollout import Kind
+from .view import View
+
+K, S = EventKind, WorkerState
+
+REPAIR_DOUBLINGS = 12  # of one second: in the end about once an hour
+
+
+def take_back(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
+    """The undo of a rollout that has succeeded, when what it brought turns out to be bad."""
+    last = ledger.last(model)
+    previous = ledger.previous_stable(model)
+    if last is None or previous is None or not canary.is_watched(last, now):
+        return None
+    if previous not in ledger.versions.get(model, {}).values():
+        return None  # it was removed: an alarm is all that is left, see the log of the gates
+    reason = canary.watch_failure(last, view.counts)
+    if reason is None:
+        return None
+    settings = replace(last.settings, steps=())
+    body = new_rollout(ledger, model, Kind.UNDO, previous, sorted(view.workers), settings, reason)
+    return Record(K.ROLLOUT_CREATED, body, len(ledger.rollouts) + 1)
+
+
+def repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
+    """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
+    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED and not worker.beside)
+    actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
+    return next((action for action in actions if action), None)
+
+
+def _repair_worker(worker: WorkerReport, last: Repair | None, stable: str, now: float) -> Action | None:
+    if last is not None and worker.token == last.token and worker.digest == stable:
+        return Undrain(worker.worker)
+    if last is None or now - last.at >= 2.0 ** min(last.count - 1, REPAIR_DOUBLINGS):
+        reason = f"drained with version {worker.version} outside a rollout"
+        return Record(K.WORKER_REPAIRED, {"worker": worker.worker, "goal": stable, "reason": reason})
+    return None if worker.token == last.token else Load(worker.worker, stable, last.token)

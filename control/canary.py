@@ -1,0 +1,187 @@
+"""Pure: the canary of a rollout: what the target gets of the requests, which gates are armed, what follows from their verdicts.
+
+A rollout without steps has none of it: its workers answer whatever comes, as they become ready.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from hotpool.evidence import Counts
+from hotpool.messages import Policy, WorkerReport
+from hotpool.states import Phase, WorkerState
+
+from .actions import Record
+from .events import EventKind
+from .gates import ARMED, judge
+from .plan import SHADOW, share_of
+from .rollout import Kind, Rollout
+from .settings import OnInconclusive
+from .verdicts import Gate, GateResult, Verdict, counts_to_json, worst
+
+K, S = EventKind, WorkerState
+Workers = Mapping[str, WorkerReport]
+
+WHOLE = 100.0  # percent
+
+
+# ---- the share
+
+
+def policy(rollout: Rollout, workers: Workers, floor: int) -> Policy | None:
+    """How requests are split now; None: any admitted worker answers. floor: workers that must stay ready."""
+    if not rollout.settings.steps or rollout.phase not in _SHARES:
+        return None
+    share = _SHARES[rollout.phase](rollout, workers, floor)
+    copies = WHOLE if _step_kind(rollout) == SHADOW else 0.0
+    return Policy(rollout.analysis.policy, rollout.number, share, copies)
+
+
+def watch_policy(rollout: Rollout) -> Policy:
+    """After the commit there is one version, and what it does is counted."""
+    return Policy(rollout.analysis.policy, rollout.number, 0.0, 0.0)
+
+
+def _none(rollout: Rollout, workers: Workers, floor: int) -> float:
+    return 0.0
+
+
+def _of_step(rollout: Rollout, workers: Workers, floor: int) -> float:
+    return share_of(rollout.step)
+
+
+def _by_capacity(rollout: Rollout, workers: Workers, floor: int) -> float:
+    """As many requests as workers, of those that are ready and not about to leave. Whole percents: it changes seldom."""
+    stable, target = (_staying(rollout, workers, digest) for digest in (rollout.stable, rollout.target))
+    return float(round(WHOLE * target / (stable + target))) if target else 0.0
+
+
+def _back(rollout: Rollout, workers: Workers, floor: int) -> float:
+    """Nothing as soon as the stable workers are enough by themselves."""
+    if _staying(rollout, workers, rollout.stable) >= floor:
+        return 0.0
+    return _by_capacity(rollout, workers, floor)
+
+
+def _staying(rollout: Rollout, workers: Workers, digest: str) -> int:
+    return sum(
+        worker.state is S.READY and worker.digest == digest and (name not in rollout.steps or digest == rollout.goal)
+        for name, worker in workers.items()
+    )
+
+
+_SHARES: dict[Phase, Callable[[Rollout, Workers, int], float]] = {
+    Phase.CANARY: _none,
+    Phase.ANALYZING: _of_step,
+    Phase.ROLLING: _by_capacity,
+    Phase.BAKING: _by_capacity,
+    Phase.COMMITTING: _by_capacity,
+    Phase.ROLLING_BACK: _back,
+}
+
+
+# ---- the gates
+
+
+def armed(rollout: Rollout) -> tuple[Gate, ...]:
+    """Which gates are looked at now."""
+    if rollout.is_unjudged or not rollout.settings.steps:
+        return ()
+    return ARMED.get(_step_kind(rollout), ())
+
+
+def _step_kind(rollout: Rollout) -> str:
+    """The key in `ARMED`: of an analysis whether its step is a shadow or a share, else the phase."""
+    if rollout.phase is Phase.SUCCEEDED:
+        return "watch"
+    if rollout.phase is not Phase.ANALYZING:
+        return rollout.phase
+    return SHADOW if rollout.step == SHADOW else "share"
+
+
+def verdicts(rollout: Rollout, counts: Counts | None) -> tuple[Verdict, ...]:
+    """Of the armed gates, as the evidence stands now. Evidence of another run counts for nothing."""
+    if counts is None or counts.policy != rollout.analysis.policy:
+        counts = Counts(rollout.analysis.policy)
+    return judge(counts, rollout.settings.gates, gates=armed(rollout))
+
+
+def is_watched(rollout: Rollout, now: float) -> bool:
+    """Whether this rollout has succeeded so short a while ago that it is still taken back by itself."""
+    settings = rollout.settings
+    judges = settings.steps and not rollout.is_unjudged and rollout.kind is Kind.START
+    return bool(judges) and rollout.phase is Phase.SUCCEEDED and now - rollout.analysis.since < settings.watch_s
+
+
+def watch_failure(rollout: Rollout, counts: Counts | None) -> str | None:
+    """Why a version that was committed must go back."""
+    found = verdicts(rollout, counts)
+    failed = next((one for one in found if one.enforced and one.result is GateResult.FAIL), None)
+    return (
+        f"within {rollout.settings.watch_s:g} s after the commit gate {failed.gate}: {failed.reason}"
+        if failed
+        else None
+    )
+
+
+def catch_failure(rollout: Rollout, counts: Counts | None, now: float) -> Record | None:
+    """A gate that fails is written down in whatever phase, paused or not."""
+    found = verdicts(rollout, counts)
+    return _judged(rollout, found, counts, now) if worst(found) is GateResult.FAIL else None
+
+
+def end_step(rollout: Rollout, counts: Counts | None, now: float) -> Record | None:
+    """What follows in the phase `analyzing`, when nothing has failed and no canary worker is missing."""
+    analysis, settings = rollout.analysis, rollout.settings
+    if rollout.paused:
+        return None
+    if rollout.is_unjudged or rollout.is_promoted or analysis.result is GateResult.PASS:
+        return _next_step(rollout)
+    if analysis.result is GateResult.INCONCLUSIVE:  # and it was resumed: evidence is gathered anew
+        return _begin(rollout, analysis.step)
+    found, elapsed_s = verdicts(rollout, counts), now - analysis.since
+    has_passed = worst(found) is GateResult.PASS and elapsed_s >= settings.step_min_s
+    return _judged(rollout, found, counts, now) if has_passed or elapsed_s >= settings.step_max_s else None
+
+
+def begin(rollout: Rollout) -> Record:
+    """All canary workers are ready: the first step, or once more the one that a lost worker has cut short."""
+    if rollout.is_unjudged:
+        return _roll(rollout)
+    return _begin(rollout, max(0, rollout.analysis.step))
+
+
+def gives_up(rollout: Rollout) -> bool:
+    """Whether what was judged ends the rollout."""
+    result = rollout.analysis.result
+    return result is GateResult.FAIL or (
+        result is GateResult.INCONCLUSIVE and rollout.settings.on_inconclusive is OnInconclusive.ABORT
+    )
+
+
+def _next_step(rollout: Rollout) -> Record:
+    step = rollout.analysis.step + 1
+    return _roll(rollout) if rollout.is_unjudged or step >= len(rollout.settings.steps) else _begin(rollout, step)
+
+
+def _begin(rollout: Rollout, step: int) -> Record:
+    return Record(K.ANALYSIS_STARTED, {"step": step}, rollout.number)
+
+
+def _roll(rollout: Rollout) -> Record:
+    return Record(K.ROLL_STARTED, {"step": len(rollout.settings.steps)}, rollout.number)
+
+
+def _judged(rollout: Rollout, found: tuple[Verdict, ...], counts: Counts | None, now: float) -> Record:
+    """With all that is needed to come to the same verdicts again."""
+    result = worst(found)
+    deciding = next((one for one in found if one.enforced and one.result is result), None)
+    body = {
+        "step": rollout.analysis.step,
+        "phase": rollout.phase,
+        "result": result,
+        "reason": f"gate {deciding.gate}: {deciding.reason}" if deciding else "no gate is armed",
+        "verdicts": [asdict(one) for one in found],
+        "counts": counts_to_json(counts or Counts(rollout.analysis.policy)),
+        "elapsed_s": round(now - rollout.analysis.since, 3),
+    }
+    return Record(K.JUDGED, body, rollout.number)

@@ -1,0 +1,122 @@
+"""Shell: `hotpool rollout` and `hotpool analysis`: looking at rollouts without changing them."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import msgspec
+from rich.console import RenderableType
+
+from .cli_follow import find, finish
+from .cli_rollout import model_argument, rollout, timeout_option
+from .exits import PHASE_EXITS, Exit
+from .progress import title
+from .render_rollouts import gates_table, history_table, judged_table, live_view, rollout_view, steps_table
+from .terminal import Terminal, output_option, pass_terminal
+from .verdicts import counts_to_json
+from .watch import Sight, follow, look
+
+
+@rollout.command()
+@model_argument
+@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
+@click.option("--no-wait", is_flag=True, help="Show how it is now; ends with 9 while it is under way.")
+@timeout_option
+@output_option
+@pass_terminal
+def status(
+    terminal: Terminal, model: str | None, number: int | None, no_wait: bool, timeout_s: float | None, output: str
+) -> None:
+    """Follow a rollout until it has ended or is paused, then show its steps.
+
+    \b
+    Example:
+      hotpool rollout status --no-wait
+    """
+    one = find(terminal, model or terminal.config.pool.model, number)
+    if no_wait or one.is_over:
+        sight = look(terminal, one.number)
+        paused = sight.rollout.paused
+        finish(terminal, sight, Exit.PAUSED if paused else PHASE_EXITS[sight.rollout.phase], output, is_waiting=False)
+    if output == "text":
+        terminal.say(title(one))
+    finish(terminal, *follow(terminal, one.number, timeout_s, quiet=output == "json"), output)
+
+
+@rollout.command()
+@model_argument
+@output_option
+@pass_terminal
+def history(terminal: Terminal, model: str | None, output: str) -> None:
+    """List the rollouts of a model, the oldest first.
+
+    \b
+    Example:
+      hotpool rollout history -o json
+    """
+    model = model or terminal.config.pool.model
+    known = [one for one in terminal.ledger().rollouts.values() if one.model == model]
+    terminal.show(output, [rollout_view(one) for one in known], history_table(known, datetime.now(UTC)))
+
+
+@rollout.command()
+@model_argument
+@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
+@output_option
+@pass_terminal
+def get(terminal: Terminal, model: str | None, number: int | None, output: str) -> None:
+    """Show everything about a rollout as it is now: phase, share, workers, gates, steps. Ends with 0.
+
+    \b
+    Example:
+      hotpool rollout get -o json
+    """
+    one = find(terminal, model or terminal.config.pool.model, number)
+    sight = look(terminal, one.number)
+    shown = live_view(sight.rollout, sight.workers, sight.message, sight.at, sight.verdicts, sight.share)
+    terminal.show(output, _sight_view(sight), title(sight.rollout), shown, steps_table(sight.rollout))
+
+
+@click.group()
+def analysis() -> None:
+    """The gates of a rollout and their evidence.
+
+    \b
+    Example:
+      hotpool analysis show
+    """
+
+
+@analysis.command()
+@model_argument
+@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
+@output_option
+@pass_terminal
+def show(terminal: Terminal, model: str | None, number: int | None, output: str) -> None:
+    """Show each gate with its counts, its bounds and what would decide it, and what was judged before.
+
+    \b
+    Example:
+      hotpool analysis show -o json
+    """
+    one = find(terminal, model or terminal.config.pool.model, number)
+    sight = look(terminal, one.number)
+    parts: list[RenderableType] = [f"{title(sight.rollout)}: {sight.message}"]
+    if sight.verdicts:
+        parts += [sight.share, gates_table(sight.verdicts)]
+    if sight.rollout.judged:
+        parts += ["judged:", judged_table(sight.rollout)]
+    if len(parts) == 1:
+        parts.append("nothing is judged: no step of a canary has begun")
+    terminal.show(output, _sight_view(sight), *parts)
+
+
+def _sight_view(sight: Sight) -> dict[str, Any]:
+    return {
+        "message": sight.message,
+        "rollout": rollout_view(sight.rollout),
+        "workers": msgspec.to_builtins(sight.workers),
+        "verdicts": [asdict(verdict) for verdict in sight.verdicts],
+        "counts": counts_to_json(sight.counts) if sight.counts else None,
+    }

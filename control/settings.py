@@ -1,0 +1,53 @@
+"""Pure: what an operator may choose for one rollout."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hotpool.states import Strategy
+
+from .plan import parse_steps
+from .verdicts import GateSettings
+
+DEFAULT_GATES = GateSettings()
+
+
+class OnInconclusive(StrEnum):
+    """What becomes of a rollout whose gates had too little evidence."""
+
+    PAUSE = "pause"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one rollout, frozen when it is created. Names and meanings as in `[rollout]` of configs/default.toml."""
+
+    max_unavailable: int
+    bake_s: float
+    drain_timeout_s: float
+    load_timeout_s: float
+    progress_deadline_s: float
+    max_worker_retries: int
+    preflight_memory_mb: int
+    preflight_timeout_s: float
+    # The journal has rollouts from before there were these.
+    strategy: Strategy = Strategy.DRAIN
+    steps: tuple[str, ...] = ()  # of the canary, see plan.py; none: no canary
+    canary_workers: int = 1
+    step_min_s: float = 60.0
+    step_max_s: float = 600.0
+    on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
+    watch_s: float = 0.0
+    gates: GateSettings = DEFAULT_GATES
+
+    def __post_init__(self) -> None:
+        """Plain words and lists, as the journal and the configuration have them, become what they mean."""
+        gates = self.gates if isinstance(self.gates, GateSettings) else GateSettings(**self.gates)
+        typed = {
+            "strategy": Strategy(self.strategy),
+            "steps": parse_steps(self.steps) if isinstance(self.steps, str) else tuple(self.steps),
+            "on_inconclusive": OnInconclusive(self.on_inconclusive),
+            "gates": gates,
+        }
+        for name, value in typed.items():
+            object.__setattr__(self, name, value)

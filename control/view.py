@@ -1,0 +1,32 @@
+"""Pure: what the controller sees of the pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hotpool.evidence import Counts
+from hotpool.messages import ModelReport, WorkerReport
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has found. reason: what is wrong, empty when nothing is."""
+
+    is_good: bool
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is, as far as the controller can see.
+
+    workers: of the model, by name. table: the broker's version table. pointer: the digest workers boot. preflight, weights: of
+    the target, None while not known. counts: the broker's evidence; None while there is none.
+    """
+
+    workers: Mapping[str, WorkerReport]
+    table: ModelReport | None
+    pointer: str | None
+    preflight: Finding | None = None
+    weights: Finding | None = None
+    counts: Counts | None = None
