@@ -9,7 +9,7 @@ from .markup import Markup, join, number, tag, text
 
 Points = Sequence[tuple[float, float]]
 
-CHAR = 6.6  # width of a letter at the font size of the pictures: enough to know whether a label fits
+CHAR = 7.4  # width of a letter at the font size of the pictures: enough to know whether a label fits
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
 

@@ -8,30 +8,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from hotpool.states import FINAL_PHASES, Phase, Strategy
+
 from .events import Event, EventKind
+from .plan import SHADOW
+from .rollout import TRANSITIONS, Kind, Outcome, Part
 
-K = EventKind
+K, P = EventKind, Phase
 
-# Where an event leads, whatever came before; tests hold this against the table of the machine.
-LEADS_TO = {
-    "preflight_started": "preflight",
-    "preflight_passed": "rolling",
-    "canary_started": "canary",
-    "analysis_started": "analyzing",
-    "roll_started": "rolling",
-    "bake_started": "baking",
-    "commit_started": "committing",
-    "rollback_started": "rolling_back",
-    "succeeded": "succeeded",
-    "rejected": "rejected",
-    "rolled_back": "rolled_back",
-    "rollback_failed": "rollback_failed",
+_MARKS = (K.PAUSED, K.RESUMED, K.PROMOTED, K.ABORT_REQUESTED, K.CONTROLLER_STARTED)
+_ENDS = (K.SUCCEEDED, K.REJECTED, K.ROLLED_BACK, K.ROLLBACK_FAILED)
+_UNPAUSES = (K.RESUMED, K.PROMOTED, K.ABORT_REQUESTED, K.ROLLBACK_STARTED, *_ENDS)
+_NEXT_PART = {K.STEP_DRAINED: Part.LOAD, K.STEP_LOADED: Part.REJOIN}
+_STEP_ENDS = {
+    K.STEP_FINISHED: Outcome.FINISHED,
+    K.STEP_WITHDRAWN: Outcome.WITHDRAWN,
+    K.STEP_FAILED: Outcome.FAILED,
 }
-_STEP_LEADS_BACK = {"baking": "rolling", "analyzing": "canary"}  # a worker was lost and needs its step again
-FINAL = ("succeeded", "rejected", "rolled_back", "rollback_failed")
-_MARKS = ("paused", "resumed", "promoted", "abort_requested", "controller_started")
-_NEXT_PART = {"step_drained": "load", "step_loaded": "rejoin"}
-_STEP_ENDS = {"step_finished": "finished", "step_withdrawn": "withdrawn", "step_failed": "failed"}
+VERIFY = "verify"  # the second half of a load, with seconds of its own
 
 
 @dataclass(slots=True)
@@ -58,7 +52,7 @@ class WorkerStep:
     parts: list[Band]
     end: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
-    outcome: str = "open"
+    outcome: Outcome = Outcome.OPEN
     reason: str = ""
 
 
@@ -67,7 +61,7 @@ class Mark:
     """An order, or a controller that was started again."""
 
     at: float
-    what: str
+    what: EventKind
     who: str
     why: str
 
@@ -97,7 +91,7 @@ class Chronicle:
     workers: list[str]
     digests: dict[str, str]
     events: list[tuple[float, Event]]
-    phase: str = "pending"
+    phase: Phase = P.PENDING
     cause: str = ""
     ending: str = ""
     seconds: float = 0.0
@@ -109,7 +103,7 @@ class Chronicle:
 
     @property
     def is_over(self) -> bool:
-        return self.phase in FINAL
+        return self.phase in FINAL_PHASES
 
     @property
     def shares(self) -> list[str]:
@@ -130,8 +124,8 @@ def chronicle(number: int, events: Sequence[Event], until: float = 0.0) -> Chron
     for band in (*told.phases[-1:], *told.pauses[-1:]):
         band.end = told.seconds if band.end == band.start else band.end
     for step in told.steps:
-        if step.outcome == "open":
-            _close(step, told.seconds, "open" if not told.is_over else "left")
+        if step.outcome is Outcome.OPEN:
+            _close(step, told.seconds, Outcome.LEFT if told.is_over else Outcome.OPEN)
     return told
 
 
@@ -140,7 +134,7 @@ def _blank(number: int, first: Event, events: Sequence[Event]) -> Chronicle:
     return Chronicle(
         number,
         first.model,
-        str(body.get("kind", "start")),
+        str(body.get("kind", Kind.START)),
         str(body.get("stable_name", "")),
         str(body.get("target_name", "")),
         first.operator,
@@ -150,7 +144,7 @@ def _blank(number: int, first: Event, events: Sequence[Event]) -> Chronicle:
         [str(worker) for worker in body.get("workers") or ()],
         {str(body.get("stable", "")): "stable", str(body.get("target", "")): "target"},
         list(zip(_seconds_since(first.ts, events), events, strict=True)),
-        phases=[Band("pending", 0.0, 0.0)],
+        phases=[Band(P.PENDING, 0.0, 0.0)],
     )
 
 
@@ -163,34 +157,36 @@ def _seconds_since(ts: str, events: Sequence[Event]) -> list[float]:
 
 
 def _tell(told: Chronicle, at: float, event: Event) -> None:
-    kind, body = str(event.kind), event.body
+    kind, body = event.kind, event.body
     _enter(told, kind, body, at)
     if kind in _MARKS:
         told.marks.append(Mark(at, kind, event.operator, str(body.get("reason") or "")))
-    if kind == "judged":
+    if kind is K.JUDGED:
         told.judged.append(Judged(at, _judged_step(told, body), body))
-    if kind.startswith("step_"):
-        _step(told, kind, body, at)
-    if kind == "paused":
-        told.pauses.append(Band("paused", at, at))
-    elif kind in ("resumed", "promoted", "abort_requested", "rollback_started", *FINAL):
+    if kind is K.STEP_STARTED:
+        _start_step(told, body, at)
+    elif kind in (*_NEXT_PART, *_STEP_ENDS):
+        _go_on(told, kind, body, at)
+    if kind is K.PAUSED:
+        told.pauses.append(Band(kind, at, at))
+    elif kind in _UNPAUSES:
         _unpause(told, at)
-    if kind in ("rollback_started", *FINAL):
+    if kind in (K.ROLLBACK_STARTED, *_ENDS):
         told.cause, told.ending = str(body.get("cause") or told.cause), str(body.get("reason") or told.ending)
 
 
-def _enter(told: Chronicle, kind: str, body: Mapping[str, Any], at: float) -> None:
+def _enter(told: Chronicle, kind: EventKind, body: Mapping[str, Any], at: float) -> None:
     """Analyses follow one another in one phase; each is a band of its own, named by its step."""
-    phase = _STEP_LEADS_BACK.get(told.phase, told.phase) if kind == "step_started" else LEADS_TO.get(kind, told.phase)
-    if phase == told.phase and kind != "analysis_started":
+    phase = TRANSITIONS[told.phase].get(kind, told.phase)
+    if phase is told.phase and kind is not K.ANALYSIS_STARTED:
         return
     told.phase, told.phases[-1].end = phase, at
-    if phase == "rolling_back":
+    if phase is P.ROLLING_BACK:
         for step in told.steps:
-            if step.outcome == "open":
-                _close(step, at, "left")
+            if step.outcome is Outcome.OPEN:
+                _close(step, at, Outcome.LEFT)
     if not told.is_over:
-        told.phases.append(Band(_share_name(told, body) if kind == "analysis_started" else phase, at, at))
+        told.phases.append(Band(_share_name(told, body) if phase is P.ANALYZING else phase, at, at))
 
 
 def _unpause(told: Chronicle, at: float) -> None:
@@ -198,48 +194,50 @@ def _unpause(told: Chronicle, at: float) -> None:
         told.pauses[-1].end = at
 
 
-def _step(told: Chronicle, kind: str, body: Mapping[str, Any], at: float) -> None:
+def _start_step(told: Chronicle, body: Mapping[str, Any], at: float) -> None:
     worker = str(body.get("worker", ""))
-    if kind == "step_started":
-        goal = told.stable if told.digests.get(str(body.get("goal"))) == "stable" else told.target
-        part = "load" if told.settings.get("strategy") == "beside" else "drain"
-        told.steps.append(WorkerStep(worker, goal, int(body.get("attempt", 1)), at, [Band(part, at, at)]))
-        if worker not in told.workers:
-            told.workers.append(worker)
-        return
-    step = next((step for step in reversed(told.steps) if step.worker == worker and step.outcome == "open"), None)
+    goal = told.stable if told.digests.get(str(body.get("goal"))) == "stable" else told.target
+    part = Part.LOAD if told.settings.get("strategy") == Strategy.BESIDE else Part.DRAIN
+    told.steps.append(WorkerStep(worker, goal, int(body.get("attempt", 1)), at, [Band(part, at, at)]))
+    if worker not in told.workers:
+        told.workers.append(worker)
+
+
+def _go_on(told: Chronicle, kind: EventKind, body: Mapping[str, Any], at: float) -> None:
+    worker = str(body.get("worker", ""))
+    step = next((step for step in told.steps if step.worker == worker and step.outcome is Outcome.OPEN), None)
     if step is None:
         return
     step.seconds |= {key.removesuffix("_s"): float(value) for key, value in body.items() if key.endswith("_s")}
     if kind in _NEXT_PART:
         _next_part(step, at, _NEXT_PART[kind])
-    elif kind in _STEP_ENDS:
+    else:
         _close(step, at, _STEP_ENDS[kind], str(body.get("reason") or ""))
 
 
-def _next_part(step: WorkerStep, at: float, name: str) -> None:
+def _next_part(step: WorkerStep, at: float, part: Part) -> None:
     """What was loaded was verified at the end of that time."""
     last = step.parts[-1]
     last.end = at
-    if last.name == "load" and (verify_s := step.seconds.get("verify")):
+    if last.name == Part.LOAD and (verify_s := step.seconds.get(VERIFY)):
         last.end = max(last.start, at - verify_s)
-        step.parts.append(Band("verify", last.end, at))
-    step.parts.append(Band(name, at, at))
+        step.parts.append(Band(VERIFY, last.end, at))
+    step.parts.append(Band(part, at, at))
 
 
-def _close(step: WorkerStep, at: float, outcome: str, reason: str = "") -> None:
+def _close(step: WorkerStep, at: float, outcome: Outcome, reason: str = "") -> None:
     step.parts[-1].end = step.end = at
     step.outcome, step.reason = outcome, reason
 
 
 def _judged_step(told: Chronicle, body: Mapping[str, Any]) -> str:
-    return _share_name(told, body) if told.phase == "analyzing" else told.phase
+    return _share_name(told, body) if told.phase is P.ANALYZING else told.phase
 
 
 def _share_name(told: Chronicle, body: Mapping[str, Any]) -> str:
     step, shares = body.get("step"), told.shares
-    return shares[step] if isinstance(step, int) and 0 <= step < len(shares) else "analyzing"
+    return shares[step] if isinstance(step, int) and 0 <= step < len(shares) else P.ANALYZING
 
 
 def _step_name(step: object) -> str:
-    return str(step) if str(step) == "shadow" else f"{str(step).removesuffix('%').strip()} %"
+    return str(step) if str(step) == SHADOW else f"{str(step).removesuffix('%').strip()} %"

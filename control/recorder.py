@@ -64,7 +64,8 @@ class Recorder:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """created_ts: of its `rollout_created`. clock: the time of day; the events it is shown beside have no other."""
-        self._home, self._model, self._number = home, model, number
+        self.number = number
+        self._home, self._model = home, model
         self._created, self._clock = datetime.fromisoformat(created_ts), clock
         self._last: Look | None = None
         self._samples = read_samples(home, number)
@@ -90,11 +91,11 @@ class Recorder:
 
     def finish(self, journal: Journal) -> None:
         """Writes the page; call it when the rollout is over."""
-        self._try(lambda: write_report(self._home, journal, self._number))
+        self._try(lambda: write_report(self._home, journal, self.number))
 
     def _keep(self) -> None:
         """The first time and after thinning the whole file is written: a line that was cut off is mended so."""
-        path = samples_path(self._home, self._number)
+        path = samples_path(self._home, self.number)
         if len(self._samples) > MAX_SAMPLES:
             self._samples, self._is_written = thin(self._samples, MAX_SAMPLES * 5 // 8), False
         if self._is_written:
@@ -110,7 +111,7 @@ class Recorder:
         except OSError as error:
             self._is_written = False  # whatever is in the file: next time it is written whole
             if not self._is_failing:
-                log.warning("no report rollout=%d reason=%s", self._number, error)
+                log.warning("no report rollout=%d reason=%s", self.number, error)
             self._is_failing = True
         else:
             self._is_failing = False

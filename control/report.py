@@ -3,35 +3,38 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
+from hotpool.states import Phase, Strategy
+
 from .charts import clock, proportions
-from .chronicle import Chronicle, WorkerStep, chronicle
-from .events import Event
+from .chronicle import VERIFY, Chronicle, Mark, WorkerStep, chronicle
+from .events import Event, EventKind
 from .markup import Markup, about, chip, join, many, table, tag, text
 from .render import duration, short
 from .render_rollouts import event_details, event_versions
 from .report_gates import gates
 from .report_pictures import arms, picture, serving, timeline, versions
 from .report_style import CSS, patterns
+from .rollout import Kind, Outcome, Part
 from .samples import Sample
 
 _ENDINGS = {
-    "succeeded": ("good", "✓ succeeded"),
-    "rejected": ("warn", "⊘ rejected"),
-    "rolled_back": ("warn", "↩ rolled back"),
-    "rollback_failed": ("bad", "✕ rollback failed"),
+    Phase.SUCCEEDED: ("good", "✓ succeeded"),
+    Phase.REJECTED: ("warn", "⊘ rejected"),
+    Phase.ROLLED_BACK: ("warn", "↩ rolled back"),
+    Phase.ROLLBACK_FAILED: ("bad", "✕ rollback failed"),
 }
 _ORDERS = {
-    "paused": "paused",
-    "resumed": "resumed",
-    "promoted": "promoted",
-    "abort_requested": "aborted",
-    "controller_started": "the controller started again",
+    EventKind.PAUSED: "paused",
+    EventKind.RESUMED: "resumed",
+    EventKind.PROMOTED: "promoted",
+    EventKind.ABORT_REQUESTED: "aborted",
+    EventKind.CONTROLLER_STARTED: "the controller started again",
 }
-_PARTS = ("drain", "load", "verify", "rejoin")
+_OUTCOMES = {Outcome.FINISHED: ("good", "✓ finished"), Outcome.FAILED: ("bad", "✕ failed")}
+_PARTS = (Part.DRAIN, Part.LOAD, VERIFY, Part.REJOIN)
 
 
 def render(number: int, events: Sequence[Event], samples: Sequence[Sample]) -> str:
@@ -75,7 +78,7 @@ def _head(told: Chronicle) -> Markup:
 
 def _header(told: Chronicle) -> Markup:
     style, word = _ENDINGS.get(told.phase, ("calm", f"… {told.phase.replace('_', ' ')}"))
-    kind = "Undo" if told.kind == "undo" else "Rollout"
+    kind = "Undo" if told.kind == Kind.UNDO else "Rollout"
     arrow = tag("span", text("→"), class_="arrow")
     return tag(
         "header",
@@ -90,13 +93,13 @@ def sentence(told: Chronicle) -> str:
     """How it ended, for people."""
     why = told.ending or told.cause or "no reason was written down"
     match told.phase:
-        case "succeeded":
+        case Phase.SUCCEEDED:
             return f"{told.target} is stable{' again' if told.kind == 'undo' else ''}."
-        case "rejected":
+        case Phase.REJECTED:
             return f"{told.target} was not let in: {why}. The service was not touched."
-        case "rolled_back":
+        case Phase.ROLLED_BACK:
             return f"All workers are back on {told.stable}: {why}."
-        case "rollback_failed":
+        case Phase.ROLLBACK_FAILED:
             return f"Not all workers came back to {told.stable}: {why}. The pool serves with those that are ready."
         case _:
             return f"Under way for {duration(told.seconds)} when this page was written."
@@ -105,7 +108,7 @@ def sentence(told: Chronicle) -> str:
 def _facts(told: Chronicle) -> Iterable[Markup]:
     begin, last = told.created.ts, told.events[-1][1].ts
     at_once = told.settings.get("max_unavailable")
-    strategy = str(told.settings.get("strategy", "drain")) + (f", {at_once} at a time" if at_once else "")
+    strategy = str(told.settings.get("strategy", Strategy.DRAIN)) + (f", {at_once} at a time" if at_once else "")
     yield _fact("ordered by", text(told.operator))
     yield _fact("began", _time(begin))
     yield _fact("ended", _time(last) if told.is_over else text("not yet"))
@@ -149,7 +152,7 @@ def _timeline(told: Chronicle, samples: Sequence[Sample]) -> Markup:
     )
 
 
-def _mark_item(mark: Any) -> Markup:
+def _mark_item(mark: Mark) -> Markup:
     why = f": {mark.why}" if mark.why else ""
     return tag("li", text(f"{clock(mark.at)} {_ORDERS[mark.what]}, {mark.who}{why}"))
 
@@ -170,7 +173,7 @@ def _serving(told: Chronicle, samples: Sequence[Sample]) -> Markup:
 
 
 def _no_samples(told: Chronicle) -> str:
-    if told.phase == "rejected":
+    if told.phase is Phase.REJECTED:
         return "No samples: it ended before there was anything to compare."
     return "No samples: the file is missing, or the rollout was over before the first one was taken."
 
@@ -254,8 +257,7 @@ def _steps(told: Chronicle) -> Markup:
 
 
 def _step_row(step: WorkerStep, longest: float) -> tuple[Markup, ...]:
-    style = {"finished": "good", "failed": "bad"}.get(step.outcome, "calm")
-    word = {"finished": "✓ ", "failed": "✕ "}.get(step.outcome, "") + step.outcome
+    style, word = _OUTCOMES.get(step.outcome, ("calm", str(step.outcome)))
     again = f", attempt {step.attempt}" if step.attempt > 1 else ""
     note = tag("span", text(step.reason), class_="note") if step.reason else Markup("")
     parts = (text(f"{step.seconds[part]:.2f}") if part in step.seconds else text("") for part in _PARTS)
@@ -278,10 +280,7 @@ def _events(told: Chronicle) -> Markup:
 
 
 def _event_row(at: float, event: Event) -> tuple[Markup, ...]:
-    """Verdicts, counts and settings are left to `hotpool audit`: they would fill pages."""
-    small = {key: value for key, value in event.body.items() if not isinstance(value, dict) and key != "verdicts"}
-    named = event_versions(small)
-    details = "; ".join(filter(None, (named, event_details(small))))
+    details = "; ".join(filter(None, (event_versions(event.body), event_details(event.body))))
     when = tag("time", text(event.ts[11:23]), datetime=event.ts)
     return (text(event.seq), text(clock(at)), when, text(event.operator), text(event.kind), text(details))
 

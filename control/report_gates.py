@@ -7,8 +7,13 @@ from .charts import clock, meter
 from .chronicle import Chronicle, Judged
 from .markup import Markup, about, chip, join, many, table, tag, text
 from .render import duration
+from .verdicts import GateResult
 
-_RESULTS = {"pass": ("good", "✓ pass"), "fail": ("bad", "✕ fail"), "inconclusive": ("warn", "… inconclusive")}
+_RESULTS: dict[str, tuple[str, str]] = {
+    GateResult.PASS: ("good", "✓ pass"),
+    GateResult.FAIL: ("bad", "✕ fail"),
+    GateResult.INCONCLUSIVE: ("warn", "… inconclusive"),
+}
 
 
 def gates(told: Chronicle) -> Markup:

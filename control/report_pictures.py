@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
 
+from hotpool.states import WorkerState
+
 from .charts import (
     Frame,
     Points,
@@ -24,11 +26,12 @@ from .charts import (
 )
 from .chronicle import Band, Chronicle
 from .markup import Markup, join, tag, text
+from .rollout import Outcome
 from .samples import Sample, Served, thin
 
 WIDE, NARROW = 960.0, 380.0
 _ROW, _AXIS = 26.0, 24.0
-_OUT_OF_SERVICE = ("down", "starting")
+_OUT_OF_SERVICE = (WorkerState.DOWN, WorkerState.STARTING)
 
 Spans = Sequence[tuple[float, float, float]]
 
@@ -114,7 +117,7 @@ def _worker_row(told: Chronicle, samples: Sequence[Sample], frame: Frame, worker
                 block(frame, part, y + 2, 22, f"part {part.name}", f"{part.name}: {part.seconds:.2f} s, to {step.goal}")
                 for part in step.parts
             ]
-            if step.outcome == "failed":
+            if step.outcome is Outcome.FAILED:
                 x = min(frame.x(step.end) + 2, frame.right - 10)
                 made.append(label(x, y + 17, "✕", class_="failed"))
     made += [block(frame, band, y + 2, 22, "down", f"{worker} is {band.name}") for band in absent]
@@ -124,7 +127,9 @@ def _worker_row(told: Chronicle, samples: Sequence[Sample], frame: Frame, worker
 def held(told: Chronicle, samples: Sequence[Sample], worker: str) -> list[Band]:
     """Which version a worker held when: by its steps, and by the samples for what happened to it in between."""
     changes = [(0.0, told.stable)]
-    changes += [(step.end, step.goal) for step in told.steps if step.worker == worker and step.outcome == "finished"]
+    changes += [
+        (step.end, step.goal) for step in told.steps if step.worker == worker and step.outcome is Outcome.FINISHED
+    ]
     for band in away(samples, worker):
         back = next(
             (s.workers[worker][1] for s in samples if s.at >= band.end and s.workers.get(worker, ("", ""))[1]), ""
@@ -147,7 +152,7 @@ def away(samples: Sequence[Sample], worker: str) -> list[Band]:
         if bands and start <= bands[-1].end + 0.01:
             bands[-1].end = sample.at
         else:
-            bands.append(Band("down", start, sample.at))
+            bands.append(Band(WorkerState.DOWN, start, sample.at))
     return bands
 
 

@@ -49,7 +49,7 @@ th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--quiet); 
 th, td {{ padding: 6px 14px 6px 0; vertical-align: top; }}
 td {{ border-bottom: 1px solid var(--rule); }}
 th.number, td.number {{ text-align: right; white-space: nowrap; }}
-table.gates td:first-child {{ font-weight: 600; white-space: nowrap; }}
+table.gates > tbody > tr > td:first-child {{ font-weight: 600; white-space: nowrap; }}
 table.gates {{ table-layout: fixed; }} table.gates th:nth-child(1) {{ width: 128px; }}
 table.gates th:nth-child(2) {{ width: 136px; }} table.gates th:nth-child(3) {{ width: 136px; }}
 svg.parts {{ width: 150px; height: 14px; margin-top: 3px; overflow: hidden; }}
@@ -105,7 +105,6 @@ rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{
   table.cards thead {{ display: none; }}
   table.cards > tbody > tr {{ display: block; padding: 8px 0; border-bottom: 1px solid var(--rule); }}
   table.cards > tbody > tr > td {{ display: block; border: 0; padding: 2px 0; text-align: left; width: auto; }}
-  table.gates > tbody > tr > td:not(:last-child) {{ display: inline-block; margin-right: 12px; }}
   time {{ white-space: normal; }}
   table.overview td, table.overview th {{ padding-right: 14px; }}
   table.cards > tbody > tr > td.number {{ display: inline-block; margin-right: 14px; }}

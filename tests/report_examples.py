@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 from control.events import Event, EventKind
 from control.gates import ARMED, judge
@@ -53,9 +53,7 @@ class Tale:
     def happens(self, kind: str, body: dict[str, Any] | None = None, who: str = "control@edge") -> None:
         who = "ann@edge" if kind == "rollout_created" else who
         ts = (BEGAN + timedelta(seconds=self.at)).isoformat(timespec="milliseconds")
-        self.events.append(
-            Event(len(self.events) + 41, ts, 1, cast(EventKind, kind_of(kind)), "resnet18", 7, who, body or {})
-        )
+        self.events.append(Event(len(self.events) + 41, ts, 1, EventKind(kind), "resnet18", 7, who, body or {}))
 
     def wait(self, seconds: float) -> None:
         """Serves meanwhile, with a sample about each second."""
@@ -158,21 +156,16 @@ class Tale:
     def judge(self, index: int, seconds: float, armed: Any) -> str:
         verdicts = judge(self.counts, GateSettings(), gates=armed)
         result = worst(verdicts)
+        deciding = next(one for one in verdicts if one.enforced and one.result is result)
         body = {
-            "step": index, "result": str(result), "verdicts": [asdict(one) for one in verdicts],
-            "counts": counts_to_json(self.counts), "elapsed_s": seconds, "armed": [str(gate) for gate in armed],
-            "reason": next((one.reason for one in verdicts if one.result == result), ""),
+            "step": index, "phase": "analyzing", "result": str(result), "reason": f"gate {deciding.gate}: {deciding.reason}",
+            "verdicts": [asdict(one) for one in verdicts], "counts": counts_to_json(self.counts), "elapsed_s": seconds,
         }  # fmt: skip
         self.happens("judged", body)
-        return str(body["reason"])
+        return body["reason"]
 
     def page(self) -> str:
         return render(7, self.events, self.samples)
-
-
-def kind_of(word: str) -> str:
-    """Also a kind that this journal does not know yet."""
-    return EventKind(word) if word in set(EventKind) else word
 
 
 def succeeded() -> Tale:

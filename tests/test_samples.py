@@ -161,15 +161,15 @@ def test_merged_samples_keep_every_count_and_the_worst_tail():
     assert (both.share, both.stable, both.disagreements) == (5.0, ArmServed(9, 9, 1), 1)
 
 
-@pytest.mark.parametrize("n", [1, 7, 100, 999])
+@pytest.mark.parametrize("n", [1, 7, 100, 399])
 def test_thinned_samples_are_few_cover_the_same_time_and_lose_no_answer(n):
-    samples = seconds(1000)
+    samples = seconds(400)
     few = thin(samples, n)
     assert len(few) <= n
-    assert sum(sample.span_s for sample in few) == 1000
-    assert sum(sample.versions["v6"].answered for sample in few) == 10_000
+    assert sum(sample.span_s for sample in few) == 400
+    assert sum(sample.versions["v6"].answered for sample in few) == 4_000
     assert [sample.at for sample in few] == sorted(sample.at for sample in few)
-    assert max(sample.span_s for sample in few) <= 2 * 1000 / max(1, n - 1)
+    assert max(sample.span_s for sample in few) <= 2 * 400 / max(1, n - 1)
 
 
 def test_thinning_again_and_again_does_not_blur_the_beginning():
