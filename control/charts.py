@@ -91,12 +91,14 @@ def label(x: float, y: float, words: str, *, anchor: str | None = None, class_: 
     return tag("text", text(words), x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
 
-def fitting(words: str, width: float) -> str:
-    """The words, or their beginning, or nothing when not even three letters fit."""
+def fitting(words: str, width: float, *, keep_end: bool = False) -> str:
+    """The words, or as much of them as fits, or nothing when not even three letters do. keep_end: of numbered names."""
     n = int(width / CHAR)
     if len(words) <= n:
         return words
-    return f"{words[: n - 1]}…" if n > 3 else ""
+    if n <= 3:
+        return ""
+    return f"…{words[1 - n :]}" if keep_end else f"{words[: n - 1]}…"
 
 
 def shades(frame: Frame, bands: Iterable[Band], *, named: bool = False) -> Markup:

@@ -107,7 +107,7 @@ def _marks_row(told: Chronicle, frame: Frame, y: float) -> Markup:
 
 
 def _worker_row(told: Chronicle, samples: Sequence[Sample], frame: Frame, worker: str, y: float) -> Markup:
-    made = [label(0, y + 17, fitting(worker, frame.left - 4), class_="worker")]
+    made = [label(0, y + 17, fitting(worker, frame.left - 4, keep_end=True), class_="worker")]
     absent = away(samples, worker)
     for band in held(told, samples, worker):
         made.append(block(frame, band, y + 5, 16, _side(told, band.name), f"{worker} holds {band.name}"))
@@ -366,4 +366,4 @@ def _total(told: Chronicle) -> float:
 
 def _left(width: float) -> float:
     """Room on the left for names or values: the same in all pictures, so that one can be read above the other."""
-    return 84.0 if width > NARROW else 60.0
+    return 84.0 if width > NARROW else 66.0

@@ -104,10 +104,11 @@ rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{
   dl {{ grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }}
   table.cards thead {{ display: none; }}
   table.cards > tbody > tr {{ display: block; padding: 8px 0; border-bottom: 1px solid var(--rule); }}
-  table.cards > tbody > tr > td {{ display: block; border: 0; padding: 2px 0; text-align: left; width: auto; }}
+  table.cards > tbody > tr > td {{ display: inline-block; margin-right: 12px; border: 0; padding: 2px 0; text-align: left; }}
+  table.cards > tbody > tr > td:last-child {{ display: block; margin: 0; }}
+  table.cards.gates > tbody > tr > td {{ width: auto; }}
   time {{ white-space: normal; }}
   table.overview td, table.overview th {{ padding-right: 14px; }}
-  table.cards > tbody > tr > td.number {{ display: inline-block; margin-right: 14px; }}
   table.cards > tbody > tr > td.number:not(:empty)::before {{
     content: attr(data-label) " "; color: var(--quiet); font-size: 12.5px; }}
   table.cards > tbody > tr > td:empty {{ display: none; }}

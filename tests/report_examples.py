@@ -162,7 +162,7 @@ class Tale:
             "verdicts": [asdict(one) for one in verdicts], "counts": counts_to_json(self.counts), "elapsed_s": seconds,
         }  # fmt: skip
         self.happens("judged", body)
-        return body["reason"]
+        return str(body["reason"])
 
     def page(self) -> str:
         return render(7, self.events, self.samples)

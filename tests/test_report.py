@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from control import report_style
-from control.charts import clock, nice_ceiling, time_ticks
+from control.charts import CHAR, clock, fitting, nice_ceiling, time_ticks
 from control.chronicle import Band, chronicle
 from control.markup import table, tag, text
 from control.report import render
@@ -404,6 +404,15 @@ def test_a_clock_that_was_set_back_does_not_turn_time_around():
 )
 def test_a_moment_is_shown_as_on_a_clock(seconds, said):
     assert clock(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("n", "beginning", "end"),
+    [(9, "worker-10", "worker-10"), (8, "worker-…", "…rker-10"), (4, "wor…", "…-10"), (3, "", "")],
+)
+def test_words_are_shortened_to_what_fits(n, beginning, end):
+    assert fitting("worker-10", n * CHAR + 0.1) == beginning
+    assert fitting("worker-10", n * CHAR + 0.1, keep_end=True) == end
 
 
 @pytest.mark.parametrize("total_s", [0.1, 0.7, 5, 59, 61, 312, 3600, 86_400, 9e6])

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from broker.metrics import Metrics
 from control import recorder
 from control.events import EventKind
 from control.journal import Journal
@@ -14,7 +15,6 @@ from control.samples import ArmServed, Look, Sample, Served, difference, from_li
 from hotpool.evidence import Arm, Counts
 from hotpool.home import Home
 from hotpool.messages import ModelReport, Policy, QueueReport, Report, WorkerReport
-from hotpool.metrics import Counter, Histograms
 from hotpool.states import WorkerState
 from tests.report_examples import Tale
 
@@ -26,8 +26,8 @@ class Broker:
 
     def __init__(self, boot=1):
         self.boot = boot
-        self.requests = Counter("hotpool_requests_total", "", "model", "version", "outcome")
-        self.total = Histograms("hotpool_total_seconds", "", "model", "version")
+        self.metrics = Metrics()
+        self.requests, self.total = self.metrics.requests, self.metrics.total_s
 
     def serve(self, version, *seconds, model="resnet18"):
         for value in seconds:
@@ -45,8 +45,7 @@ class Broker:
         )
         policy = None if share is None else Policy(5, 1, share, 0.0)
         models = (ModelReport("resnet18", 1, "a", "b", {}, policy),)
-        metrics = (self.requests.family(), self.total.family())
-        return Report(1, self.boot, 1.0, 1, workers, QueueReport(0, 1, 0, 1), models, metrics)
+        return Report(1, self.boot, 1.0, 1, workers, QueueReport(0, 1, 0, 1), models, self.metrics.families((), (0, 0)))
 
 
 def counts(stable, target, policy=5, pairs=0, differ=0):
