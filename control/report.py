@@ -252,7 +252,7 @@ def _steps(told: Chronicle) -> Markup:
         "section",
         tag("h2", text("Workers")),
         about("Each step of a worker, with the seconds that its parts took."),
-        tag("div", table(headers, rows, numeric=numeric, class_="cards"), class_="scroll"),
+        tag("div", table(headers, rows, numeric=numeric, class_="steps cards"), class_="scroll"),
     )
 
 

@@ -48,6 +48,7 @@ table {{ border-collapse: collapse; width: 100%; font-size: 14px; margin: 8px 0 
 th {{ text-align: left; font-weight: 600; font-size: 13px; color: var(--quiet); border-bottom: 1.5px solid var(--rule); }}
 th, td {{ padding: 6px 14px 6px 0; vertical-align: top; }}
 td {{ border-bottom: 1px solid var(--rule); }}
+table.steps td:first-child {{ white-space: nowrap; }} table.steps th:last-child {{ min-width: 110px; }}
 th.number, td.number {{ text-align: right; white-space: nowrap; }}
 table.gates > tbody > tr > td:first-child {{ font-weight: 600; white-space: nowrap; }}
 table.gates {{ table-layout: fixed; }} table.gates th:nth-child(1) {{ width: 128px; }}
@@ -115,7 +116,8 @@ rect.good {{ fill: var(--good); }} rect.bad {{ fill: var(--bad); }} rect.warn {{
 }}
 @media print {{
   body {{ padding: 0; max-width: none; font-size: 11pt; }}
-  figure, tr, dl {{ break-inside: avoid; }} h2, h3 {{ break-after: avoid; }}
+  figure, tr, dl {{ break-inside: avoid; }} h2, h3, .about, ul.legend {{ break-after: avoid; }}
+  .scroll {{ overflow: visible; }} svg.parts {{ width: 84px; }} th, td {{ padding-right: 10px; }}
   * {{ -webkit-print-color-adjust: exact; print-color-adjust: exact; }}
 }}
 """
