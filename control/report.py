@@ -31,7 +31,7 @@ _ORDERS = {
     EventKind.RESUMED: "resumed",
     EventKind.PROMOTED: "promoted",
     EventKind.ABORT_REQUESTED: "aborted",
-    EventKind.CONTROLLER_STARTED: "the controller started again",
+    EventKind.CONTROLLER_STARTED: "the controller started",
 }
 _OUTCOMES = {Outcome.FINISHED: ("good", "✓ finished"), Outcome.FAILED: ("bad", "✕ failed")}
 _PARTS = (Part.DRAIN, Part.LOAD, VERIFY, Part.REJOIN)
