@@ -53,7 +53,7 @@ def test_every_test_that_a_promise_names_is_there():
 def test_every_sentence_on_rollouts_that_guarantees_something_names_what_shows_it():
     """The table in promises.md quotes the sentence; both must change together."""
     text = " ".join(ROLLOUTS.read_text().split())
-    quoted = [cells[0].strip("“”\" ") for cells in quotes()]
+    quoted = [cells[0].strip('“”" ') for cells in quotes()]
     assert len(quoted) > 20
     assert [quote for quote in quoted if quote not in text] == []
 
