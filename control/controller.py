@@ -23,7 +23,7 @@ from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
 from .settings import Settings
-from .view import Finding, View
+from .view import Evaluating, Finding, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
@@ -43,8 +43,8 @@ class Broker(Protocol):
 class Preflight(Protocol):
     """What the controller needs of `Scratch`."""
 
-    def start(self, digest: str, settings: Settings) -> None: ...
-    def poll(self) -> Finding | None: ...
+    def start(self, digest: str, settings: Settings, stable: str) -> None: ...
+    def poll(self) -> Finding | Evaluating | None: ...
     def stop(self) -> None: ...
 
 
@@ -117,8 +117,8 @@ class Controller:
             case CheckWeights(digest):
                 self._weights = check_weights(self._home, digest)
                 return True
-            case RunPreflight(digest, settings):
-                self._preflight.start(digest, settings)
+            case RunPreflight(digest, settings, stable):
+                self._preflight.start(digest, settings, stable)
             case Drain(worker, floor):
                 self._send(lambda seq: messages.Drain(seq, epoch, worker, floor))
             case Load(worker, digest, token, beside):

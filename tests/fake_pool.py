@@ -260,7 +260,7 @@ class FakePreflight:
         self.runs = 0
         self._ends_at: float | None = None
 
-    def start(self, digest: str, settings: Settings) -> None:
+    def start(self, digest: str, settings: Settings, stable: str) -> None:
         if self._ends_at is None:
             self.runs += 1
             self._ends_at = self._pool.now + self.lasts_s

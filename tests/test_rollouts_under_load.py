@@ -46,7 +46,7 @@ BESIDE = replace(SETTINGS, strategy=Strategy.BESIDE)
 class NothingToCheck:
     """A preflight for versions without weights."""
 
-    def start(self, digest, settings):
+    def start(self, digest, settings, stable):
         pass
 
     def poll(self):
