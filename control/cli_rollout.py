@@ -349,7 +349,9 @@ def _settings(terminal: Terminal, n_workers: int, chosen: dict[str, Any]) -> Set
 
 def _show_plan(terminal: Terminal, made: Rollout, output: str) -> NoReturn:
     steps = ", ".join(made.settings.steps) or "none, nothing is judged"
-    terminal.show(output, {"rollout": rollout_view(made)}, f"would order {title(made)}; steps of the canary: {steps}")
+    labelled = f"; labelled pictures: {made.settings.eval_pictures}" if made.settings.eval_folder else ""
+    text = f"would order {title(made)}; steps of the canary: {steps}{labelled}"
+    terminal.show(output, {"rollout": rollout_view(made)}, text)
     end(Exit.OK)
 
 

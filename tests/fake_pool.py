@@ -22,7 +22,7 @@ from control.journal import Journal
 from control.ledger import Ledger, replay
 from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Finding
+from control.view import Evaluating, Finding
 from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
@@ -33,8 +33,8 @@ S = WorkerState
 MODEL = "shapes"
 OPERATOR = "ada@example"
 ANY_EPOCH = -1
-ORDERS = (EventKind.PAUSED, EventKind.RESUMED, EventKind.ABORT_REQUESTED)
-ENDS_A_PAUSE = (EventKind.RESUMED, EventKind.ABORT_REQUESTED, EventKind.ROLLBACK_STARTED)
+ORDERS = (EventKind.PAUSED, EventKind.RESUMED, EventKind.PROMOTED, EventKind.ABORT_REQUESTED)
+ENDS_A_PAUSE = (EventKind.RESUMED, EventKind.PROMOTED, EventKind.ABORT_REQUESTED, EventKind.ROLLBACK_STARTED)
 SETTINGS = Settings(
     max_unavailable=1,
     bake_s=1.0,
@@ -187,7 +187,8 @@ class FakePool:
         heapq.heappush(self._due, (self.now + delay_s, next(self._n), worker.name, epoch, what))
 
     def _set_versions(self, order: m.SetVersions) -> None:
-        self.table = m.ModelReport(order.model, order.epoch, order.stable, order.target, dict(order.names))
+        names = dict(order.names)
+        self.table = m.ModelReport(order.model, order.epoch, order.stable, order.target, names, order.policy)
         for worker in self.workers.values():
             if not self.admits(worker.digest):
                 self._drain(worker, f"{order}")
@@ -256,6 +257,7 @@ class FakePreflight:
     def __init__(self, pool: FakePool) -> None:
         self._pool = pool
         self.finding = Finding(True)
+        self.on_the_way: Evaluating | None = None
         self.lasts_s = 0.09
         self.runs = 0
         self._ends_at: float | None = None
@@ -265,8 +267,10 @@ class FakePreflight:
             self.runs += 1
             self._ends_at = self._pool.now + self.lasts_s
 
-    def poll(self) -> Finding | None:
-        return self.finding if self._ends_at is not None and self._pool.now >= self._ends_at else None
+    def poll(self) -> Finding | Evaluating | None:
+        if self._ends_at is None:
+            return None
+        return self.finding if self._pool.now >= self._ends_at else self.on_the_way
 
     def stop(self) -> None:
         self._ends_at = None
@@ -516,6 +520,6 @@ def rollout_body(stable: str, target: str, kind: str = "start", n_workers: int =
     }
 
 
-def settings(**changes: float | Strategy) -> Settings:
+def settings(**changes: float | str) -> Settings:
     """The tests' settings with some changed."""
     return replace(SETTINGS, **changes)  # type: ignore[arg-type]

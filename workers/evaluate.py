@@ -61,13 +61,13 @@ def measure(folder: Path, version: Path, tell: Tell) -> dict[str, Any]:
 
 
 def evaluate(pictures: LabelledFolder, versions: Sequence[TorchVersion], tell: Tell) -> Outcome:
-    """Asks every version about every picture. tell: hears ten times how many pictures it has been through.
+    """Asks every version about every picture. tell: hears up to ten times how many pictures it has been through.
 
     Raises:
         BadLabels: a folder is no class of a version, or more than a few pictures can't be read.
     """
     classes = [find_classes(pictures.files, one.manifest.labels, one.manifest.name) for one in versions]
-    every, answers, unreadable = max(1, len(pictures) // TOLD), list[Answers](), list[str]()
+    n, answers, unreadable = len(pictures), list[Answers](), list[str]()
     for number, (name, path) in enumerate(pictures.pictures, start=1):
         try:
             inputs = list(_inputs(path, versions))
@@ -77,7 +77,7 @@ def evaluate(pictures: LabelledFolder, versions: Sequence[TorchVersion], tell: T
         else:
             found = [_top1(version, rows) for version, rows in zip(versions, inputs, strict=True)]
             answers.append(tuple(top1 == known[name] for top1, known in zip(found, classes, strict=True)))
-        if number % every == 0:
+        if number * TOLD // n > (number - 1) * TOLD // n:
             tell(number)
     if not answers:
         raise BadLabels(f"no picture in {pictures.path} can be read; {unreadable[0]}")

@@ -31,7 +31,8 @@ def check_limit(weights: Path, limit_mb: int) -> None:
     if OF_A_LOAD * size > limit_mb * MB:
         raise BadVersion(
             f"{weights.name} has {size // MB} MB, and loading it takes up to {OF_A_LOAD * size // MB} MB; allowed are "
-            f"{limit_mb} MB. Raise pool.load_memory_mb in the configuration and restart the pool, or add a smaller version, such as one in int8"
+            f"{limit_mb} MB. Raise pool.load_memory_mb in the configuration and restart the pool, or add a smaller "
+            "version, such as one in int8"
         )
 
 
