@@ -255,7 +255,7 @@ def test_a_folder_of_labelled_pictures_that_can_not_be_used_is_told_before_anyth
     refused(run("versions", "evaluate", "v2", "--eval", "none"), Exit.USAGE, "can't be read")
 
 
-@pytest.mark.parametrize(("n", "are_few"), [(329, True), (330, False)])
+@pytest.mark.parametrize(("n", "are_few"), [(326, True), (327, False)])
 def test_too_few_labelled_pictures_are_told_at_once(run, home, tmp_path, monkeypatch, n, are_few):
     monkeypatch.setattr("control.cli_pool.REPORT_TIMEOUT_S", 0.02)
     add(home, "v1")
