@@ -21,7 +21,7 @@ from hotpool.manifest import Manifest, Preprocessing
 from workers.batch import FloatArray
 from workers.orders import Settings
 from workers.pictures import Picture
-from workers.worker import serve
+from workers.worker import LoadFunction, serve
 
 MODEL = "noop"
 N_CLASSES = 10
@@ -89,15 +89,17 @@ def load_noop(home: Home, digest: str, *, on_state: Callable[[str], None]) -> No
     return NoopVersion(_by_digest()[digest])
 
 
-def main(home: str, worker: str, incarnation: str = "1") -> int:
+def main(arguments: list[str], load: LoadFunction = load_noop) -> int:
+    """arguments: home, worker, and the incarnation if it is not the first. load: tests bring versions that do something."""
+    home, worker, incarnation = (*arguments, "1")[:3]
     config = Config()
     settings = Settings(
         home, MODEL, worker, int(incarnation), (0,), 1, config.pool.max_batch, config.pictures.max_bytes,
         config.pictures.max_pixels,
     )  # fmt: skip
     # Ends when whoever started it does: its standard input is a pipe that only the parent holds open.
-    return serve(settings, load_noop, lifeline=None if os.isatty(0) else 0)
+    return serve(settings, load, lifeline=None if os.isatty(0) else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

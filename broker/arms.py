@@ -46,10 +46,10 @@ class Arms:
 
     def goes_to(self, pending: Pending) -> str | None:
         """Alias or digest of what may answer this request; None: any that is admitted."""
-        if pending.version is not None or not self.splits:
-            return pending.version
         split = self.splits.get(pending.model)
-        return split.digest_for(pending.route or pending.id) if split else None
+        if pending.version is not None or split is None:
+            return pending.version
+        return split.digest_for(pending.route or pending.id)
 
     def refresh(self, now: float) -> list[str]:
         """After a change of the table or of workers: the models whose requests may have to go elsewhere."""

@@ -4,6 +4,7 @@
     workers    `roster`      sessions, states, who is free
     versions   `routing`     what may serve, epochs
                `loads`       from an order to load to the worker's serving it
+               `arms`        stable or target, while a policy splits the requests between them, and the evidence of it
 
 Liveness is judged here: a session is lost when its process ends, when it is silent for 4 heartbeats, or when a lease or a load
 takes longer than allowed (then the process is hung and the supervisor is told to end it).

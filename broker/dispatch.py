@@ -54,7 +54,7 @@ class Dispatcher:
         self._jobs = count(first_job)
         self._pending: dict[bytes, Pending] = {}
         self._waiting = Waiting()
-        self._shadow = Shadow(roster, self._waiting, metrics, self._jobs, limits.lease_s)
+        self._shadow = Shadow(roster, metrics, self._jobs, limits.lease_s)
         self._deadlines: list[tuple[float, bytes]] = []  # heap; what is answered meanwhile is skipped when it surfaces
         self._service_s = FIRST_RETRY_AFTER_S  # moving average
 
@@ -86,7 +86,7 @@ class Dispatcher:
             known.client = pending.client  # sent again over a new connection: the answer goes there
             self._metrics.duplicates[()] += 1
             return []
-        pending.goes_to = self._arms.goes_to(pending)
+        pending.goes_to = self._arms.goes_to(pending) if self._arms.splits else pending.version
         worker = self._roster.next_free(pending.model, pending.goes_to)
         if worker is None:
             self._refuse_if_full(pending)
@@ -141,50 +141,31 @@ class Dispatcher:
 
     def done(self, worker: Worker, done: Done, payload: Payload | None, now: float) -> list[Action]:
         """The worker's answer, to the caller if it still waits."""
-        lease = worker.leases.pop(done.job, None)
+        lease = self._close(worker, done.job)
         if lease is None:
-            self._metrics.late[()] += 1
             return []
         worker.replies += 1
-        if run := self._arms.run_of(worker.model, lease):
+        if self._arms.runs and (run := self._arms.run_of(worker.model, lease)):
             run.answered(lease.digest, done, now, is_warm=worker.replies > WARM_UP)
         if lease.pair is not None:
             self._shadow.answered(worker.model, lease.pair, done)
-            return self._after_lease(worker, now)
         pending = lease.pending
         if pending is None:
-            self._metrics.late[()] += 1
             return self._after_lease(worker, now)
-        if pending.pair is not None:
-            self._shadow.original_answered(pending, lease.digest, done)
-        worker.served += 1
-        queue_s, service_s = lease.sent_at - pending.submitted_at, done.service_us / 1e6
-        self._service_s += 0.05 * (service_s - self._service_s)
-        labels = (pending.model, lease.version)
-        self._metrics.queue_s[labels].observe(queue_s)
-        self._metrics.service_s[labels].observe(service_s)
-        self._metrics.total_s[labels].observe(now - pending.submitted_at)
-        self._finish(pending, "ok", lease.version)
-        reply = Reply(
-            pending.id, worker.model, lease.version, lease.digest, worker.name, pending.attempts,
-            int(queue_s * 1e6), done.service_us, done.result,
-        )  # fmt: skip
+        reply = self._reply(worker, lease, pending, done, now)
         return [ToClient(pending.client, reply, payload), *self._after_lease(worker, now)]
 
     def failed(self, worker: Worker, failed: Failed, now: float) -> list[Action]:
         """The worker refused the request: another one would refuse it too."""
-        lease = worker.leases.pop(failed.job, None)
+        lease = self._close(worker, failed.job)
         if lease is None:
-            self._metrics.late[()] += 1
             return []
         if run := self._arms.run_of(worker.model, lease):
             run.failed(lease.digest, failed.code)
         if lease.pair is not None:
             self._shadow.drop(worker.model, lease.pair, "error")
-            return self._after_lease(worker, now)
         pending = lease.pending
         if pending is None:
-            self._metrics.late[()] += 1
             return self._after_lease(worker, now)
         self._finish(pending, failed.code, lease.version)
         reply = ErrorReply(pending.id, failed.code, failed.message, failed.executed)
@@ -222,6 +203,29 @@ class Dispatcher:
 
     # ---- inside
 
+    def _close(self, worker: Worker, job: int) -> Lease | None:
+        """The lease that an answer ends. Counted when nobody waits for it, and when there is none."""
+        lease = worker.leases.pop(job, None)
+        if lease is None or (lease.pending is None and lease.pair is None):
+            self._metrics.late[()] += 1
+        return lease
+
+    def _reply(self, worker: Worker, lease: Lease, pending: Pending, done: Done, now: float) -> Reply:
+        if pending.pair is not None:
+            self._shadow.original_answered(pending, lease.digest, done)
+        worker.served += 1
+        queue_s, service_s = lease.sent_at - pending.submitted_at, done.service_us / 1e6
+        self._service_s += 0.05 * (service_s - self._service_s)
+        labels = (pending.model, lease.version)
+        self._metrics.queue_s[labels].observe(queue_s)
+        self._metrics.service_s[labels].observe(service_s)
+        self._metrics.total_s[labels].observe(now - pending.submitted_at)
+        self._finish(pending, "ok", lease.version)
+        return Reply(
+            pending.id, worker.model, lease.version, lease.digest, worker.name, pending.attempts,
+            int(queue_s * 1e6), done.service_us, done.result,
+        )  # fmt: skip
+
     def _lease(self, worker: Worker, taken: list[Pending], now: float) -> list[Action]:
         actions: list[Action] = []
         for pending in taken:
@@ -241,10 +245,12 @@ class Dispatcher:
         return actions
 
     def _forsake(self, model: str, leases: Iterable[Lease], *, blame: bool) -> None:
-        """What losing these leases means for the evidence and for copies."""
+        """What losing these leases means for the evidence and for copies. A loss is one error, whatever was held: gates take
+        errors to be independent of one another."""
         for lease in leases:
             if blame and (run := self._arms.run_of(model, lease)):
                 run.lost(lease.digest)
+                blame = False
             if lease.pair is not None:
                 self._shadow.drop(model, lease.pair, "worker_lost")
 

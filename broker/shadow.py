@@ -1,8 +1,8 @@
 """Pure: shadow copies: requests that stable answers, computed by the target too, so that their answers can be compared.
 
-A copy is a lease without a caller. It is never queued: it goes out together with its original, to a worker of the
-target that is free and for which nothing waits, or not at all. Nobody waits for its answer and nothing is tried again
-for it.
+A copy is a lease without a caller. It is never queued: it goes out together with its original, to a free worker of the
+target, for which by that nothing waits (`Dispatcher.check`), or not at all. Nobody waits for its answer and nothing is
+tried again for it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,6 @@ from .leases import Lease, Pair, Pending
 from .metrics import Metrics
 from .roster import Roster
 from .routing import point
-from .waiting import Waiting
 
 MAX_COPIED = 100_000  # payloads of one run: many times what any gate needs; their marks take 6 MB
 SHADOW_SALT = 1 << 64  # beyond every rollout's: who is copied has nothing to do with who is whose arm
@@ -27,8 +26,8 @@ SHADOW_SALT = 1 << 64  # beyond every rollout's: who is copied has nothing to do
 class Shadow:
     """jobs: where the numbers of all leases come from. lease_s: how long one may take."""
 
-    def __init__(self, roster: Roster, waiting: Waiting, metrics: Metrics, jobs: Iterator[int], lease_s: float) -> None:
-        self._roster, self._waiting, self._metrics, self._jobs, self._lease_s = roster, waiting, metrics, jobs, lease_s
+    def __init__(self, roster: Roster, metrics: Metrics, jobs: Iterator[int], lease_s: float) -> None:
+        self._roster, self._metrics, self._jobs, self._lease_s = roster, metrics, jobs, lease_s
 
     def copy(self, pending: Pending, split: Split, run: Run, now: float) -> list[Action]:
         """The copy of a request that was just leased, if there is to be one."""
@@ -36,7 +35,7 @@ class Shadow:
         if not split.policy.shadow or pending.lease.digest != split.stable or not _is_chosen(pending, split):
             return []
         worker = self._roster.next_free(pending.model, split.target)
-        if worker is None or self._waiting.lanes_of(worker):
+        if worker is None:
             return self._skip(pending, "busy")
         mark = _mark(pending.payload)
         if mark in run.copied:  # the same picture twice is no independent sample

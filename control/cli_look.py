@@ -13,6 +13,7 @@ from .cli_rollout import model_argument, rollout, timeout_option
 from .exits import PHASE_EXITS, Exit
 from .preflight import judge_labelled
 from .progress import title
+from .recorder import write_report
 from .render_rollouts import gates_table, history_table, judged_table, live_view, rollout_view, steps_table
 from .terminal import Terminal, output_option, pass_terminal
 from .verdicts import counts_to_json
@@ -77,6 +78,24 @@ def get(terminal: Terminal, model: str | None, number: int | None, output: str) 
     sight = look(terminal, one.number)
     shown = live_view(sight.rollout, sight.workers, sight.message, sight.at, sight.verdicts, sight.share)
     terminal.show(output, _sight_view(sight), title(sight.rollout), shown, steps_table(sight.rollout))
+
+
+@rollout.command()
+@model_argument
+@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
+@output_option
+@pass_terminal
+def report(terminal: Terminal, model: str | None, number: int | None, output: str) -> None:
+    """Write the page of a rollout, and say where it is: one file, to be opened in a browser, also while it is under way.
+
+    \b
+    Example:
+      hotpool rollout report --rollout 12
+    """
+    one = find(terminal, model or terminal.config.pool.model, number)
+    with terminal.journal() as journal:
+        path = str(write_report(terminal.home, journal, one.number))
+    terminal.show(output, {"rollout": one.number, "report": path}, path)
 
 
 @click.group()

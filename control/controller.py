@@ -22,6 +22,7 @@ from .decide import decide
 from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
+from .recorder import Recorder
 from .settings import Settings
 from .view import Evaluating, Finding, View
 
@@ -59,6 +60,7 @@ class Controller:
         self._broker, self._preflight = broker, preflight
         self._ledger = Ledger()
         self._weights: Finding | None = None
+        self._recorder: Recorder | None = None
         self._is_holding = False
         self._epoch = 0
 
@@ -128,15 +130,26 @@ class Controller:
         return False
 
     def _look(self, now: float) -> View:
-        report = self._broker.report()
+        report, counts = self._broker.report(), self._counts(now)
+        self._sample(report, counts, now)
         return View(
             workers={worker.worker: worker for worker in report.workers if worker.model == self._model},
             table=next((table for table in report.models if table.model == self._model), None),
             pointer=read_stable(self._home, self._model),
             preflight=self._preflight.poll(),
             weights=self._weights,
-            counts=self._counts(now),
+            counts=counts,
         )
+
+    def _sample(self, report: Report, counts: Counts | None, now: float) -> None:
+        """What the page of a rollout is made of, and the page itself when it is over."""
+        rollout = self._ledger.last(self._model)
+        if self._recorder and (rollout is None or rollout.is_over or rollout.number != self._recorder.number):
+            self._recorder.finish(self._journal)
+            self._recorder = None
+        if rollout and not rollout.is_over:
+            self._recorder = self._recorder or Recorder(self._home, self._model, rollout.number, rollout.created_ts)
+            self._recorder.note(report, counts, now)
 
     def _counts(self, now: float) -> Counts | None:
         rollout = self._ledger.last(self._model)

@@ -15,17 +15,27 @@ def rollout_families(ledger: Ledger) -> tuple[Family, ...]:
     ended = Counter("hotpool_rollouts_total", "Rollouts that ended, by outcome.", "model", "outcome")
     rollbacks = Counter("hotpool_rollbacks_total", "Rollouts that went back, by cause.", "model", "cause")
     steps = Counter("hotpool_steps_total", "Steps of workers that ended, by outcome.", "model", "outcome")
+    verdicts = Counter(
+        "hotpool_rollout_verdicts_total",
+        "Verdicts of gates that were written down.",
+        "model",
+        "version",
+        "gate",
+        "result",
+    )
     parts = Histograms("hotpool_step_seconds", "Parts of workers' steps.", "model", "part")
     for rollout in ledger.rollouts.values():
         if rollout.is_over:
             ended[rollout.model, rollout.phase] += 1
         if rollout.phase in _WENT_BACK:
             rollbacks[rollout.model, rollout.cause] += 1
+        for verdict in (one for judged in rollout.judged for one in judged["verdicts"]):
+            verdicts[rollout.model, rollout.target_name, verdict["gate"], verdict["result"]] += 1
         for step in rollout.ended_steps:
             steps[rollout.model, step.outcome] += 1
             for part, seconds in step.seconds.items():
                 parts[rollout.model, part].observe(seconds)
-    return (ended.family(), rollbacks.family(), steps.family(), parts.family(), _phases(ledger))
+    return (ended.family(), rollbacks.family(), verdicts.family(), steps.family(), parts.family(), _phases(ledger))
 
 
 def _phases(ledger: Ledger) -> Family:

@@ -285,7 +285,7 @@ class Policy(Struct, array_like=True, frozen=True, gc=False):
 
 class SetVersions(Message, tag=66, frozen=True):
     """Which versions of a model may serve. target: only while a rollout moves to it. names: alias -> digest. policy:
-    None, or one without a target, lets any of them answer."""
+    None lets any of them answer; without a target it only counts."""
 
     seq: Count
     epoch: Count

@@ -26,8 +26,9 @@ PATIENCE_S = 20.0  # for what takes milliseconds on an idle machine; only a fail
 class Pool:
     """A broker and no-op workers, each a process of its own. `kill` and `stop` send signals to exactly these."""
 
-    def __init__(self, home: Home, config: str = "") -> None:
-        self.home = home
+    def __init__(self, home: Home, config: str = "", module: str = "bench.noop") -> None:
+        """module: what runs as a worker."""
+        self.home, self._module = home, module
         self.config = home.root / "hotpool.toml"
         self.config.parent.mkdir(parents=True, exist_ok=True)
         self.config.write_text(f'[pool]\nmodel = "{MODEL}"\n{config}')
@@ -40,7 +41,7 @@ class Pool:
 
     def start_worker(self, name: str) -> None:
         self._incarnations[name] = self._incarnations.get(name, 0) + 1
-        self._start(name, "bench.noop", str(self.home.root), name, str(self._incarnations[name]))
+        self._start(name, self._module, str(self.home.root), name, str(self._incarnations[name]))
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         self.processes[name].send_signal(number)
@@ -90,9 +91,9 @@ def short_home() -> Iterator[Home]:
 
 
 @contextmanager
-def running_pool(n_workers: int = 2, config: str = "") -> Iterator[Pool]:
+def running_pool(n_workers: int = 2, config: str = "", module: str = "bench.noop") -> Iterator[Pool]:
     with short_home() as home:
-        pool = Pool(home, config)
+        pool = Pool(home, config, module)
         try:
             pool.start_broker()
             for number in range(n_workers):

@@ -1,7 +1,8 @@
 """A world for the broker's core: one seed decides every delay, loss, crash and restart; time only moves from event to event.
 
 Real: `broker.core.Core`, the client's `hotpool.calls.Calls`, the messages. Simulated: sockets, clocks, worker processes, their
-supervisor, and an operator who rolls out one version after another. The oracle is `World.verdict`.
+supervisor, and an operator who rolls out one version after another. The oracle is `World.verdict`, with `sim_arms.Judge` where
+requests are split between two versions.
 """
 
 import heapq
@@ -19,6 +20,8 @@ from hotpool.calls import Call, Calls
 from hotpool.errors import HotpoolError, error_from
 from hotpool.states import Executed, WorkerState
 from hotpool.wire import decode_result, encode_body
+
+from .sim_arms import Judge
 
 MODEL = "shapes"
 HEARTBEAT_S = 0.05
@@ -53,6 +56,7 @@ class Plan:
     cancels: int = 3
     rollouts: bool = True
     beside: bool = False  # rollouts load beside what is served, and some are given up half way
+    arms: bool = False  # requests are split and copied by policies that change all the time; rollouts take longer
     sees_exits: bool = True  # False: as on macOS, only silence and the supervisor tell
     queue_max: int = 1000
     max_batch: int = 3
@@ -68,11 +72,13 @@ class World:
         self.connections: dict[bytes, Connection] = {}
         self.stable = "v1"
         self.target: str | None = None
+        self.policy: m.Policy | None = None
         self.ever_tabled = {"v1"}
         self.executed: Counter[int] = Counter()
         self.kills: Counter[int] = Counter()
         self.fewest_ready = plan.n_workers
         self.n_drains = self.n_swaps = self.n_kept = 0
+        self.judge = Judge(self) if plan.arms else None
         self.start_broker()
         self.supervisor = Supervisor(self)
         self.client = Client(self)
@@ -150,13 +156,15 @@ class World:
             match action:
                 case ToClient(connection, message, payload) | ToWorker(connection, message, payload):
                     if isinstance(message, m.Job):
-                        self.inspect_lease(connection, message)
+                        self.inspect_lease(connection, message, payload)
                     assert payload is None or isinstance(payload, bytes)
                     self.deliver(connection, message, payload)
                 case WatchProcess(pid):
                     self.supervisor.watch(pid)
+        if self.judge:
+            self.judge.waiting()
 
-    def inspect_lease(self, connection: bytes, job: m.Job) -> None:
+    def inspect_lease(self, connection: bytes, job: m.Job, payload: Any) -> None:
         if job.budget_us <= 0:
             self.problems.append("a request was leased after its deadline")
         worker = self.core.roster.of_connection(connection)
@@ -168,6 +176,8 @@ class World:
             self.problems.append(
                 f"{worker.name} got a request on {worker.version}, admitted are {self.stable} {self.target}"
             )
+        if self.judge:
+            self.judge.leased(worker, worker.leases[job.job], int(payload.split()[0]))
 
     # ---- the network
 
@@ -189,7 +199,11 @@ class World:
         if not connection.alive or connection.boot != self.boot:
             return
         handler = self.core.from_client if isinstance(connection.peer, Client) else self.core.from_worker
-        self.do(handler(connection.id, message, payload, self.now))
+        owed = self.judge.owed(message) if self.judge else None
+        actions = handler(connection.id, message, payload, self.now)
+        if owed and not any(isinstance(action.message, m.Reply) for action in actions if isinstance(action, ToClient)):
+            self.problems.append(f"the answer to request {owed} was held back")
+        self.do(actions)
 
     def deliver(self, connection_id: bytes, message: m.Message, payload: bytes | None) -> None:
         connection = self.connections.get(connection_id)
@@ -235,8 +249,9 @@ class World:
         return found
 
     def allowed_kills(self) -> int:
-        # Once in a batch (not blamed alone), then twice alone; a broker that restarts forgets, so the count starts again.
-        return 3 * (1 + self.plan.broker_restarts)
+        # Once in a batch (not blamed alone), then twice alone, and its one copy; a broker that restarts forgets, so the count
+        # starts again.
+        return (3 + self.plan.arms) * (1 + self.plan.broker_restarts)
 
 
 class Client:
@@ -270,8 +285,12 @@ class Client:
         version = world.rng.choice([None, None, None, "v1"])
         if world.plan.beside:
             version = world.rng.choice([None, None, world.stable, world.target])
+        if world.plan.arms:
+            version = world.rng.choice([None] * 8 + [world.stable, world.target])
         timeout_s = world.rng.choice([0.3, 2.0, 5.0])
         request = m.Request(request_id, MODEL, version, world.rng.randrange(3), 0, WORK)
+        if world.judge:
+            request = world.judge.asked(number, request)
         payload = f"{number} {'poison' if poison else world.rng.choice(['good'] * 9 + ['bad'])}".encode()
         call = Call(request, payload, number, world.now, world.now + timeout_s)
         self.calls.add(call)
@@ -287,7 +306,16 @@ class Client:
             call.times_sent += 1
             world.send(
                 self.connection,
-                m.Request(asked.id, asked.model, asked.version, asked.priority, left_us, asked.work, call.times_sent),
+                m.Request(
+                    asked.id,
+                    asked.model,
+                    asked.version,
+                    asked.priority,
+                    left_us,
+                    asked.work,
+                    call.times_sent,
+                    asked.route,
+                ),
                 bytes(call.payload),
             )
 
@@ -341,6 +369,8 @@ class Client:
         number, version, _ = decode_result(reply.result).classes[0]
         if number != call.ticket:
             self.world.problems.append(f"request {call.ticket} got the answer to {number}")
+        if self.world.judge:
+            self.world.judge.answered(number, reply)
         if version != reply.version:
             self.world.problems.append(f"request {call.ticket}: computed by {version}, said to be {reply.version}")
         if call.request.version not in (None, reply.version):
@@ -526,7 +556,7 @@ class Process:
                 self.world.send(connection, m.Failed(job.job, 1, "bad_image", "no picture", "no"))
             else:
                 result = m.Result(((int(number), self.version, 1.0),))
-                self.world.send(connection, m.Done(job.job, 1, encode_body(result)))
+                self.world.send(connection, m.Done(job.job, 1, encode_body(result), int(number)))
         self.compute_next()
 
 
@@ -534,7 +564,7 @@ class Operator:
     """Rolls out v2, v3, ... for ever, one worker at a time, and says which versions may serve."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.n, self.boot, self.attempt = world, 1, 0, 0
+        self.world, self.n, self.boot, self.attempt, self.n_policies = world, 1, 0, 0, 0
         world.after(0.3, self.act)
 
     def act(self) -> None:
@@ -549,6 +579,11 @@ class Operator:
         for worker in workers:
             if worker.state is WorkerState.DRAINED:
                 self.step(worker, goal)
+        if world.plan.arms:
+            if world.rng.random() < 0.2:
+                self.split()
+            if world.rng.random() < 0.9:
+                return  # there is more to see while the arms differ
         # Reckless: asks for every worker at once and commits while seats are empty. The floor and the table must hold.
         behind = [worker for worker in workers if worker.version != goal]
         for worker in behind:
@@ -557,10 +592,10 @@ class Operator:
             elif worker.state is WorkerState.READY and not worker.is_loading:
                 self.load(worker, goal, beside=True)
         if workers and not behind and all(worker.state is WorkerState.READY for worker in workers):
-            world.stable, world.target = goal, None
+            world.stable, world.target, world.policy = goal, None, None
             self.tell()
         elif world.plan.beside and world.rng.random() < 0.02:
-            world.target = None  # in the middle of loads: what they bring must not be served
+            world.target = world.policy = None  # in the middle of loads: what they bring must not be served
             self.tell()
 
     def begin(self) -> str:
@@ -569,6 +604,14 @@ class Operator:
         self.world.ever_tabled.add(target)
         self.tell()
         return target
+
+    def split(self) -> None:
+        """Another share, sometimes the same number again, sometimes no policy at all."""
+        world, rng = self.world, self.world.rng
+        self.n_policies += rng.random() < 0.8
+        share, shadow = rng.choice([0.0, 0.0, 5.0, 30.0, 99.0, 100.0]), rng.choice([0.0, 50.0, 100.0])
+        world.policy = m.Policy(self.n_policies, self.n, share, shadow) if rng.random() < 0.9 else None
+        self.tell()
 
     def step(self, worker: Any, goal: str) -> None:
         if worker.version == goal:
@@ -584,7 +627,7 @@ class Operator:
         world = self.world
         names = {f"v{n}": digest(f"v{n}") for n in range(1, self.n + 1)}
         target = digest(world.target) if world.target else None
-        self.order(m.SetVersions(0, 1, MODEL, digest(world.stable), target, names))
+        self.order(m.SetVersions(0, 1, MODEL, digest(world.stable), target, names, world.policy))
 
     def order(self, order: m.FromAdmin) -> None:
         _, actions = self.world.core.from_admin(order, self.world.now)

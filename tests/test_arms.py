@@ -161,13 +161,14 @@ def test_a_request_for_a_version_goes_to_it_whatever_its_point():
     assert (counts.stable.routed, counts.target.routed) == (0, 0)
 
 
-def test_a_policy_without_a_target_lets_any_worker_answer_and_is_still_reported():
+def test_without_a_target_the_policy_counts_what_the_one_version_does():
     bench = Arms(stable=1, target=0)
-    policy = m.Policy(9, SALT, 100, 0)
+    policy = m.Policy(9, SALT, 0, 0)
     assert bench.table(policy, target=None) == ""
     bench.submit()
     assert len(bench.jobs("stable-0")) == 1
-    assert bench.counts() == Counts()
+    bench.answer("stable-0")
+    assert (bench.counts().policy, bench.counts().target.answered, bench.counts().stable.answered) == (9, 1, 0)
     report, _ = bench.core.from_admin(m.GetReport(9), 0.0)
     assert report.models == (m.ModelReport("shapes", 1, STABLE, None, NAMES, policy),)
 
@@ -424,6 +425,16 @@ def test_a_worker_that_was_lost_by_itself_is_an_error_of_what_it_served(cause, e
     bench.target()
     bench.lose("target-0", cause)
     assert bench.counts().target.errors == errors
+
+
+def test_a_worker_that_was_lost_with_a_batch_is_one_error():
+    bench = Arms(share=100, max_batch=4)
+    bench.target()
+    waiting = [bench.target() for _ in range(3)]
+    bench.answer("target-0")
+    assert len(bench.jobs("target-0")) == 1 + len(waiting)
+    bench.lose("target-0", "exit")
+    assert bench.counts().target.errors == 1
 
 
 def test_a_worker_that_was_asked_to_stop_is_no_error():

@@ -4,19 +4,24 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from hashlib import blake2b
 from time import monotonic
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.noop import noop_class
+from bench.noop import MODEL, noop_class, noop_manifest
+from broker.routing import point
+from control.admin import Admin
 from hotpool import AsyncClient, BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
 from hotpool.calls import Call
 from hotpool.courier import Ticket
 from hotpool.errors import LocalProtocolError, QueueFull, UnknownVersion
-from hotpool.messages import Request, Work
+from hotpool.evidence import Counts
+from hotpool.messages import Evidence, FromAdmin, GetEvidence, LoadVersion, Policy, Request, SetVersions, Work
 from hotpool.wire import encode_body
 from tests.pool import Pool, eventually, running_pool, short_home
 
@@ -272,10 +277,6 @@ def test_when_the_queue_stays_full_the_error_says_how_often_it_was_refused():
 
 
 def test_a_version_nobody_serves_is_refused_when_the_table_is_known(pool, client):
-    from bench.noop import MODEL, noop_manifest
-    from control.admin import Admin
-    from hotpool.messages import SetVersions
-
     stable = noop_manifest("v1").digest
     with Admin(pool.home.endpoint("admin")) as admin:
         admin.request(
@@ -285,6 +286,38 @@ def test_a_version_nobody_serves_is_refused_when_the_table_is_known(pool, client
     assert client.classify(picture(), version=stable).version == "v1"
     with pytest.raises(UnknownVersion, match="version 'v2' of 'noop' is not served now; served: v1"):
         client.classify(picture(), version="v2")
+
+
+def test_callers_with_a_route_key_keep_to_their_version_and_copies_are_compared():
+    v1, v2 = (noop_manifest(version).digest for version in ("v1", "v2"))
+
+    def table(policy: Policy) -> Callable[[int], FromAdmin]:
+        return lambda seq: SetVersions(seq, 1, MODEL, v1, v2, {"v1": v1, "v2": v2}, policy)
+
+    with running_pool(2) as pool, pool.client() as client, Admin(pool.home.endpoint("admin")) as admin:
+        admin.request(table(Policy(1, 7, 50.0, 0.0)))
+        admin.request(lambda seq: LoadVersion(seq, 1, "worker-1", v2, "token", True))
+        eventually(lambda: {worker.version for worker in pool.report().workers} == {"v1", "v2"}, "a worker of v2")
+        answers = {key: {client.classify(picture(), route_key=key).version for _ in range(5)} for key in "abcdefghijkl"}
+        by_point = {
+            key: "v2" if point(blake2b(key.encode(), digest_size=16).digest(), 7) < 50 else "v1" for key in answers
+        }
+        assert answers == {key: {version} for key, version in by_point.items()}
+        assert len(set(by_point.values())) == 2
+        admin.request(table(Policy(2, 7, 0.0, 100.0)))
+        assert {client.classify(picture(first)).version for first in range(10)} == {"v1"}
+
+        def counts() -> Counts:
+            evidence = admin.request(lambda seq: GetEvidence(seq, MODEL))
+            assert isinstance(evidence, Evidence)
+            return evidence.counts
+
+        eventually(lambda: counts().pairs == counts().target.answered > 0, "every copy is answered")
+        found = counts()
+    assert (found.policy, found.stable.routed, found.target.routed, found.disagreements) == (2, 10, 0, found.pairs)
+    assert set(found.stable.classes) == {noop_class(first, "v1") for first in range(10)}
+    assert set(found.target.classes) <= {noop_class(first, "v2") for first in range(10)}
+    assert found.stable.confidence == {99: 10}
 
 
 @pytest.mark.parametrize("name", ["\udcff", "", "x" * 129, 5])

@@ -295,6 +295,12 @@ def test_rollout_metrics_come_from_the_journal():
     families = {family.name: family for family in rollout_families(ledger)}
     assert families["hotpool_rollouts_total"].samples[0].labels == {"model": "default", "outcome": "rolled_back"}
     assert families["hotpool_rollbacks_total"].samples[0].labels == {"model": "default", "cause": "abort"}
+    judged = replace(ledger.rollouts[1], judged=({"verdicts": [{"gate": "errors", "result": "pass"}]},) * 2)
+    verdicts = {f.name: f for f in rollout_families(replace(ledger, rollouts={1: judged}))}[
+        "hotpool_rollout_verdicts_total"
+    ]
+    assert verdicts.samples[0].labels == {"model": "default", "version": "v2", "gate": "errors", "result": "pass"}
+    assert verdicts.samples[0].value == 2
     parts = {sample.labels["part"]: sample for sample in families["hotpool_step_seconds"].samples}
     assert set(parts) == {"drain", "load", "verify", "rejoin"}
     assert (count(parts["load"]), parts["load"].value) == (1, 0.5)

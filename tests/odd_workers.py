@@ -1,0 +1,59 @@
+"""Worker processes whose versions differ in kind, for rollouts that judge.
+
+    python -m tests.odd_workers HOME worker-0 [INCARNATION]
+
+Versions whose numbers have the same last digit give the same answers (`bench.noop.noop_class`), but for what their kind adds.
+What happens to a picture follows from its second value alone (green, top left, 0 to 249 evenly), so that it happens again.
+"""
+
+import sys
+from collections.abc import Callable
+from time import monotonic, sleep
+
+import numpy as np
+
+from bench.noop import N_CLASSES, NoopVersion, load_noop, main
+from hotpool.home import Home
+from workers.batch import FloatArray
+from workers.pictures import Picture
+
+COMPUTES_S = 0.002
+# By version number; all others compute as v1 does.
+ERRS, ERRS_OFTEN, DISAGREES, SLOWER, SPIKES, COLLAPSED = 31, 41, 51, 61, 71, 81
+
+
+class OddVersion(NoopVersion):
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self._number = int(version[1:])
+
+    def picture(self, picture: Picture, row: FloatArray) -> None:
+        row[0, 0] = picture.image.getpixel((0, 0))
+
+    def logits(self, rows: FloatArray) -> FloatArray:
+        for chance in rows[:, 1, 0, 0] / 250:
+            self._compute(float(chance))
+        logits = super().logits(rows)
+        for row, chance in zip(logits, rows[:, 1, 0, 0] / 250, strict=True):
+            if self._number == COLLAPSED:
+                row[:] = np.eye(N_CLASSES)[0] * 10
+            if self._number == DISAGREES and chance < 0.1:
+                row[:] = np.roll(row, 1)
+        return logits
+
+    def _compute(self, chance: float) -> None:
+        """Busy: a sleep would end late whenever the machine is."""
+        if chance < {ERRS: 0.05, ERRS_OFTEN: 0.2}.get(self._number, 0.0):
+            raise RuntimeError("this picture fails")
+        factor = 1.3 if self._number == SLOWER else 3.0 if self._number == SPIKES and chance < 0.15 else 1.0
+        ends_at = monotonic() + COMPUTES_S * factor
+        while monotonic() < ends_at:
+            sleep(0)
+
+
+def load_odd(home: Home, digest: str, *, on_state: Callable[[str], None]) -> OddVersion:
+    return OddVersion(load_noop(home, digest, on_state=on_state).manifest.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], load_odd))
