@@ -2,14 +2,23 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from hotpool.config import Config, Pool
 from hotpool.errors import BadVersion
+from hotpool.home import Home
+from hotpool.manifest import WEIGHTS, version_folder, write_stable
 from workers.batch import ENGINE_ERRORS
+from workers.orders import Settings, exit_file
+from workers.pinning import Plan
 from workers.room import MB, check_free, check_limit, explain_ran_out, free_bytes, ran_out
+from workers.supervisor import Supervisor
+from workers.worker import Worker
 
 
 @pytest.fixture
@@ -79,3 +88,57 @@ def test_an_allocator_without_memory_is_told_from_other_failures():
     assert "not enough memory to load version abc (RuntimeError:" in str(explain_ran_out(caught.value, "abc"))
     assert ran_out(MemoryError())
     assert not ran_out(RuntimeError("shapes do not fit"))
+
+
+DIGEST = "d" * 64
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """Its load would succeed at once, if it were asked; the weights of the stable version have 100 MB."""
+    home = Home(tmp_path)
+    home.run.mkdir()
+    write_stable(home, "m", DIGEST)
+    weights = version_folder(home, DIGEST) / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    with weights.open("wb") as file:
+        file.truncate(100 * MB)
+
+    made = []
+
+    def make(load_memory_mb):
+        loaded = []
+
+        def load(home, digest, *, on_state):
+            loaded.append(digest)
+            return SimpleNamespace(manifest=SimpleNamespace(model="m", name="v1", digest=digest))
+
+        settings = Settings(str(tmp_path), "m", "worker-0", 1, (0,), 1, 4, MB, MB, load_memory_mb)
+        made.append(Worker(settings, load, None, None, None))
+        return made[-1], loaded, exit_file(home, os.getpid())
+
+    yield make
+    for one in made:
+        one._loader.close()
+
+
+def test_a_worker_that_boots_asks_for_room_before_it_loads(worker, monkeypatch):
+    within, loaded, _ = worker(300)
+    assert within.boot()
+    assert loaded == [DIGEST]
+    beyond, loaded, note = worker(299)
+    assert not beyond.boot()
+    assert loaded == []
+    assert "allowed are 299 MB" in note.read_text()
+    monkeypatch.setattr("workers.room.free_bytes", lambda: 199 * MB)
+    lacking, loaded, note = worker(300)
+    assert not lacking.boot()
+    assert loaded == []
+    assert "199 MB of memory are free here" in note.read_text()
+
+
+def test_the_limit_of_a_pool_s_configuration_reaches_its_workers(tmp_path):
+    config, plan = Config(pool=Pool(load_memory_mb=777)), Plan(((0,),), 1)
+    # Not a whole supervisor: that would adopt the orphans of the process that tests.
+    supervisor = SimpleNamespace(_home=Home(tmp_path), _config=config, _plan=plan)
+    assert Supervisor._settings(supervisor, "worker-0", 0, 1).load_memory_mb == 777
