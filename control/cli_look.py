@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from .cli_follow import find, finish
 from .cli_rollout import model_argument, rollout, timeout_option
 from .exits import PHASE_EXITS, Exit
+from .preflight import judge_labelled
 from .progress import title
 from .recorder import write_report
 from .render_rollouts import gates_table, history_table, judged_table, live_view, rollout_view, steps_table
@@ -124,6 +125,8 @@ def show(terminal: Terminal, model: str | None, number: int | None, output: str)
     parts: list[RenderableType] = [f"{title(sight.rollout)}: {sight.message}"]
     if sight.verdicts:
         parts += [sight.share, gates_table(sight.verdicts)]
+    if sight.rollout.labelled:
+        parts += ["labelled pictures:", gates_table([judge_labelled(sight.rollout, sight.rollout.labelled)])]
     if sight.rollout.judged:
         parts += ["judged:", judged_table(sight.rollout)]
     if len(parts) == 1:

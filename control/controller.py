@@ -24,7 +24,7 @@ from .journal import Journal
 from .ledger import Ledger, fold, replay
 from .recorder import Recorder
 from .settings import Settings
-from .view import Finding, View
+from .view import Evaluating, Finding, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
@@ -44,8 +44,8 @@ class Broker(Protocol):
 class Preflight(Protocol):
     """What the controller needs of `Scratch`."""
 
-    def start(self, digest: str, settings: Settings) -> None: ...
-    def poll(self) -> Finding | None: ...
+    def start(self, digest: str, settings: Settings, stable: str) -> None: ...
+    def poll(self) -> Finding | Evaluating | None: ...
     def stop(self) -> None: ...
 
 
@@ -119,8 +119,8 @@ class Controller:
             case CheckWeights(digest):
                 self._weights = check_weights(self._home, digest)
                 return True
-            case RunPreflight(digest, settings):
-                self._preflight.start(digest, settings)
+            case RunPreflight(digest, settings, stable):
+                self._preflight.start(digest, settings, stable)
             case Drain(worker, floor):
                 self._send(lambda seq: messages.Drain(seq, epoch, worker, floor))
             case Load(worker, digest, token, beside):

@@ -25,7 +25,7 @@ from control.ledger import Ledger, replay
 from control.recheck import recheck
 from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Finding
+from control.view import Evaluating, Finding
 from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
@@ -292,17 +292,20 @@ class FakePreflight:
     def __init__(self, pool: FakePool) -> None:
         self._pool = pool
         self.finding = Finding(True)
+        self.on_the_way: Evaluating | None = None
         self.lasts_s = 0.09
         self.runs = 0
         self._ends_at: float | None = None
 
-    def start(self, digest: str, settings: Settings) -> None:
+    def start(self, digest: str, settings: Settings, stable: str) -> None:
         if self._ends_at is None:
             self.runs += 1
             self._ends_at = self._pool.now + self.lasts_s
 
-    def poll(self) -> Finding | None:
-        return self.finding if self._ends_at is not None and self._pool.now >= self._ends_at else None
+    def poll(self) -> Finding | Evaluating | None:
+        if self._ends_at is None:
+            return None
+        return self.finding if self._pool.now >= self._ends_at else self.on_the_way
 
     def stop(self) -> None:
         self._ends_at = None
