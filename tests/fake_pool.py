@@ -533,7 +533,7 @@ def check_order(events: list[Event]) -> None:
             assert event.body["worker"] in open_workers, f"{kind}: no step of {event.body['worker']} is open"
         assert not is_bad or kind in (K.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
         is_aborted |= kind is K.ABORT_REQUESTED
-        result = event.body.get("result")
+        result = event.body["result"] if kind is K.JUDGED else ""
         is_paused = kind is K.PAUSED or result == "inconclusive" or (is_paused and kind not in ENDS_A_PAUSE)
         has_failed = result == "fail" or (has_failed and kind is not K.ROLLBACK_STARTED)
         is_bad = kind is not K.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")
