@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 
 from hotpool.errors import BadVersion
@@ -107,9 +108,10 @@ def _read_progress(said: bytes) -> Evaluating | None:
 def _read_finding(output: bytes, code: int, lasted_s: float) -> Finding:
     try:
         result = json.loads(output.splitlines()[-1])
-        labelled = Labelled(**result["labelled"]) if "labelled" in result else None
-        seconds, unreadable = round(lasted_s, 3), int(result.get("unreadable", 0))
-        return Finding(bool(result["ok"]), str(result["reason"]), seconds, labelled, unreadable)
+        found = Finding(bool(result["ok"]), str(result["reason"]), round(lasted_s, 3))
+        if "labelled" not in result:
+            return found
+        return replace(found, labelled=Labelled(**result["labelled"]), unreadable=int(result["unreadable"]))
     except (IndexError, KeyError, TypeError, ValueError):
         return Finding(
             False, f"the preflight process {describe_exit(code)} before it had a result; see the log of control"

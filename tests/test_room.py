@@ -114,7 +114,7 @@ def worker(tmp_path):
             return SimpleNamespace(manifest=SimpleNamespace(model="m", name="v1", digest=digest))
 
         settings = Settings(str(tmp_path), "m", "worker-0", 1, (0,), 1, 4, MB, MB, load_memory_mb)
-        made.append(Worker(settings, load, None, None, None))
+        made.append(Worker(settings, load, None, None, None))  # type: ignore[arg-type]
         return made[-1], loaded, exit_file(home, os.getpid())
 
     yield make
@@ -141,4 +141,5 @@ def test_the_limit_of_a_pool_s_configuration_reaches_its_workers(tmp_path):
     config, plan = Config(pool=Pool(load_memory_mb=777)), Plan(((0,),), 1)
     # Not a whole supervisor: that would adopt the orphans of the process that tests.
     supervisor = SimpleNamespace(_home=Home(tmp_path), _config=config, _plan=plan)
-    assert Supervisor._settings(supervisor, "worker-0", 0, 1).load_memory_mb == 777
+    settings = Supervisor._settings(supervisor, "worker-0", 0, 1)  # type: ignore[arg-type]
+    assert settings.load_memory_mb == 777
