@@ -245,8 +245,8 @@ class Dispatcher:
         return actions
 
     def _forsake(self, model: str, leases: Iterable[Lease], *, blame: bool) -> None:
-        """What losing these leases means for the evidence and for copies. A loss is one error, however many leases were held: the
-        gates take errors to be independent of one another."""
+        """What losing these leases means for the evidence and for copies. A loss is one error, whatever was held: gates take
+        errors to be independent of one another."""
         for lease in leases:
             if blame and (run := self._arms.run_of(model, lease)):
                 run.lost(lease.digest)

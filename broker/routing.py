@@ -84,8 +84,8 @@ class Routing:
             raise UnknownVersion(f"version {version!r} of {model!r} is not served now; served: {served}")
 
     def policies(self) -> Iterator[tuple[str, Policy, str, str]]:
-        """Model, policy, stable and target, where a policy holds. Without a target, after a rollout, the one version that serves
-        is what is judged."""
+        """Model, policy, stable and target, where a policy holds. Without a target, after a rollout, what is judged is the one
+        version that serves."""
         for model, admitted in self._admitted.items():
             if admitted.policy is not None:
                 yield model, admitted.policy, admitted.stable, admitted.target or admitted.stable

@@ -37,7 +37,8 @@ def main() -> int:
         home, config = find_home(arguments.home), load_config(find_config(arguments.config))
         # The journal's transactions and the epoch would stop a second controller too, but only once it has begun to act.
         with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
-            scratch = Scratch(home, module_command("workers.scratch", ["check"]))
+            options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}"]
+            scratch = Scratch(home, module_command("workers.scratch", options))
             serve(home, config.pool.model, scratch)
     except HotpoolError as error:
         print(f"error: {error}", file=sys.stderr)

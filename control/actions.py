@@ -41,6 +41,7 @@ class RunPreflight:
 
     digest: str
     settings: Settings
+    stable: str  # the version to compare it with, where there are labelled pictures
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def take_back(ledger: Ledger, model: str, view: View, now: float) -> Action | No
     reason = canary.watch_failure(last, view.counts)
     if reason is None:
         return None
-    settings = replace(last.settings, steps=())
+    settings = replace(last.settings, steps=(), eval_folder="", eval_pictures=0)
     body = new_rollout(ledger, model, Kind.UNDO, previous, sorted(view.workers), settings, reason)
     return Record(K.ROLLOUT_CREATED, body, len(ledger.rollouts) + 1)
 

@@ -94,7 +94,9 @@ def armed(rollout: Rollout) -> tuple[Gate, ...]:
     """Which gates are looked at now."""
     if rollout.is_unjudged or not rollout.settings.steps:
         return ()
-    return ARMED.get(_step_kind(rollout), ())
+    gates = ARMED.get(_step_kind(rollout), ())
+    is_first_step = rollout.phase is Phase.ANALYZING and rollout.analysis.step == 0
+    return (*gates, Gate.ACCURACY) if is_first_step and rollout.labelled else gates
 
 
 def _step_kind(rollout: Rollout) -> str:
@@ -110,7 +112,7 @@ def verdicts(rollout: Rollout, counts: Counts | None) -> tuple[Verdict, ...]:
     """Of the armed gates, as the evidence stands now. Evidence of another run counts for nothing."""
     if counts is None or counts.policy != rollout.analysis.policy:
         counts = Counts(rollout.analysis.policy)
-    return judge(counts, rollout.settings.gates, gates=armed(rollout))
+    return judge(counts, rollout.settings.gates, rollout.labelled, gates=armed(rollout))
 
 
 def is_watched(rollout: Rollout, now: float) -> bool:

@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from .cli_follow import find, finish
 from .cli_rollout import model_argument, rollout, timeout_option
 from .exits import PHASE_EXITS, Exit
+from .preflight import judge_labelled
 from .progress import title
+from .recorder import write_report
 from .render_rollouts import gates_table, history_table, judged_table, live_view, rollout_view, steps_table
 from .terminal import Terminal, output_option, pass_terminal
 from .verdicts import counts_to_json
@@ -78,6 +80,24 @@ def get(terminal: Terminal, model: str | None, number: int | None, output: str) 
     terminal.show(output, _sight_view(sight), title(sight.rollout), shown, steps_table(sight.rollout))
 
 
+@rollout.command()
+@model_argument
+@click.option("--rollout", "number", type=click.IntRange(min=1), help="Which one.  [the newest]")
+@output_option
+@pass_terminal
+def report(terminal: Terminal, model: str | None, number: int | None, output: str) -> None:
+    """Write the page of a rollout, and say where it is: one file, to be opened in a browser, also while it is under way.
+
+    \b
+    Example:
+      hotpool rollout report --rollout 12
+    """
+    one = find(terminal, model or terminal.config.pool.model, number)
+    with terminal.journal() as journal:
+        path = str(write_report(terminal.home, journal, one.number))
+    terminal.show(output, {"rollout": one.number, "report": path}, path)
+
+
 @click.group()
 def analysis() -> None:
     """The gates of a rollout and their evidence.
@@ -105,6 +125,8 @@ def show(terminal: Terminal, model: str | None, number: int | None, output: str)
     parts: list[RenderableType] = [f"{title(sight.rollout)}: {sight.message}"]
     if sight.verdicts:
         parts += [sight.share, gates_table(sight.verdicts)]
+    if sight.rollout.labelled:
+        parts += ["labelled pictures:", gates_table([judge_labelled(sight.rollout, sight.rollout.labelled)])]
     if sight.rollout.judged:
         parts += ["judged:", judged_table(sight.rollout)]
     if len(parts) == 1:

@@ -1,23 +1,27 @@
 """Shell: `hotpool rollout`: orders to the controller, by way of the journal, and what became of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from hotpool.errors import BadVersion, UnknownVersion
+from hotpool.labelled import find_classes, read_labelled
+from hotpool.manifest import read_manifest, version_folder
 from hotpool.states import Phase, Strategy
 
 from . import orders
 from .cli_follow import created, ordered, pool_under_control
 from .exits import Exit
+from .gates import accuracy
 from .plan import parse_count
 from .progress import title
 from .render_rollouts import rollout_view
 from .rollout import Rollout
 from .settings import OnInconclusive, Settings
-from .terminal import Terminal, end, output_option, pass_terminal, reason_option
-from .verdicts import GateSettings
+from .terminal import FOLDER, Terminal, end, output_option, pass_terminal, reason_option
+from .verdicts import GateResult, GateSettings, Labelled
 
 Command = Callable[..., None]
 
@@ -54,6 +58,11 @@ on_inconclusive_option = click.option(
     "--on-inconclusive", type=click.Choice([choice.value for choice in OnInconclusive]),
     help="When a step ends without enough evidence: wait for a person, or go back.  [configuration]",
 )  # fmt: skip
+eval_option = click.option(
+    "--eval", "eval_folder", type=FOLDER, metavar="DIR",
+    help="Pictures in a folder for each class, named by its label or index: the version must not be right less often than "
+    "stable, and is then not held to agree with it.",
+)  # fmt: skip
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything and show what would be ordered.")
 
 
@@ -81,6 +90,7 @@ def rollout() -> None:
 @canary_option
 @canary_workers_option
 @no_analysis_option
+@eval_option
 @on_inconclusive_option
 @bake_option
 @dry_run_option
@@ -96,6 +106,7 @@ def start(
     version: str,
     canary: str | None,
     no_analysis: bool,
+    eval_folder: Path | None,
     dry_run: bool,
     reason: str,
     detach: bool,
@@ -109,10 +120,13 @@ def start(
     Example:
       hotpool rollout start --version v2 --reason "retrained in October"
       hotpool rollout start --version v2 --canary 10
+      hotpool rollout start --version v2 --eval pictures/
     """
     model = model or terminal.config.pool.model
     _require_version(terminal, model, version)
     chosen["steps"] = _one_of(steps=chosen["steps"], canary=canary, no_analysis="none" if no_analysis else None)
+    if eval_folder is not None:
+        chosen |= _evaluation(terminal, model, version, eval_folder)
     workers = pool_under_control(terminal, model)
     settings = _settings(terminal, len(workers), chosen)
 
@@ -300,6 +314,24 @@ def _require_version(terminal: Terminal, model: str, version: str) -> None:
         raise UnknownVersion(str(error)) from None
 
 
+def _evaluation(terminal: Terminal, model: str, version: str, folder: Path) -> dict[str, Any]:
+    """The settings for labelled pictures. What can't be right is told now, and not by a rollout that is rejected.
+
+    Raises:
+        BadLabels: the folder holds no pictures, or is not of the classes of both versions.
+    """
+    pictures, ledger = read_labelled(folder), terminal.ledger()
+    for digest in filter(None, (ledger.stable(model), ledger.find(model, version))):
+        manifest = read_manifest(version_folder(terminal.home, digest))
+        find_classes(pictures.files, manifest.labels, manifest.name)
+    n = len(pictures)
+    if accuracy(Labelled(n, n, 0, 0), GateSettings(**terminal.config.gates.model_dump())).result is not GateResult.PASS:
+        terminal.warn(
+            f"{n} pictures are too few to decide: versions that never differ would not pass (see docs/gates.md)"
+        )
+    return {"eval_folder": str(folder), "eval_pictures": n}
+
+
 def _one_of(**given: str | None) -> str | None:
     """The one option of several that was given."""
     named = [(name, value) for name, value in given.items() if value is not None]
@@ -317,7 +349,9 @@ def _settings(terminal: Terminal, n_workers: int, chosen: dict[str, Any]) -> Set
 
 def _show_plan(terminal: Terminal, made: Rollout, output: str) -> NoReturn:
     steps = ", ".join(made.settings.steps) or "none, nothing is judged"
-    terminal.show(output, {"rollout": rollout_view(made)}, f"would order {title(made)}; steps of the canary: {steps}")
+    labelled = f"; labelled pictures: {made.settings.eval_pictures}" if made.settings.eval_folder else ""
+    text = f"would order {title(made)}; steps of the canary: {steps}{labelled}"
+    terminal.show(output, {"rollout": rollout_view(made)}, text)
     end(Exit.OK)
 
 

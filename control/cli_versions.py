@@ -11,12 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from hotpool.errors import BadVersion
+from hotpool.labelled import read_labelled
 from hotpool.manifest import Manifest, Preprocess, Preprocessing, public_view
 
 from . import registry, render
 from .ledger import Ledger
-from .terminal import Terminal, model_option, output_option, pass_terminal, reason_option
-from .versions import find_version, list_versions, prepare, verify_version
+from .statistics import wilson, z
+from .terminal import FOLDER, Terminal, model_option, output_option, pass_terminal, reason_option
+from .verdicts import percent
+from .versions import evaluate_version, find_version, list_versions, prepare, verify_version
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as manifest.Name; here it fails before the work
 
@@ -238,6 +241,39 @@ def verify(terminal: Terminal, version: str, model: str | None, output: str) -> 
         f"load {render.duration(checked.load_s)}, verify {render.duration(checked.verify_s)}"
     )
     terminal.show(output, {"digest": digest, **asdict(checked)}, text)
+
+
+@versions.command()
+@click.argument("version")
+@model_option
+@click.option(
+    "--eval", "folder", type=FOLDER, metavar="DIR", required=True, help="Has a folder of pictures for each class."
+)
+@output_option
+@pass_terminal
+def evaluate(terminal: Terminal, version: str, model: str | None, folder: Path, output: str) -> None:
+    """Tell how often a stored version names the right class of labelled pictures.
+
+    DIR has a folder for each class, named by its label or index. They are read and computed as a worker does it.
+
+    \b
+    Example:
+      hotpool versions evaluate v2 --eval pictures/
+    """
+    digest, limits = _digest(terminal, model or terminal.config.pool.model, version), terminal.config.rollout
+    n = len(read_labelled(folder))
+    with terminal.err.status(f"asking {version} about {n} pictures in a process of its own"):
+        found = evaluate_version(
+            terminal.home, digest, folder, memory_mb=limits.preflight_memory_mb, timeout_s=limits.eval_timeout_s
+        )
+    low, high = wilson(found.right, found.pictures, z(0.95))
+    made = render.table("VERSION", "DIGEST", "PICTURES", "RIGHT", "TOP-1", "90 % INTERVAL", "UNREADABLE")
+    made.add_row(
+        version, render.short(digest), str(found.pictures), str(found.right), percent(found.right, found.pictures),
+        f"{percent(low)} to {percent(high)}", str(found.unreadable),
+    )  # fmt: skip
+    view = {"digest": digest, **asdict(found), "top1": found.right / found.pictures, "low": low, "high": high}
+    terminal.show(output, view, made)
 
 
 @versions.command()

@@ -22,8 +22,9 @@ from .decide import decide
 from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
+from .recorder import Recorder
 from .settings import Settings
-from .view import Finding, View
+from .view import Evaluating, Finding, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
@@ -43,8 +44,8 @@ class Broker(Protocol):
 class Preflight(Protocol):
     """What the controller needs of `Scratch`."""
 
-    def start(self, digest: str, settings: Settings) -> None: ...
-    def poll(self) -> Finding | None: ...
+    def start(self, digest: str, settings: Settings, stable: str) -> None: ...
+    def poll(self) -> Finding | Evaluating | None: ...
     def stop(self) -> None: ...
 
 
@@ -59,6 +60,7 @@ class Controller:
         self._broker, self._preflight = broker, preflight
         self._ledger = Ledger()
         self._weights: Finding | None = None
+        self._recorder: Recorder | None = None
         self._is_holding = False
         self._epoch = 0
 
@@ -117,8 +119,8 @@ class Controller:
             case CheckWeights(digest):
                 self._weights = check_weights(self._home, digest)
                 return True
-            case RunPreflight(digest, settings):
-                self._preflight.start(digest, settings)
+            case RunPreflight(digest, settings, stable):
+                self._preflight.start(digest, settings, stable)
             case Drain(worker, floor):
                 self._send(lambda seq: messages.Drain(seq, epoch, worker, floor))
             case Load(worker, digest, token, beside):
@@ -128,15 +130,26 @@ class Controller:
         return False
 
     def _look(self, now: float) -> View:
-        report = self._broker.report()
+        report, counts = self._broker.report(), self._counts(now)
+        self._sample(report, counts, now)
         return View(
             workers={worker.worker: worker for worker in report.workers if worker.model == self._model},
             table=next((table for table in report.models if table.model == self._model), None),
             pointer=read_stable(self._home, self._model),
             preflight=self._preflight.poll(),
             weights=self._weights,
-            counts=self._counts(now),
+            counts=counts,
         )
+
+    def _sample(self, report: Report, counts: Counts | None, now: float) -> None:
+        """What the page of a rollout is made of, and the page itself when it is over."""
+        rollout = self._ledger.last(self._model)
+        if self._recorder and (rollout is None or rollout.is_over or rollout.number != self._recorder.number):
+            self._recorder.finish(self._journal)
+            self._recorder = None
+        if rollout and not rollout.is_over:
+            self._recorder = self._recorder or Recorder(self._home, self._model, rollout.number, rollout.created_ts)
+            self._recorder.note(report, counts, now)
 
     def _counts(self, now: float) -> Counts | None:
         rollout = self._ledger.last(self._model)

@@ -10,13 +10,13 @@ from math import inf
 from hotpool.messages import ModelReport, WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
 
-from . import canary
+from . import canary, preflight
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
 from .between import repair, take_back
 from .events import EventKind
 from .ledger import Ledger
 from .rollout import Fault, Outcome, Part, Rollout, Step
-from .view import View
+from .view import Evaluating, Finding, View
 
 K, S = EventKind, WorkerState
 
@@ -60,12 +60,15 @@ def _decide_pending(rollout: Rollout, view: View, now: float) -> Action | None:
 def _decide_preflight(rollout: Rollout, view: View, now: float) -> Action | None:
     if rollout.abort:
         return _record(rollout, K.REJECTED, cause="abort", reason=rollout.abort)
-    if view.preflight is None:
-        return RunPreflight(rollout.target, rollout.settings)
-    if not view.preflight.is_good:
-        return _record(rollout, K.REJECTED, cause="preflight", reason=view.preflight.reason)
-    passed = K.CANARY_STARTED if rollout.settings.steps else K.PREFLIGHT_PASSED
-    return _record(rollout, passed, seconds=view.preflight.seconds)
+    match view.preflight:
+        case None:
+            return RunPreflight(rollout.target, rollout.settings, rollout.stable)
+        case Evaluating(pictures):
+            return None if pictures == rollout.evaluated else _record(rollout, K.EVALUATED, pictures=pictures)
+        case Finding(is_good=False, reason=reason):
+            return _record(rollout, K.REJECTED, cause="preflight", reason=reason)
+        case Finding() as finding:
+            return preflight.end(rollout, finding)
 
 
 def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:

@@ -18,6 +18,8 @@ class EventKind(StrEnum):
 
     ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings
     PREFLIGHT_STARTED = "preflight_started"
+    EVALUATED = "evaluated"  # pictures: of the labelled ones, so far
+    # These and `rejected` hold, where there are labelled pictures, also labelled, unreadable, result, verdicts.
     PREFLIGHT_PASSED = "preflight_passed"  # seconds
     CANARY_STARTED = "canary_started"  # seconds: of the preflight, which has passed
     ANALYSIS_STARTED = "analysis_started"  # step; its seq is the number of this run of evidence

@@ -6,6 +6,7 @@ evidence that stays valid however often it is looked at (statistics.py). What ea
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from hotpool.evidence import Counts
 
@@ -22,16 +23,29 @@ from .statistics import (
     wilson,
     z,
 )
-from .verdicts import Gate, GateSettings, Labelled, Verdict, at_least, conclude, percent, share_of, unless, wager
+from .verdicts import (
+    Gate,
+    GateResult,
+    GateSettings,
+    Labelled,
+    Verdict,
+    at_least,
+    conclude,
+    percent,
+    share_of,
+    unless,
+    wager,
+)
 
 G = Gate
 
 _SHARE = (G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT)
 
 # Which gates see anything when. Only in a shadow does the target answer what stable answers too, and its service times
-# there are of copies that nobody waits for. From `rolling` on no step is left to be held, so only failures count.
+# there are of copies that nobody waits for. From `rolling` on no step is left to be held, so only failures count. Accuracy
+# has all it needs before the first step, whatever that is: `canary.armed`.
 ARMED: dict[str, tuple[Gate, ...]] = {
-    "shadow": (G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT, G.ACCURACY),
+    "shadow": (G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT),
     "share": _SHARE,
     "rolling": _SHARE,
     "baking": (G.ERRORS,),
@@ -50,11 +64,23 @@ def judge(
     *,
     gates: Collection[Gate] = tuple(Gate),
 ) -> tuple[Verdict, ...]:
-    """A verdict of each of these gates, in the order of `Gate`. Without labels there is none of accuracy."""
+    """A verdict of each of these gates, in the order of `Gate`. Without labels there is none of accuracy.
+
+    Where accuracy has passed, agreement is only reported.
+    """
     verdicts = [judged(counts, settings) for gate, judged in _GATES.items() if gate in gates]
-    if labelled is not None and Gate.ACCURACY in gates:
-        verdicts.append(accuracy(labelled, settings))
-    return tuple(verdicts)
+    if labelled is None:
+        return tuple(verdicts)
+    knows_better = accuracy(labelled, settings)
+    if knows_better.result is GateResult.PASS:
+        verdicts = [_reported_only(one, labelled) if one.gate is G.AGREEMENT else one for one in verdicts]
+    return (*verdicts, knows_better) if Gate.ACCURACY in gates else tuple(verdicts)
+
+
+def _reported_only(agreed: Verdict, labelled: Labelled) -> Verdict:
+    """A better version differs too, and labels say that it is not worse."""
+    reason = f"{agreed.reason}; reported only, because accuracy has passed on {labelled.n} labelled pictures"
+    return replace(agreed, enforced=False, reason=reason)
 
 
 def errors(counts: Counts, settings: GateSettings) -> Verdict:
@@ -179,12 +205,12 @@ def accuracy(labelled: Labelled, settings: GateSettings) -> Verdict:
     low, high = paired_difference(worse, better, n, z(1 - settings.alpha))
     return conclude(
         Gate.ACCURACY,
-        f"right in {percent(labelled.both_right + better, n)} of {n} labelled requests, stable in "
-        f"{percent(labelled.both_right + worse, n)}: {100 * difference:+.2f} points, at least {100 * low:+.2f}, passes above "
+        f"right in {percent(labelled.right_target, n)} of {n} labelled pictures, stable in "
+        f"{percent(labelled.right_stable, n)}: {100 * difference:+.2f} points, at least {100 * low:+.2f}, passes above "
         f"{-100 * margin:+.2f} (McNemar p {chance:.2g})",
         difference < -margin and chance <= settings.alpha,
-        [unless(low > -margin, f"{n} labelled requests", share_of(margin, -low))],
-        {"requests": n, "difference": difference, "low": low, "high": high, "p": chance, "limit": -margin},
+        [unless(low > -margin, f"{n} labelled pictures", share_of(margin, -low))],
+        {"pictures": n, "difference": difference, "low": low, "high": high, "p": chance, "limit": -margin},
     )
 
 

@@ -206,6 +206,8 @@ def _create(
 ) -> Rollout:
     seats = [worker.worker for worker in workers if worker.model == model]
     _refuse_without_floor(model, len(seats), settings)
+    if kind is Kind.UNDO:  # back to what served before: nothing is compared
+        settings = replace(settings, eval_folder="", eval_pictures=0)
     steps = resolve_steps(settings.steps, settings.canary_workers, len(seats)) if kind is Kind.START else ()
     body = new_rollout(ledger, model, kind, target, seats, replace(settings, steps=steps), reason)
     number = len(ledger.rollouts) + 1

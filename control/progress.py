@@ -6,6 +6,7 @@ from hotpool.messages import WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
 
 from .plan import SHADOW
+from .preflight import judge_labelled
 from .rollout import Kind, PauseCause, Rollout
 
 
@@ -22,6 +23,8 @@ def message(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     """
     if rollout.is_over:
         return ending(rollout)
+    if rollout.pause_cause is PauseCause.INCONCLUSIVE and rollout.phase is Phase.PREFLIGHT and rollout.labelled:
+        return f"paused, the labelled pictures do not decide: {judge_labelled(rollout, rollout.labelled).reason}"
     if rollout.pause_cause is PauseCause.INCONCLUSIVE:
         return f"paused, {_step(rollout)} was inconclusive: {rollout.analysis.reason}"
     if rollout.paused:
@@ -75,7 +78,11 @@ def _pending(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
 
 
 def _preflight(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
-    return f"preflight: checking {rollout.target_name} in a process of its own"
+    checking, total = (
+        f"preflight: checking {rollout.target_name} in a process of its own",
+        rollout.settings.eval_pictures,
+    )
+    return f"preflight: {rollout.evaluated} of {total} pictures" if rollout.evaluated else checking
 
 
 def _step(rollout: Rollout) -> str:

@@ -5,33 +5,39 @@ from dataclasses import asdict
 
 from hotpool.digest import digest_json
 from hotpool.errors import JournalCorrupt
+from hotpool.evidence import Counts
 
 from .events import Event, EventKind
 from .gates import judge
 from .settings import Settings
-from .verdicts import Gate, counts_from_json, worst
+from .verdicts import Gate, Labelled, counts_from_json, worst
 
 
 def recheck(events: Iterable[Event]) -> int:
-    """How many verdicts there are; each follows from its counts and the rollout's settings.
+    """How many verdicts there are; each follows from its counts or labelled pictures and the rollout's settings.
 
     Raises:
         JournalCorrupt: one does not; names the event.
     """
     settings: dict[int | None, Settings] = {}
+    labelled: dict[int | None, Labelled] = {}
     n_verdicts = 0
     for event in events:
         if event.kind is EventKind.ROLLOUT_CREATED:
             settings[event.rollout] = Settings(**event.body["settings"])
-        if event.kind is EventKind.JUDGED:
-            n_verdicts += _recheck(event, settings[event.rollout])
+        if "labelled" in event.body:
+            labelled[event.rollout] = Labelled(**event.body["labelled"])
+        if "verdicts" in event.body:
+            n_verdicts += _recheck(event, settings[event.rollout], labelled.get(event.rollout))
     return n_verdicts
 
 
-def _recheck(event: Event, settings: Settings) -> int:
+def _recheck(event: Event, settings: Settings, labelled: Labelled | None) -> int:
+    """Those of the preflight follow from labelled pictures alone."""
     written = event.body["verdicts"]
     gates = [Gate(one["gate"]) for one in written]
-    found = judge(counts_from_json(event.body["counts"]), settings.gates, gates=gates)
+    counts = counts_from_json(event.body["counts"]) if "counts" in event.body else Counts()
+    found = judge(counts, settings.gates, labelled, gates=gates)
     if digest_json([asdict(one) for one in found]) != digest_json(written) or worst(found) != event.body["result"]:
         raise JournalCorrupt(f"event {event.seq} ({event.kind}): its verdicts do not follow from its counts")
     return len(found)

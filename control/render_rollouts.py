@@ -83,6 +83,7 @@ def event_details(body: Mapping[str, Any]) -> str:
         "reason",
         "verdicts",
         "counts",
+        "labelled",
     }
     rest = [
         f"{key}={_value(value)}" for key, value in sorted(body.items()) if key not in shown and value not in ("", None)

@@ -12,7 +12,7 @@ from hotpool.states import FINAL_PHASES, Phase, Strategy
 
 from .events import Event, EventKind
 from .settings import OnInconclusive, Settings
-from .verdicts import GateResult
+from .verdicts import GateResult, Labelled
 
 P, K = Phase, EventKind
 
@@ -30,7 +30,7 @@ TRANSITIONS: dict[Phase, dict[EventKind, Phase]] = {
         K.PREFLIGHT_PASSED: P.ROLLING,
         K.CANARY_STARTED: P.CANARY,
         K.REJECTED: P.REJECTED,
-        **_stay(P.PREFLIGHT, *_ORDERS),
+        **_stay(P.PREFLIGHT, K.EVALUATED, *_ORDERS),
     },
     P.CANARY: {
         K.ANALYSIS_STARTED: P.ANALYZING,
@@ -61,10 +61,7 @@ TRANSITIONS: dict[Phase, dict[EventKind, Phase]] = {
         K.ROLLBACK_FAILED: P.ROLLBACK_FAILED,
         **_stay(P.ROLLING_BACK, K.STEP_STARTED, *_STEP_GOES_ON),
     },
-    P.SUCCEEDED: {},
-    P.REJECTED: {},
-    P.ROLLED_BACK: {},
-    P.ROLLBACK_FAILED: {},
+    **{phase: {} for phase in sorted(FINAL_PHASES)},
 }
 
 
@@ -148,10 +145,10 @@ class Rollout:
     """One attempt to move the pool from stable to target.
 
     workers: the seats when it was created; more may come. reason: why the operator wants it.
-    cause, ending: why it went back or was rejected; the cause is abort, preflight, version, worker or deadline.
+    cause, ending: why it went back or was rejected; the cause is abort, preflight, gate, version, worker or deadline.
     since: monotonic, when its last event was seen. attempts: steps by worker since rolling or rolling back began.
     is_promoted: the operator wants this step of the canary left. is_unjudged: and all that follow; no gate is armed any more.
-    judged: the bodies of all `judged` events.
+    judged: the bodies of all `judged` events. evaluated: labelled pictures, so far. labelled: what came of them.
     """
 
     number: int
@@ -174,6 +171,8 @@ class Rollout:
     is_promoted: bool = False
     is_unjudged: bool = False
     judged: tuple[Mapping[str, Any], ...] = ()
+    evaluated: int = 0
+    labelled: Labelled | None = None
     abort: str = ""  # who ordered it and why; an abort is never taken back
     version_fault: str = ""
     steps: dict[str, Step] = field(default_factory=dict)  # open ones, by worker
@@ -238,7 +237,8 @@ def advance(rollout: Rollout, event: Event, now: float) -> Rollout:
     Raises:
         IllegalTransition: the event has no row in the phase table, or names a step that is not open.
     """
-    moved = replace(rollout, phase=next_phase(rollout.phase, event.kind), since=now)
+    labelled = Labelled(**event.body["labelled"]) if "labelled" in event.body else rollout.labelled
+    moved = replace(rollout, phase=next_phase(rollout.phase, event.kind), since=now, labelled=labelled)
     return _EFFECTS.get(event.kind, _nothing)(moved, event, now)
 
 
@@ -247,6 +247,10 @@ def advance(rollout: Rollout, event: Event, now: float) -> Rollout:
 
 def _nothing(rollout: Rollout, event: Event, now: float) -> Rollout:
     return rollout
+
+
+def _evaluated(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(rollout, evaluated=event.body["pictures"])
 
 
 def _step_started(rollout: Rollout, event: Event, now: float) -> Rollout:
@@ -326,9 +330,8 @@ def _judged(rollout: Rollout, event: Event, now: float) -> Rollout:
 
 def _abort_requested(rollout: Rollout, event: Event, now: float) -> Rollout:
     why = event.body.get("reason")
-    return replace(
-        rollout, paused=False, pause_cause=None, abort=f"aborted by {event.operator}{f': {why}' if why else ''}"
-    )
+    abort = f"aborted by {event.operator}{f': {why}' if why else ''}"
+    return replace(rollout, paused=False, pause_cause=None, abort=abort)
 
 
 def _over(rollout: Rollout, event: Event, now: float) -> Rollout:
@@ -344,6 +347,7 @@ def _succeeded(rollout: Rollout, event: Event, now: float) -> Rollout:
 
 
 _EFFECTS: dict[EventKind, Callable[[Rollout, Event, float], Rollout]] = {
+    K.EVALUATED: _evaluated,
     K.STEP_STARTED: _step_started,
     K.STEP_WITHDRAWN: _step_withdrawn,
     K.STEP_DRAINED: _step_drained,
@@ -373,12 +377,8 @@ def _next_part(rollout: Rollout, event: Event, now: float, part: Part, *measured
 
 def _end_step(rollout: Rollout, event: Event, outcome: Outcome, *measured: str) -> Rollout:
     step = _open_step(rollout, event)
-    step = replace(
-        step,
-        outcome=outcome,
-        reason=event.body.get("reason", ""),
-        seconds=step.seconds | _seconds(event.body, measured),
-    )
+    reason, seconds = event.body.get("reason", ""), step.seconds | _seconds(event.body, measured)
+    step = replace(step, outcome=outcome, reason=reason, seconds=seconds)
     others = {worker: other for worker, other in rollout.steps.items() if worker != step.worker}
     return replace(rollout, steps=others, ended_steps=(*rollout.ended_steps, step))
 

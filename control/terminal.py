@@ -35,6 +35,8 @@ output_option = click.option(
 model_option = click.option("--model", help="Which model.  [the pool's]")
 reason_option = click.option("--reason", default="", help="Why, for the audit log.")
 
+FOLDER = click.Path(resolve_path=True, path_type=Path)
+
 
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout

@@ -115,12 +115,20 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Requests whose true class is known and that both arms answered. only_stable: only stable was right."""
+    """Pictures whose true class is known and that both versions answered. only_stable: only stable was right."""
 
     n: int
     both_right: int
     only_stable: int
     only_target: int
+
+    @property
+    def right_stable(self) -> int:
+        return self.both_right + self.only_stable
+
+    @property
+    def right_target(self) -> int:
+        return self.both_right + self.only_target
 
 
 def worst(verdicts: Iterable[Verdict]) -> GateResult:

@@ -196,6 +196,26 @@ def verify_version(home: Home, digest: str, *, memory_mb: int, timeout_s: float 
     return Checked(**_run_scratch(["check", "--", str(folder)], memory_mb, timeout_s))
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """How often a version is right. pictures: those that could be read."""
+
+    pictures: int
+    right: int
+    unreadable: int
+
+
+def evaluate_version(home: Home, digest: str, folder: Path, *, memory_mb: int, timeout_s: float) -> Evaluated:
+    """Asks a stored version about a folder of labelled pictures, in a scratch process.
+
+    Raises:
+        BadVersion: what is wrong with the version or the folder, and what to do.
+    """
+    where = version_folder(home, digest)
+    read_manifest(where)
+    return Evaluated(**_run_scratch(["evaluate", f"--eval={folder}", "--", str(where)], memory_mb, timeout_s))
+
+
 def remove_version(home: Home, digest: str, *, keep: Set[str]) -> None:
     """Removes a version, also one whose files are damaged.
 
@@ -310,8 +330,8 @@ def _run_scratch(arguments: Sequence[str], memory_mb: int, timeout_s: float) -> 
 
 def _answer(stdout: bytes, returncode: int, memory_mb: int) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = json.loads(stdout)
-    except ValueError:
+        answer: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+    except (IndexError, ValueError):
         raise BadVersion(
             f"the process that read it {describe_exit(returncode)} and gave no verdict; "
             f"it may need more than {memory_mb} MB of memory (rollout.preflight_memory_mb)"

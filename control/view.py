@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from hotpool.evidence import Counts
 from hotpool.messages import ModelReport, WorkerReport
 
+from .verdicts import Labelled
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has found. reason: what is wrong, empty when nothing is."""
+    """What a check has found. reason: what is wrong, empty when nothing is. labelled: if it was to look at such pictures."""
 
     is_good: bool
     reason: str = ""
     seconds: float = 0.0
+    labelled: Labelled | None = None
+    unreadable: int = 0  # of the labelled pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluating:
+    """A preflight under way has asked both versions about so many labelled pictures."""
+
+    pictures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,6 @@ class View:
     workers: Mapping[str, WorkerReport]
     table: ModelReport | None
     pointer: str | None
-    preflight: Finding | None = None
+    preflight: Finding | Evaluating | None = None
     weights: Finding | None = None
     counts: Counts | None = None

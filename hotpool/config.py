@@ -27,6 +27,7 @@ class Pool(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     allow_oversubscription: bool = False
     max_batch: Annotated[int, Field(ge=1, le=256)] = 4
+    load_memory_mb: Annotated[int, Field(ge=16)] = 8192
 
 
 class Dispatch(_Section):
@@ -58,6 +59,7 @@ class Rollout(_Section):
     max_worker_retries: Annotated[int, Field(ge=0, le=10)] = 2
     preflight_memory_mb: Annotated[int, Field(ge=256)] = 8192
     preflight_timeout_s: Seconds = 120.0
+    eval_timeout_s: Seconds = 3600.0
     steps: str = "auto"
     canary_workers: Positive = 1
     step_min_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0

@@ -118,6 +118,12 @@ class BadVersion(OperatorError):
     code = "bad_version"
 
 
+class BadLabels(OperatorError):
+    """A folder of labelled pictures can't be used; the message names the folder or file and what to do."""
+
+    code = "bad_labels"
+
+
 class Conflict(OperatorError):
     """Something else is under way or has the name already."""
 

@@ -18,7 +18,7 @@ from hotpool.logs import log_to_stderr
 class GoodPreflight:
     """Finds every version good at once."""
 
-    def start(self, digest: str, settings: Settings) -> None:
+    def start(self, digest: str, settings: Settings, stable: str) -> None:
         pass
 
     def poll(self) -> Finding:

@@ -26,7 +26,7 @@ from control.plan import SHADOW, share_of
 from control.recheck import recheck
 from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Finding
+from control.view import Evaluating, Finding
 from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
@@ -293,17 +293,20 @@ class FakePreflight:
     def __init__(self, pool: FakePool) -> None:
         self._pool = pool
         self.finding = Finding(True)
+        self.on_the_way: Evaluating | None = None
         self.lasts_s = 0.09
         self.runs = 0
         self._ends_at: float | None = None
 
-    def start(self, digest: str, settings: Settings) -> None:
+    def start(self, digest: str, settings: Settings, stable: str) -> None:
         if self._ends_at is None:
             self.runs += 1
             self._ends_at = self._pool.now + self.lasts_s
 
-    def poll(self) -> Finding | None:
-        return self.finding if self._ends_at is not None and self._pool.now >= self._ends_at else None
+    def poll(self) -> Finding | Evaluating | None:
+        if self._ends_at is None:
+            return None
+        return self.finding if self._pool.now >= self._ends_at else self.on_the_way
 
     def stop(self) -> None:
         self._ends_at = None
@@ -558,7 +561,7 @@ def check_order(events: list[Event]) -> None:
             assert event.body["worker"] in open_workers, f"{kind}: no step of {event.body['worker']} is open"
         assert not is_bad or kind in (K.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
         is_aborted |= kind is K.ABORT_REQUESTED
-        result = event.body.get("result")
+        result = event.body["result"] if kind is K.JUDGED else ""
         is_paused = kind is K.PAUSED or result == "inconclusive" or (is_paused and kind not in ENDS_A_PAUSE)
         has_failed = result == "fail" or (has_failed and kind is not K.ROLLBACK_STARTED)
         is_bad = kind is not K.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")

@@ -75,6 +75,8 @@ def load_noop(home, digest, *, on_state):
     if digest.startswith("slow"):
         while not (home.root / "go").exists():
             time.sleep(0.001)
+    if digest.startswith("huge"):
+        raise MemoryError
     if digest.startswith("bug"):
         raise AttributeError("a bug in the loading of versions")
     if digest.startswith("bad"):

@@ -271,7 +271,7 @@ def test_the_share_reaches_the_broker_before_a_worker_is_drained() -> None:
     ("wanted", "gates"),
     [
         (judging(P.CANARY), set()),
-        (judging(step=SHADOW_STEP), {G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT, G.ACCURACY}),
+        (judging(step=SHADOW_STEP), {G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT}),
         (judging(step=SHARE_STEP), {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT}),
         (judging(P.ROLLING), {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT}),
         (judging(P.BAKING), {G.ERRORS}),

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sqlite3
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -232,6 +233,50 @@ def test_calibration_pictures_for_float32_are_a_mistake(run):
     result = run("versions", "add", "x.pth", "--name", "v1", "--calibrate", ".")
     assert result.exit_code == Exit.USAGE
     assert "add --precision int8 or --precision auto" in result.stderr
+
+
+def label_pictures(folder, n, name):
+    (folder / name).mkdir(parents=True)
+    for number in range(n):
+        (folder / name / f"{number}.png").write_bytes(b"-")
+
+
+def test_a_folder_of_labelled_pictures_that_can_not_be_used_is_told_before_anything_is_ordered(run, home, tmp_path):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    label_pictures(tmp_path / "wrong", 1, "zebra")
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("none", "can't be read"),
+        ("empty", "has no folders in it; expected is a folder for each class"),
+        ("wrong", "folder 'zebra': version v1 has no such class"),
+    ):
+        refused(run("rollout", "start", "--version", "v2", "--eval", folder), Exit.USAGE, said)
+    refused(run("versions", "evaluate", "v2", "--eval", "none"), Exit.USAGE, "can't be read")
+
+
+@pytest.mark.parametrize(("n", "are_few"), [(326, True), (327, False)])
+def test_too_few_labelled_pictures_are_told_at_once(run, home, tmp_path, monkeypatch, n, are_few):
+    monkeypatch.setattr("control.cli_pool.REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    label_pictures(tmp_path / "pictures", n, "b")
+    result = run("rollout", "start", "--version", "v2", "--eval", "pictures")
+    assert result.exit_code == Exit.UNREACHABLE, "there is no pool"
+    assert (f"{n} pictures are too few to decide" in result.stderr) == are_few
+
+
+def test_top_1_of_a_version_is_shown_and_how_sure_it_is(run, home, tmp_path, monkeypatch):
+    add(home, "v1")
+    label_pictures(tmp_path / "pictures", 5, "b")
+    said = '{"pictures": 5}\n{"ok": true, "reason": "", "pictures": 4, "right": 3, "unreadable": 1}'
+    process = (sys.executable, "-c", f"print({said!r})")
+    monkeypatch.setattr("control.versions.module_command", lambda package, options: process)
+    shown = run("versions", "evaluate", "v1", "--eval", "pictures")
+    assert "75 %" in shown.stdout
+    view = json.loads(run("versions", "evaluate", "v1", "--eval", "pictures", "-o", "json").stdout)
+    assert (view["pictures"], view["right"], view["unreadable"], view["top1"]) == (4, 3, 1, 0.75)
+    assert view["low"] < 0.75 < view["high"]
 
 
 def test_a_name_that_can_not_be_one_is_refused_before_any_work(run):

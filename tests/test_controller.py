@@ -474,7 +474,7 @@ def test_whatever_the_scratch_process_does_it_becomes_a_finding(
 ) -> None:
     scratch = Scratch(world.home, [sys.executable, "-c", program])
     timeout_s = 0.3 if "sleep" in program else 30.0
-    scratch.start(world.digests["v2"], settings(preflight_timeout_s=timeout_s))
+    scratch.start(world.digests["v2"], settings(preflight_timeout_s=timeout_s), world.digests["v1"])
     finding = None
     while finding is None:
         finding = scratch.poll()
@@ -492,7 +492,7 @@ def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(wo
         "import json, os; print(json.dumps({'ok': True, 'reason': f'{os.nice(0)} {os.getsid(0) == os.getpid()}'}))"
     )
     scratch = Scratch(world.home, [sys.executable, "-c", program])
-    scratch.start(world.digests["v2"], settings(preflight_timeout_s=30.0))
+    scratch.start(world.digests["v2"], settings(preflight_timeout_s=30.0), world.digests["v1"])
     while (finding := scratch.poll()) is None:
         pass
     scratch.stop()

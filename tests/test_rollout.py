@@ -119,7 +119,9 @@ def test_a_rollback_keeps_its_reason_unless_its_end_has_another() -> None:
 
 
 def test_the_settings_of_a_rollout_are_those_of_the_configuration() -> None:
-    assert {*RolloutSection.model_fields, "gates"} == set(type(SETTINGS).__dataclass_fields__)
+    assert {*RolloutSection.model_fields, "gates", "eval_folder", "eval_pictures"} == set(
+        type(SETTINGS).__dataclass_fields__
+    )
     assert GatesSection().model_dump() == asdict(GateSettings())
 
 
@@ -212,7 +214,7 @@ def test_aborted_before_the_first_step_is_rejected(phase: Phase) -> None:
 
 def test_preflight_is_run_and_its_finding_decides() -> None:
     checking = rollout(P.PREFLIGHT)
-    assert asked(checking, view(*three_old)) == RunPreflight(NEW, SETTINGS)
+    assert asked(checking, view(*three_old)) == RunPreflight(NEW, SETTINGS, OLD)
     passed = asked(checking, view(*three_old, preflight=Finding(True, seconds=0.5)))
     assert passed == Record(K.PREFLIGHT_PASSED, {"seconds": 0.5}, 1)
     failed = asked(checking, view(*three_old, preflight=Finding(False, "fc.weight is missing")))

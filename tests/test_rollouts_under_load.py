@@ -46,7 +46,7 @@ BESIDE = replace(SETTINGS, strategy=Strategy.BESIDE)
 class NothingToCheck:
     """A preflight for versions without weights."""
 
-    def start(self, digest, settings):
+    def start(self, digest, settings, stable):
         pass
 
     def poll(self):
@@ -236,6 +236,34 @@ def test_rollouts_beside_under_load_take_nobody_out_of_service(n_workers):
     swaps = [change for change in trace.changes if change.cause == "verified"]
     assert len(swaps) == n_rollouts * n_workers
     assert {(change.after, change.ready) for change in trace.changes} == {("ready", n_workers)}
+
+
+@pytest.mark.parametrize("strategy", [Strategy.BESIDE, Strategy.DRAIN])
+def test_a_version_too_large_for_the_memory_is_refused_under_load_and_nobody_notices(strategy):
+    """The preflight would refuse it too; here it is left out, so that the workers must."""
+    with running_pool(2) as pool:
+        add_versions(pool.home, 2)
+        with (version_folder(pool.home, noop_manifest("v2").digest) / WEIGHTS).open("wb") as file:
+            file.truncate(5 * 10**9)  # takes no room on the disk, and three times as much in memory
+        with (
+            controlled(pool.home),
+            pool.client() as client,
+            Trace(pool.home) as trace,
+            Journal(pool.home.database) as journal,
+            Callers(client, 4, *ask_within([1, 1])) as callers,
+        ):
+            assert roll_out(pool.home, 2, replace(SETTINGS, strategy=strategy)) is Phase.ROLLED_BACK
+            rollout, answered = last(journal), callers.history.answered
+            eventually(lambda: callers.history.answered >= answered + 200, "answers after the rollout")
+            report = pool.report()
+    assert rollout.cause == "version"
+    said = "weights.safetensors has 5000 MB, and loading it takes up to 15000 MB; allowed are 8192 MB"
+    assert said in rollout.ending
+    assert_nobody_noticed(callers.history)
+    assert {(worker.version, worker.incarnation, worker.state) for worker in report.workers} == {("v1", 1, "ready")}
+    if strategy is Strategy.BESIDE:
+        assert {(change.after, change.ready) for change in trace.changes} == {("ready", 2)}
+    assert min(change.ready for change in trace.changes) >= 1
 
 
 def test_an_abort_and_an_undo_beside_under_load_take_nobody_out_of_service():

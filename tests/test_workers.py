@@ -17,7 +17,7 @@ from PIL import Image
 
 from hotpool.home import Home
 from hotpool.locks import hold
-from hotpool.manifest import write_stable
+from hotpool.manifest import WEIGHTS, version_folder, write_stable
 from hotpool.messages import (
     Done,
     Failed,
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 STABLE, OTHER, BAD = "a" * 64, "b" * 64, "bad" + "0" * 61
-SLOW, BROKEN = "slow" + "0" * 60, "bug" + "0" * 61
+SLOW, BROKEN, HUGE = "slow" + "0" * 60, "bug" + "0" * 61, "huge" + "0" * 60
 PIXELS = Work("pixels", 3, (1, 1, 3))
 
 
@@ -310,6 +310,23 @@ def test_another_version_is_loaded_in_place_and_a_bad_one_keeps_the_old(start, h
 
     hub.job("worker-0", 1, *tensor(1.0))
     assert hub.next(Done)[0].job == 1
+
+
+def test_a_load_that_runs_out_of_memory_or_would_is_refused_and_the_worker_serves_on(start, hub, home):
+    start()
+    pid = hub.hello().pid
+    weights = version_folder(home, OTHER) / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    with weights.open("wb") as file:
+        file.truncate(5 * 10**9)  # takes no room on the disk, and as much as it says in memory
+    for digest, said in ((OTHER, "weights.safetensors has 5000 MB"), (HUGE, "not enough memory to load version huge")):
+        hub.send(hub.workers["worker-0"], Load(f"t-{digest}", digest, 3, True))
+        ended, _ = hub.next(LoadEnded)
+        assert (ended.token, ended.digest) == (f"t-{digest}", STABLE)
+        assert said in ended.reason
+        hub.job("worker-0", 1, *tensor(1.0))
+        assert hub.next(Done)[0].job == 1
+    assert hub.hello().pid == pid
 
 
 def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, bind):

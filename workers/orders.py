@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True):
     max_batch: int
     max_bytes: int
     max_pixels: int
+    load_memory_mb: int = 8192
     broker_gone_s: float = 60.0  # without a broker for so long, it ends: nothing may linger for ever
 
 

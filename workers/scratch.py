@@ -2,9 +2,11 @@
 
     python -m workers.scratch build SOURCE FOLDER [--arch A] [--labels FILE] [--preprocessing JSON]
         [--preprocess fast|exact] [--sha256 H] [--md5 H] [--precision P] [--calibrate DIR] [--min-agreement A]
-    python -m workers.scratch check FOLDER
+    python -m workers.scratch check FOLDER [--load-memory-mb N] [--eval DIR --stable FOLDER --pictures N]
+    python -m workers.scratch evaluate FOLDER --eval DIR
 
-Prints one line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
+Prints a line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
+With `--eval` lines like {"pictures": 100} come before it: how many it has been through.
 """
 
 import argparse
@@ -26,10 +28,12 @@ from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocess, Preprocessi
 
 from .calibration import Wish, choose
 from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
+from .evaluate import Tell, compare, measure
 from .golden import compute_logits, make_inputs, write_golden
 from .loading import check_file, load_folder
 from .preprocess import Preprocessor
 from .resnet import Tensors
+from .room import check_limit, ran_out
 from .sources import check_hashes, find_source, fit, read_tensors
 from .verify import find_not_finite
 
@@ -151,21 +155,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     out = os.dup(1)
     os.dup2(2, 1)
+
+    def say(line: dict[str, Any]) -> None:
+        os.write(out, json.dumps(line).encode() + b"\n")
+
     torch.set_num_threads(1)
     _limit_memory(args.memory_mb)
     try:
-        answer = {"ok": True, "reason": "", **_run(args)}
+        answer = {"ok": True, "reason": "", **_run(args, lambda pictures: say({"pictures": pictures}))}
     except HotpoolError as error:
         answer = {"ok": False, "reason": str(error)}
     except Exception as error:  # noqa: BLE001  the outermost level of a process that reads hostile files
         answer = {"ok": False, "reason": _explain(error, args.memory_mb)}
-    os.write(out, json.dumps(answer).encode() + b"\n")
+    say(answer)
     return 0 if answer["ok"] else 1
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
+def _run(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
     if args.command == "check":
-        return check(args.folder)
+        if args.load_memory_mb:
+            check_limit(args.folder / WEIGHTS, args.load_memory_mb)
+        return check(args.folder) | (
+            compare(args.eval, args.stable, args.folder, args.pictures, tell) if args.eval else {}
+        )
+    if args.command == "evaluate":
+        return measure(args.eval, args.folder, tell)
     try:
         preprocessing = Preprocessing.model_validate_json(args.preprocessing)
     except ValidationError as error:
@@ -203,7 +217,14 @@ def _parser() -> argparse.ArgumentParser:
     building.add_argument("--min-agreement", type=float, default=0.98)
     checking = commands.add_parser("check")
     checking.add_argument("folder", type=Path)
-    for command in (building, checking):
+    checking.add_argument("--load-memory-mb", type=int)
+    checking.add_argument("--eval", type=Path)
+    checking.add_argument("--stable", type=Path)
+    checking.add_argument("--pictures", type=int)
+    evaluating = commands.add_parser("evaluate")
+    evaluating.add_argument("folder", type=Path)
+    evaluating.add_argument("--eval", type=Path, required=True)
+    for command in (building, checking, evaluating):
         command.add_argument(
             "--memory-mb", type=int, default=8192, help="beyond what the interpreter and libraries take"
         )
@@ -220,7 +241,7 @@ def _limit_memory(memory_mb: int) -> None:
 
 def _explain(error: Exception, memory_mb: int) -> str:
     text = str(error).partition("\n")[0]
-    if isinstance(error, MemoryError) or "allocate memory" in text:
+    if ran_out(error):
         return f"it needs more than the {memory_mb} MB of memory that are allowed (rollout.preflight_memory_mb)"
     return f"{type(error).__name__}: {text}"
 

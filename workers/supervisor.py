@@ -219,6 +219,7 @@ class Supervisor:
             max_batch=pool.max_batch,
             max_bytes=pictures.max_bytes,
             max_pixels=pictures.max_pixels,
+            load_memory_mb=pool.load_memory_mb,
         )
 
     def _last_incarnation(self) -> int:

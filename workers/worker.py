@@ -19,7 +19,7 @@ from PIL import Image
 from hotpool.errors import BadInput, BadVersion, DeadlineExceeded, HotpoolError, RemoteProtocolError
 from hotpool.home import Home
 from hotpool.link import Link
-from hotpool.manifest import Manifest, read_stable
+from hotpool.manifest import WEIGHTS, Manifest, read_stable, version_folder
 from hotpool.messages import (
     PROTOCOL,
     Job,
@@ -54,6 +54,7 @@ from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
 from .pictures import Picture, decode
 from .pulse import PulseThread
+from .room import check_free, check_limit, explain_ran_out, ran_out
 from .stop_signal import StopSignal
 
 log = logging.getLogger("hotpool.workers")
@@ -354,6 +355,7 @@ class Worker:
         if reason:
             self._order, self._token, self._load_reason = None, order.token, reason
             self._refuse(order, reason)
+            give_back()  # what it had taken until it failed
         self._report_held()
 
     def _report_held(self) -> None:
@@ -376,7 +378,15 @@ class Worker:
             self._link.reopen()  # a broker that is wrong about what is served here must hear it
 
     def _load(self, digest: str, on_state: Callable[[str], None]) -> Loaded:
-        loaded = self._load_version(self._home, digest, on_state=on_state)
+        weights = version_folder(self._home, digest) / WEIGHTS
+        check_limit(weights, self._settings.load_memory_mb)
+        check_free(weights)
+        try:
+            loaded = self._load_version(self._home, digest, on_state=on_state)
+        except LOAD_ERRORS as error:
+            if ran_out(error):
+                raise explain_ran_out(error, digest) from None
+            raise
         if loaded.manifest.model != self._settings.model:
             names = f"{loaded.manifest.name} is a version of model {loaded.manifest.model}"
             raise BadVersion(f"{names}; this worker serves {self._settings.model}")

@@ -1,0 +1,90 @@
+"""Shell: whether a version fits into memory, asked before it is loaded and told when it turns out that it did not."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from hotpool.errors import BadVersion
+
+from .batch import one_line
+
+# How many times its weights file a load takes at most: the mapped file, the engine's own copy, and what folding and reordering
+# need on the way. Seen were 2.5 for a ResNet-18 and 1.1 for a VGG-11, whose large tensors serve from where they are mapped.
+OF_A_LOAD = 3
+OF_ITS_OWN = 2  # without the mapped pages, which all workers share and the system takes back when it must
+
+MB = 1_000_000
+MEMORY = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def check_limit(weights: Path, limit_mb: int) -> None:
+    """Whether the load of this file stays within `load_memory_mb`.
+
+    Not by RLIMIT_AS around the load, which would say so exactly: the limit is that of the process. Threads that serve meanwhile
+    would fail for want of memory, and libzmq's end the process. The scratch process of the preflight has one.
+
+    Raises:
+        BadVersion: it does not; names file, limit and what to do. A file that is missing is for the load to tell.
+    """
+    size = _size(weights)
+    if OF_A_LOAD * size > limit_mb * MB:
+        raise BadVersion(
+            f"{weights.name} has {size // MB} MB, and loading it takes up to {OF_A_LOAD * size // MB} MB; allowed are "
+            f"{limit_mb} MB. Raise pool.load_memory_mb in the configuration and restart the pool, or add a smaller "
+            "version, such as one in int8"
+        )
+
+
+def check_free(weights: Path, free: Callable[[], int | None] | None = None) -> None:
+    """Whether there is so much memory now: else the kernel would end a process of its choice, in the middle of a request.
+
+    free: bytes that may still be taken, None where nobody knows.
+
+    Raises:
+        BadVersion: there is not; names file, what is free and what to do.
+    """
+    size, there = _size(weights), (free or free_bytes)()
+    if there is not None and OF_ITS_OWN * size > there:
+        raise BadVersion(
+            f"{weights.name} has {size // MB} MB, and loading it takes up to {OF_ITS_OWN * size // MB} MB beside the mapped "
+            f"file; {there // MB} MB of memory are free here. Free some, or add a smaller version, such as one in int8"
+        )
+
+
+def free_bytes(memory: Path = MEMORY, cgroup: Path = CGROUP) -> int | None:
+    """What this process may still take: of the machine, and of its control group (v2) where it sees that of its container."""
+    found = re.search(r"^MemAvailable: +(\d+) kB$", _read(memory), re.MULTILINE)
+    limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
+    cached = re.search(r"^inactive_file (\d+)$", _read(cgroup / "memory.stat"), re.MULTILINE)
+    of_machine = [int(found[1]) * 1024] if found else []
+    of_group = (
+        [int(limit) - int(used) + (int(cached[1]) if cached else 0)] if limit.isdecimal() and used.isdecimal() else []
+    )
+    return min([*of_machine, *of_group], default=None)
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether memory was what was missing: torch and safetensors have no class of their own for that."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+
+
+def explain_ran_out(error: Exception, digest: str) -> BadVersion:
+    return BadVersion(
+        f"there was not enough memory to load version {digest[:12]} ({one_line(error)}); free some, let fewer workers load at "
+        "once (--max-unavailable), or add a smaller version, such as one in int8"
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
