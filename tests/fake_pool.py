@@ -447,10 +447,13 @@ class World:
 
     def last(self) -> Rollout:
         """The newest rollout, followed event by event: asked in every turn."""
-        self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
-        rollout = self._followed.last(MODEL)
+        rollout = self._follow().last(MODEL)
         assert rollout is not None
         return rollout
+
+    def _follow(self) -> Ledger:
+        self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
+        return self._followed
 
     def ledger(self) -> Ledger:
         return replay(self.journal.events(), self.pool.now)
@@ -516,8 +519,7 @@ class World:
 
     def _check_share(self) -> None:
         """The controller has looked and is content: then nobody may get the target who must not."""
-        self.last()
-        table, rollout = self.pool.table, self._followed.active(MODEL)
+        table, rollout = self.pool.table, self._follow().active(MODEL)
         if table is None or table.policy is None or rollout is None:
             return
         share = table.policy.share

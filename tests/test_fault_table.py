@@ -45,7 +45,7 @@ RATE = 2000.0
 TICK_S = 0.1
 WATCH_S = 3.0
 REST_S = WATCH_S + 1  # without an event: then it is over
-REST_PAUSED_S = 16.0  # the slowest gate needs as long
+SLOWEST_GATE_S = 16.0
 MOST_TURNS = 1200
 AWAY_S = 60.0  # longer than any limit
 N_WORKERS = 4
@@ -66,6 +66,7 @@ class Cell:
     column: str
     is_disturbed: bool = False
     has_held: bool = False
+    rest_s: float = REST_S
     each_turn: Callable[[], None] = lambda: None
 
     @property
@@ -98,7 +99,7 @@ class Cell:
             seq = self.world.journal.last_seq()
             if seq != before or not (rollout.is_over or rollout.paused):
                 quiet_since = pool.now
-            if pool.now - quiet_since >= (REST_PAUSED_S if rollout.paused else REST_S):
+            if pool.now - quiet_since >= self.rest_s:
                 return
             self.world.turn()
             self.each_turn()
@@ -388,6 +389,7 @@ def target_is(**behaviour: Any) -> Callable[[Cell], None]:
     def fault(cell: Cell) -> None:
         cell.traffic.behaviours[cell.target] = Behaviour(**behaviour)
         cell.world.pool.load_s = 12.0  # rolling lasts long enough to see anything
+        cell.rest_s = SLOWEST_GATE_S if cell.column == "paused" else REST_S
 
     return fault
 
