@@ -25,7 +25,9 @@ def worsened(weights: Path, to: Path) -> Path:
     """Noise in the last layer: one answer in eight changes. No file shows it, and its golden outputs are its own."""
     tensors = load_file(weights)
     layer = tensors["fc.weight"]
-    tensors["fc.weight"] = layer + np.random.default_rng(2).normal(0, 0.4 * layer.std(), layer.shape).astype(layer.dtype)
+    tensors["fc.weight"] = layer + np.random.default_rng(2).normal(0, 0.4 * layer.std(), layer.shape).astype(
+        layer.dtype
+    )
     save_file(tensors, to)
     return to
 

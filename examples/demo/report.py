@@ -62,7 +62,8 @@ class Report:
             "never fewer ready than workers - 1, but for the injected kills": self.fewest_ready >= self.workers - 1,
             "v2 is stable at the end": self.stable_at_the_end == "v2" and by_version["v2"].outcome == "succeeded",
             "v3 and v4 were rejected": all(by_version[name].outcome == "rejected" for name in bad),
-            "v5 passed every check and was taken back by a gate": (worse.outcome, worse.cause) == ("rolled_back", "gate"),
+            "v5 passed every check and was taken back by a gate": (worse.outcome, worse.cause)
+            == ("rolled_back", "gate"),
             "v3, v4 and v5 never served a caller": not (bad | {"v5"}) & set(self.answers_by_version),
             "both v1 and v2 served callers": {"v1", "v2"} <= set(self.answers_by_version),
         }
