@@ -529,7 +529,7 @@ TABLE: dict[str, str] = {
 # Why it went back, was rejected or could not go back, where the row is to blame.
 REASONS: dict[str, tuple[str, str]] = {
     "worker dies of the target": ("worker",    "worker-[012] needed more than 3 attempts"),
-    "worker gone for good":      ("deadline",  "no progress for 20 s"),
+    "worker gone for good":      ("deadline",  "no progress for 2[02] s"),
     "weights damaged":           ("preflight|version|worker", "SHA-256|was changed|has 0 bytes"),
     "key missing":               ("preflight|version", "fc.weight is missing"),
     "not finite":                ("preflight|version", "NaN in fc.weight"),
