@@ -166,11 +166,11 @@ class Run:
         arm.errors += bad
         if n == bad:
             return 0
-        _add_all(arm.classes, enumerate(rng.multinomial(n - bad, behaviour.classes)))
-        _add_all(arm.confidence, enumerate(rng.multinomial(n - bad, CONFIDENCE)))
+        _add_all(arm.classes, enumerate(rng.multinomial(n - bad, behaviour.classes).tolist()))
+        _add_all(arm.confidence, enumerate(rng.multinomial(n - bad, CONFIDENCE).tolist()))
         us = self._service_us(n - bad, behaviour, rng)
         buckets, numbers = np.unique(np.floor(50 * np.log(us)).astype(int), return_counts=True)
-        _add_all(arm.service.setdefault(1, {}), zip(buckets, numbers, strict=True))
+        _add_all(arm.service.setdefault(1, {}), zip(buckets.tolist(), numbers.tolist(), strict=True))
         self._times[digest == self.key[2]].append(us)
         return n - bad
 
@@ -200,7 +200,7 @@ class Run:
         return us * np.where(rng.random(n) < behaviour.tail, 3.0, 1.0)
 
 
-def _add_all(histogram: dict[int, int], counts: Iterable[tuple[Any, Any]]) -> None:
+def _add_all(histogram: dict[int, int], counts: Iterable[tuple[int, int]]) -> None:
     for key, count in counts:
         if count:
-            histogram[int(key)] = histogram.get(int(key), 0) + int(count)
+            histogram[key] = histogram.get(key, 0) + count

@@ -17,7 +17,7 @@ from hotpool.states import Phase
 from tests.fake_pool import World, fast_folder, settings
 from tests.fake_traffic import Behaviour, Traffic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 G = Gate
 N_WORKERS = 4
