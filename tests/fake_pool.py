@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from control import orders
-from control.actions import Action, Record
+from control.actions import Action, Record, SetTable
 from control.controller import Controller
 from control.events import Event, EventKind
 from control.journal import Journal
 from control.ledger import Ledger, replay
+from control.plan import SHADOW, share_of
 from control.recheck import recheck
 from control.rollout import Rollout
 from control.settings import Settings
@@ -315,8 +316,10 @@ class CrashableController(Controller):
     """Asks before and after everything it does whether it is killed now."""
 
     at_crash_point: Callable[[str, Action], None]
+    has_acted = False
 
     def carry_out(self, action: Action, now: float) -> bool:
+        self.has_acted = True
         self.at_crash_point("before", action)
         is_busy = super().carry_out(action, now)
         self.at_crash_point("after", action)
@@ -391,7 +394,10 @@ class World:
             if self.controller is None:
                 self._start_controller()
             assert self.controller is not None
+            self.controller.has_acted = False
             if not self.controller.step(self.pool.now):
+                if not self.controller.has_acted:
+                    self._check_share()
                 self.pool.pass_time(self.tick_s)
         except Killed:
             self.kill()
@@ -441,10 +447,13 @@ class World:
 
     def last(self) -> Rollout:
         """The newest rollout, followed event by event: asked in every turn."""
-        self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
-        rollout = self._followed.last(MODEL)
+        rollout = self._follow().last(MODEL)
         assert rollout is not None
         return rollout
+
+    def _follow(self) -> Ledger:
+        self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
+        return self._followed
 
     def ledger(self) -> Ledger:
         return replay(self.journal.events(), self.pool.now)
@@ -501,10 +510,30 @@ class World:
         if self.crash_at == self.crash_points:
             self.crashed_in = f"{when} {action}"
             raise Killed(self.crashed_in)
+        if when == "after" and isinstance(action, SetTable):
+            self._check_share()
         if when == "before" and isinstance(action, Record) and action.kind is EventKind.COMMIT_STARTED:
             target = self.last().target
             not_there = [w for w in self.pool.workers.values() if w.state is not S.READY or w.digest != target]
             self.pool.wrong += [f"commit while {worker}" for worker in not_there]
+
+    def _check_share(self) -> None:
+        """The controller has looked and is content: then nobody may get the target who must not."""
+        table, rollout = self.pool.table, self._follow().active(MODEL)
+        if table is None or table.policy is None or rollout is None:
+            return
+        share = table.policy.share
+        if rollout.phase is Phase.CANARY or (rollout.phase is Phase.ANALYZING and rollout.step == SHADOW):
+            limit = 0.0
+        elif rollout.phase is Phase.ANALYZING:
+            limit = share_of(rollout.step)
+        else:
+            n_stable = sum(
+                w.state is S.READY and w.digest == table.stable for w in self.pool.workers.values() if w.is_known
+            )
+            limit = 0.0 if rollout.phase is Phase.ROLLING_BACK and n_stable >= self.pool.floor else 100.0
+        if share > limit:
+            self.pool.wrong.append(f"{share:g} percent for the target, {limit:g} allowed, in phase {rollout.phase}")
 
     def _is_announced(self, worker: str) -> bool:
         """Read with another connection: what the controller only has in its memory does not count."""
@@ -515,6 +544,7 @@ class World:
 
 def check_order(events: list[Event]) -> None:
     """What may not follow what, in the events of one rollout."""
+    check_steps(events)
     forward = {K.PREFLIGHT_PASSED, K.CANARY_STARTED, K.ANALYSIS_STARTED, K.ROLL_STARTED, K.BAKE_STARTED}
     forward |= {K.COMMIT_STARTED, K.SUCCEEDED}
     begun = {K.PREFLIGHT_STARTED, K.STEP_STARTED, K.ANALYSIS_STARTED, K.ROLL_STARTED, K.BAKE_STARTED, K.COMMIT_STARTED}
@@ -537,6 +567,22 @@ def check_order(events: list[Event]) -> None:
         is_paused = kind is K.PAUSED or result == "inconclusive" or (is_paused and kind not in ENDS_A_PAUSE)
         has_failed = result == "fail" or (has_failed and kind is not K.ROLLBACK_STARTED)
         is_bad = kind is not K.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")
+
+
+def check_steps(events: list[Event]) -> None:
+    """No step of the canary is left out, but by order."""
+    n_steps = len(events[0].body["settings"]["steps"])
+    step, left = -1, set[int]()
+    for event in events:
+        if event.kind is K.JUDGED and event.body["result"] == "pass":
+            left.add(event.body["step"])
+        if event.kind is K.PROMOTED:
+            left |= set(range(n_steps)) if event.body["full"] else {step}
+        if event.kind is K.ANALYSIS_STARTED:
+            step = event.body["step"]
+            assert left >= set(range(step)), f"step {step} begins after {left}"
+        if event.kind is K.ROLL_STARTED:
+            assert left >= set(range(n_steps)), f"the roll begins after {left}"
 
 
 @contextmanager

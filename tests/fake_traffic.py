@@ -65,9 +65,14 @@ class Traffic:
     # ---- what the pool tells
 
     def pass_time(self, seconds: float) -> None:
+        n_parts = math.ceil(seconds)  # none longer than a window
+        for part in range(n_parts):
+            self._pass_part(seconds / n_parts, self._pool.now - seconds * (1 - part / n_parts))
+
+    def _pass_part(self, seconds: float, now: float) -> None:
         self._follow(self._pool.table)
         if self._run:
-            self._run.turn_to(self._pool.now - seconds, self._rng)
+            self._run.turn_to(now, self._rng)
         self._owed += self.rate * seconds
         n = int(self._owed)
         self._owed -= n

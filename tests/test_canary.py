@@ -411,6 +411,11 @@ def test_promoted_leaves_one_step_and_in_full_all_of_them() -> None:
     assert kind_of(asked(rolling, *new[:3], counts=bad(rolling.analysis.policy))) is K.BAKE_STARTED
 
 
+def test_promoted_in_full_stays_so_whatever_is_promoted_later() -> None:
+    full = apply(judging(), K.PROMOTED, full=True)
+    assert apply(apply(full, K.PAUSED, reason="", cause="user"), K.PROMOTED, full=False).is_unjudged
+
+
 def test_promoted_in_full_before_the_canary_it_still_goes_first_and_nothing_is_judged() -> None:
     full = apply(rollout(P.PENDING, settings=CANARY), K.PROMOTED, full=True)
     in_canary = replace(full, phase=P.CANARY)
@@ -444,6 +449,15 @@ def test_steps_are_fixed_for_the_pool_when_the_rollout_is_ordered(world: World) 
     world.settings = replace(CANARY, steps=("50",))
     with pytest.raises(BadRollout, match="1 of 3 workers carry"):
         world.start("v2")
+
+
+def test_an_undo_has_no_canary(world: World) -> None:
+    in_phase(world, P.SUCCEEDED)
+    undo = world.undo()
+    assert (undo.kind, undo.settings.steps) == (Kind.UNDO, ())
+    world.run_to_end()
+    world.check(P.SUCCEEDED)
+    assert K.ANALYSIS_STARTED not in [event.kind for event in world.journal.events() if event.rollout == undo.number]
 
 
 def in_phase(world: World, phase: Phase) -> Traffic:

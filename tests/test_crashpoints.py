@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from control.events import EventKind
+from control.verdicts import GateSettings
 from control.view import Finding
 from hotpool.states import Phase, Strategy
 from tests.fake_pool import World, fast_folder, settings
+from tests.fake_traffic import Behaviour, Traffic
 
 K = EventKind
 Scenario = Callable[[World], None]
@@ -48,6 +51,32 @@ def undo(world: World) -> None:
     world.undo()
 
 
+def through_a_canary(world: World) -> None:
+    Traffic(world.pool, seed=1)
+    world.start("v2")
+
+
+def rollback_by_a_gate(world: World) -> None:
+    traffic = Traffic(world.pool, seed=1)
+    traffic.behaviours[world.digests["v2"]] = Behaviour(errors=0.5)
+    world.start("v2")
+
+
+def paused_inconclusive_and_promoted(world: World) -> None:
+    """Nobody asks."""
+    world.start("v2")
+    world.run(lambda: world.last().paused)
+    world.promote()
+
+
+def taken_back_after_the_commit(world: World) -> None:
+    traffic = Traffic(world.pool, seed=1)
+    world.start("v2")
+    world.run_to(Phase.SUCCEEDED)
+    traffic.behaviours[world.digests["v2"]] = Behaviour(errors=0.5)
+    world.run(lambda: world.last().number == 2)
+
+
 def rejection(world: World) -> None:
     world.preflight.finding = Finding(False, "no such tensor")
     world.start("v2")
@@ -55,6 +84,7 @@ def rejection(world: World) -> None:
 
 _STEP = (K.STEP_STARTED, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED)
 _BACK = (K.STEP_STARTED, K.STEP_LOADED, K.STEP_FINISHED)
+_CANARY = (K.PREFLIGHT_STARTED, K.CANARY_STARTED, *_STEP, K.ANALYSIS_STARTED)
 _FORWARD = (K.PREFLIGHT_STARTED, K.PREFLIGHT_PASSED, *_STEP, K.BAKE_STARTED, K.COMMIT_STARTED, K.SUCCEEDED)
 
 # Of the controller; each is killed before and after.
@@ -66,6 +96,19 @@ EXPECTED_EVENTS: dict[Scenario, tuple[EventKind, ...]] = {
     abort_while_baking: (*_STEP, K.BAKE_STARTED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
     undo: _FORWARD,
     rejection: (K.PREFLIGHT_STARTED, K.REJECTED),
+    through_a_canary: (*_CANARY, K.JUDGED, K.ROLL_STARTED, K.BAKE_STARTED, K.COMMIT_STARTED, K.SUCCEEDED),
+    rollback_by_a_gate: (*_CANARY, K.JUDGED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
+    paused_inconclusive_and_promoted: (*_CANARY, K.JUDGED, K.ROLL_STARTED, K.BAKE_STARTED, K.SUCCEEDED),
+    taken_back_after_the_commit: (*_CANARY, K.SUCCEEDED, K.ROLLOUT_CREATED, *_FORWARD),
+}
+
+_GATES = GateSettings(min_windows=3, beta=0.4)
+_ONE_STEP = {"steps": ("shadow",), "step_min_s": 0.3, "step_max_s": 0.6, "bake_s": 0.3}
+SETTINGS: dict[Scenario, dict[str, Any]] = {
+    through_a_canary: _ONE_STEP | {"steps": ("shadow", "25"), "step_max_s": 10.0, "watch_s": 1.0, "gates": _GATES},
+    rollback_by_a_gate: _ONE_STEP,
+    paused_inconclusive_and_promoted: _ONE_STEP,
+    taken_back_after_the_commit: _ONE_STEP | {"step_max_s": 10.0, "watch_s": 2.0},
 }
 
 # With the strategy beside nothing is drained, and a worker that refused the target has never left the stable version.
@@ -81,13 +124,17 @@ ENDS: dict[Scenario, Phase] = {
     abort_while_baking: Phase.ROLLED_BACK,
     undo: Phase.SUCCEEDED,
     rejection: Phase.REJECTED,
+    through_a_canary: Phase.SUCCEEDED,
+    rollback_by_a_gate: Phase.ROLLED_BACK,
+    paused_inconclusive_and_promoted: Phase.SUCCEEDED,
+    taken_back_after_the_commit: Phase.SUCCEEDED,
 }
 
 
 def every_crash_point(folder: Path, scenario: Scenario, strategy: Strategy) -> Iterator[World]:
     """One finished run for each point, until a run has no more to be killed at."""
     for crash_at in count(1):
-        world = World(folder / str(crash_at), settings=settings(strategy=strategy))
+        world = World(folder / str(crash_at), settings=settings(strategy=strategy, **SETTINGS.get(scenario, {})))
         world.crash_at = crash_at
         scenario(world)
         world.run_to_end()

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from control import canary, decide
 from control.actions import Action, Record, Undrain
 from control.controller import Controller
 from control.events import Event, EventKind
@@ -30,11 +31,11 @@ from control.exits import PHASE_EXITS, Exit, exit_for
 from control.journal import Journal
 from control.plan import parse_count, resolve_steps
 from control.rollout import Kind, Outcome, Part, PauseCause, Rollout
-from control.verdicts import GateSettings
+from control.verdicts import GateResult, GateSettings, worst
 from control.view import Finding
 from hotpool.errors import BadRollout, Conflict, HotpoolError, JournalCorrupt, NothingToDo, StaleEpoch
 from hotpool.manifest import WEIGHTS, read_stable
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, Killed, World, fast_folder, settings
 from tests.fake_traffic import Behaviour, Traffic
 
@@ -44,7 +45,8 @@ RATE = 2000.0
 TICK_S = 0.1
 WATCH_S = 3.0
 REST_S = WATCH_S + 1  # without an event: then it is over
-REST_PAUSED_S = 16.0  # the slowest gate needs as long
+SLOWEST_GATE_S = 16.0
+MOST_TURNS = 1200
 AWAY_S = 60.0  # longer than any limit
 N_WORKERS = 4
 SETTINGS = settings(
@@ -64,6 +66,7 @@ class Cell:
     column: str
     is_disturbed: bool = False
     has_held: bool = False
+    rest_s: float = REST_S
     each_turn: Callable[[], None] = lambda: None
 
     @property
@@ -91,16 +94,16 @@ class Cell:
     def settle(self) -> None:
         """Until it is over or paused, and then nothing happens any more."""
         pool, seq, quiet_since = self.world.pool, 0, self.world.pool.now
-        while True:
+        for _ in range(MOST_TURNS):
             rollout, before = self.world.last(), seq
             seq = self.world.journal.last_seq()
             if seq != before or not (rollout.is_over or rollout.paused):
                 quiet_since = pool.now
-            if pool.now - quiet_since >= (REST_PAUSED_S if rollout.paused else REST_S):
+            if pool.now - quiet_since >= self.rest_s:
                 return
-            assert pool.now < 1000, f"no end: {rollout}"
             self.world.turn()
             self.each_turn()
+        raise AssertionError(f"no end: {rollout.phase}, {len(rollout.judged)} times judged")
 
 
 # ---- columns: where the fault comes
@@ -127,9 +130,14 @@ def until_phase(phase: Phase) -> Callable[[Cell], None]:
     return lambda cell: cell.world.run_to(phase)
 
 
+def until_loading(worker: str = "worker-0") -> Callable[[Cell], None]:
+    """Out of service or beside."""
+    return lambda cell: cell.world.run(lambda: bool(cell.world.pool.workers[worker].loading))
+
+
 def until_rolling(cell: Cell) -> None:
     """In the middle: one worker is on the target, the second loads it."""
-    until_state(S.LOADING, "worker-1")(cell)
+    until_loading("worker-1")(cell)
     assert cell.world.last().phase is P.ROLLING
 
 
@@ -137,7 +145,7 @@ def until_rolling_back(cell: Cell) -> None:
     """In the middle: two workers were on the target, the first of them loads stable."""
     cell.world.run(lambda: len(cell.world.last().ended_steps) == 2)
     cell.world.abort()
-    until_state(S.LOADING)(cell)
+    until_loading()(cell)
     assert cell.world.last().phase is P.ROLLING_BACK
 
 
@@ -150,7 +158,7 @@ def until_paused(cell: Cell) -> None:
 COLUMNS: dict[str, Callable[[Cell], None]] = {
     "preflight": until_phase(P.PREFLIGHT),
     "drain": until_state(S.DRAINING),
-    "load": until_state(S.LOADING),
+    "load": until_loading(),
     "rejoin": until_rejoin,
     "shadow": until_analysis(0),
     "share": until_analysis(1),
@@ -386,6 +394,7 @@ def target_is(**behaviour: Any) -> Callable[[Cell], None]:
     def fault(cell: Cell) -> None:
         cell.traffic.behaviours[cell.target] = Behaviour(**behaviour)
         cell.world.pool.load_s = 12.0  # rolling lasts long enough to see anything
+        cell.rest_s = SLOWEST_GATE_S if cell.column == "paused" else REST_S
 
     return fault
 
@@ -520,7 +529,7 @@ TABLE: dict[str, str] = {
 # Why it went back, was rejected or could not go back, where the row is to blame.
 REASONS: dict[str, tuple[str, str]] = {
     "worker dies of the target": ("worker",    "worker-[012] needed more than 3 attempts"),
-    "worker gone for good":      ("deadline",  "no progress for 20 s"),
+    "worker gone for good":      ("deadline",  "no progress for 2[02] s"),
     "weights damaged":           ("preflight|version|worker", "SHA-256|was changed|has 0 bytes"),
     "key missing":               ("preflight|version", "fc.weight is missing"),
     "not finite":                ("preflight|version", "NaN in fc.weight"),
@@ -536,6 +545,14 @@ REASONS: dict[str, tuple[str, str]] = {
     "abort, controller killed":  ("abort",     "^aborted by "),
 }
 # fmt: on
+
+# With the strategy beside nobody is drained, so no floor holds those on the target who want to go back.
+BESIDE = {
+    ("request outlasts the drain", "rolling"): "RES",
+    ("worker gone for good", "rolling"): "RB",
+    ("worker gone for good", "baking"): "RB",
+    ("worker gone for good", "back"): "BACK",
+}
 
 PHASES = {
     "RES": P.SUCCEEDED, "FWD": P.SUCCEEDED, "WR": P.SUCCEEDED, "TB": P.SUCCEEDED, "RB": P.ROLLED_BACK, "BACK": P.ROLLED_BACK,
@@ -560,8 +577,14 @@ def test_every_fault_has_a_row_and_every_row_a_fault() -> None:
 def test_a_fault_in_a_phase_ends_as_the_table_says(
     row: str, column: str, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run_cell(row, column, outcome, monkeypatch)
+
+
+def run_cell(
+    row: str, column: str, outcome: str, monkeypatch: pytest.MonkeyPatch, strategy: Strategy = Strategy.DRAIN
+) -> None:
     with fast_folder() as folder:
-        cell = brought_to(folder, column)
+        cell = brought_to(folder, column, strategy)
         fault = FAULTS[row]
         fault(cell, monkeypatch) if fault in (clock_jumps, disk_full) else fault(cell)
         cell.settle()
@@ -569,8 +592,16 @@ def test_a_fault_in_a_phase_ends_as_the_table_says(
         cell.world.close()
 
 
-def brought_to(folder: Path, column: str) -> Cell:
-    world = World(folder, N_WORKERS, SETTINGS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "column", "outcome"), [cell for cell in CELLS if cell.values[1] != "drain"])
+def test_it_ends_likewise_when_workers_load_beside(
+    row: str, column: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cell(row, column, BESIDE.get((row, column), outcome), monkeypatch, Strategy.BESIDE)
+
+
+def brought_to(folder: Path, column: str, strategy: Strategy) -> Cell:
+    world = World(folder, N_WORKERS, replace(SETTINGS, strategy=strategy))
     world.tick_s, world.open_journal = TICK_S, Disk
     cell = Cell(world, Traffic(world.pool, SEED, RATE), column)
     world.start(NEW_VERSION)
@@ -629,7 +660,7 @@ def check_pool(cell: Cell, outcome: str, rollout: Rollout) -> None:
         assert pool.table.target is None
     if not rollout.paused:
         assert pool.table.policy is None, "nothing is split any more"
-    assert cell.is_disturbed or pool.fewest_ready >= N_WORKERS - 1
+    assert cell.is_disturbed or pool.fewest_ready >= pool.floor
 
 
 def check_requests(cell: Cell, rollout: Rollout) -> None:
@@ -654,6 +685,98 @@ def check_way_out(cell: Cell) -> None:
     assert rollout.cause == "abort" or rollout.phase is P.ROLLBACK_FAILED
     check_pool(cell, "RBF" if rollout.phase is P.ROLLBACK_FAILED else "RB", rollout)
     cell.world.check_always()
+
+
+# ---- the oracle has teeth
+
+
+def by_capacity_always(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "_SHARES", dict.fromkeys(canary._SHARES, canary._by_capacity))
+
+
+def back_by_capacity(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "_SHARES", canary._SHARES | {P.ROLLING_BACK: canary._by_capacity})
+
+
+def leaving_workers_count(patch: pytest.MonkeyPatch) -> None:
+    def staying(rollout: Rollout, workers: canary.Workers, digest: str) -> int:
+        return sum(worker.state is S.READY and worker.digest == digest for worker in workers.values())
+
+    patch.setattr(canary, "_staying", staying)
+
+
+def no_verdict_while_paused(patch: pytest.MonkeyPatch) -> None:
+    right = canary.catch_failure
+    patch.setattr(canary, "catch_failure", lambda rollout, *rest: None if rollout.paused else right(rollout, *rest))
+
+
+def no_verdict_after_the_canary(patch: pytest.MonkeyPatch) -> None:
+    right = canary.catch_failure
+    patch.setattr(
+        canary, "catch_failure", lambda rollout, *rest: right(rollout, *rest) if rollout.phase is P.ANALYZING else None
+    )
+
+
+def watched_for_ever(patch: pytest.MonkeyPatch) -> None:
+    right = canary.is_watched
+    patch.setattr(canary, "is_watched", lambda rollout, now: right(rollout, rollout.analysis.since))
+
+
+def never_watched(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "is_watched", lambda rollout, now: False)
+
+
+def no_evidence_is_a_pass(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        canary, "worst", lambda found: GateResult.FAIL if worst(found) is GateResult.FAIL else GateResult.PASS
+    )
+
+
+def tried_again_until_it_passes(patch: pytest.MonkeyPatch) -> None:
+    right = canary.end_step
+    patch.setattr(canary, "end_step", lambda rollout, *rest: right(replace(rollout, paused=False), *rest))
+
+
+def failures_forgiven(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "gives_up", lambda rollout: False)
+
+
+def lost_canary_worker_ignored(patch: pytest.MonkeyPatch) -> None:
+    right = decide._start_step
+    patch.setattr(
+        decide, "_start_step", lambda rollout, view: None if rollout.phase is P.ANALYZING else right(rollout, view)
+    )
+
+
+def lost_canary_workers_step_left_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "begin", canary._next_step)
+
+
+# A mistake in the machine, and the cell it dies in.
+PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
+    (by_capacity_always, "controller killed", "share"),
+    (back_by_capacity, "abort", "shadow"),
+    (leaving_workers_count, "second start", "rolling"),
+    (no_verdict_while_paused, "100 % errors", "paused"),
+    (no_verdict_after_the_canary, "5 % errors", "baking"),
+    (watched_for_ever, "second start", "baking"),
+    (never_watched, "100 % errors", "committing"),
+    (no_evidence_is_a_pass, "no traffic", "shadow"),
+    (tried_again_until_it_passes, "no metrics", "share"),
+    (failures_forgiven, "other answers", "shadow"),
+    (lost_canary_worker_ignored, "worker in step killed", "shadow"),
+    (lost_canary_workers_step_left_out, "worker in step killed", "share"),
+]
+
+
+@pytest.mark.parametrize(("plant", "row", "column"), PLANTED, ids=lambda value: getattr(value, "__name__", value))
+def test_a_planted_fault_dies(
+    plant: Callable[[pytest.MonkeyPatch], None], row: str, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = dict(zip(COLUMNS, TABLE[row].split(), strict=True))[column]
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_cell(row, column, outcome, monkeypatch)
 
 
 # ---- fenceposts: what is refused before it begins

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from control.verdicts import GateSettings
 from hotpool.errors import Conflict, NothingToDo
 from hotpool.states import Phase, Strategy
 from tests.fake_pool import World, fast_folder, settings
+from tests.fake_traffic import Behaviour, Traffic
 
 MAX_FAULTS = 8
+RATE = 1000.0
+CANARY = {
+    "steps": ("shadow", "20"), "step_min_s": 0.5, "step_max_s": 5.0, "gates": GateSettings(min_windows=2, beta=0.4),
+}  # fmt: skip
 RETRIES = MAX_FAULTS + 1  # no budget runs out, so that each rollback succeeds
 
 
@@ -30,6 +36,16 @@ def restart_the_broker(world: World, rng: random.Random) -> None:
 def refuse_the_target(world: World, rng: random.Random) -> None:
     if rng.random() < 0.3:
         world.pool.bad[world.digests["v2"]] = "tensor fc.weight is not finite"
+
+
+def let_the_target_err(world: World, rng: random.Random) -> None:
+    if rng.random() < 0.3 and isinstance(world.pool.requests, Traffic):
+        world.pool.requests.behaviours[world.digests["v2"]] = Behaviour(errors=0.3)
+
+
+def stop_the_traffic(world: World, rng: random.Random) -> None:
+    if isinstance(world.pool.requests, Traffic):
+        world.pool.requests.rate = rng.choice([0.0, RATE])
 
 
 def slow_down(world: World, rng: random.Random) -> None:
@@ -52,8 +68,11 @@ FAULTS = [
     restart_the_broker,
     refuse_the_target,
     slow_down,
+    let_the_target_err,
+    stop_the_traffic,
     order("pause"),
     order("resume"),
+    order("promote"),
     order("abort"),
 ]
 
@@ -63,7 +82,9 @@ def run(seed: int, folder: Path) -> World:
     strategy = rng.choice([*Strategy])
     n_workers = rng.randint(2 if strategy is Strategy.DRAIN else 1, 5)
     limits = {"max_unavailable": rng.randint(1, max(1, n_workers - 1)), "max_worker_retries": RETRIES}
-    world = World(folder, n_workers, settings(**limits, strategy=strategy))
+    canary = CANARY if n_workers > 1 and rng.random() < 0.5 else {}
+    world = World(folder, n_workers, settings(**limits, **canary, strategy=strategy))
+    Traffic(world.pool, seed, RATE)
     world.start("v2")
     n_faults = 0
     while not world.last().is_over:
@@ -71,7 +92,7 @@ def run(seed: int, folder: Path) -> World:
             n_faults += 1
             rng.choice(FAULTS)(world, rng)
         elif world.last().paused and (n_faults == MAX_FAULTS or rng.random() < 0.02):
-            world.resume()
+            rng.choice([world.resume, world.promote])()
         world.turn()
         assert world.pool.now < 400, f"no end: {world.last()}"
     world.run_to_end()
@@ -98,8 +119,8 @@ def test_a_rollout_with_random_faults_ends_well(seed: int) -> None:
 @pytest.mark.slow
 def test_hundreds_of_rollouts_with_random_faults_end_well_and_in_every_way() -> None:
     with fast_folder() as folder:
-        ends = [check(seed, folder / str(seed)) for seed in range(1000, 1300)]
+        ends = [check(seed, folder / str(seed)) for seed in range(1000, 1500)]
     counts = {phase: ends.count(phase) for phase in set(ends)}
-    print("seeds 1000 to 1299:", counts)
+    print("seeds 1000 to 1499:", counts)
     assert counts.keys() == {Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.REJECTED}
     assert min(counts.values()) >= 3
