@@ -56,10 +56,18 @@ def _by_capacity(rollout: Rollout, workers: Workers, floor: int) -> float:
 
 
 def _back(rollout: Rollout, workers: Workers, floor: int) -> float:
-    """Nothing as soon as the stable workers are enough by themselves."""
+    """Nothing as soon as the stable workers are enough by themselves, and never more than before."""
     if _staying(rollout, workers, rollout.stable) >= floor:
         return 0.0
-    return _by_capacity(rollout, workers, floor)
+    return min(_by_capacity(rollout, workers, floor), _last_share(rollout))
+
+
+def _last_share(rollout: Rollout) -> float:
+    """That of the step in which the rollback began; any, once all workers were being updated."""
+    step, steps = rollout.analysis.step, rollout.settings.steps
+    if step >= len(steps):
+        return WHOLE
+    return share_of(steps[step]) if step >= 0 else 0.0
 
 
 def _staying(rollout: Rollout, workers: Workers, digest: str) -> int:
@@ -136,7 +144,7 @@ def end_step(rollout: Rollout, counts: Counts | None, now: float) -> Record | No
     analysis, settings = rollout.analysis, rollout.settings
     if rollout.paused:
         return None
-    if rollout.is_unjudged or rollout.is_promoted or analysis.result is GateResult.PASS:
+    if _is_left(rollout):
         return _next_step(rollout)
     if analysis.result is GateResult.INCONCLUSIVE:  # and it was resumed: evidence is gathered anew
         return _begin(rollout, analysis.step)
@@ -147,9 +155,8 @@ def end_step(rollout: Rollout, counts: Counts | None, now: float) -> Record | No
 
 def begin(rollout: Rollout) -> Record:
     """All canary workers are ready: the first step, or once more the one that a lost worker has cut short."""
-    if rollout.is_unjudged:
-        return _roll(rollout)
-    return _begin(rollout, max(0, rollout.analysis.step))
+    step = rollout.analysis.step
+    return _next_step(rollout) if step < 0 or _is_left(rollout) else _begin(rollout, step)
 
 
 def gives_up(rollout: Rollout) -> bool:
@@ -158,6 +165,11 @@ def gives_up(rollout: Rollout) -> bool:
     return result is GateResult.FAIL or (
         result is GateResult.INCONCLUSIVE and rollout.settings.on_inconclusive is OnInconclusive.ABORT
     )
+
+
+def _is_left(rollout: Rollout) -> bool:
+    """Whether nothing more is to be learned in this step."""
+    return rollout.is_unjudged or rollout.is_promoted or rollout.analysis.result is GateResult.PASS
 
 
 def _next_step(rollout: Rollout) -> Record:

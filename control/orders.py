@@ -167,8 +167,8 @@ def promote(journal: Journal, *, model: str, operator: str, reason: str = "", fu
         rollout = _active(ledger, model)
         if rollout.abort or K.PROMOTED not in TRANSITIONS[rollout.phase]:
             raise Conflict(f"{_what(rollout)}: it can't be promoted now")
-        in_canary = bool(rollout.settings.steps) and rollout.phase not in (Phase.ROLLING, Phase.BAKING)
-        if not (rollout.paused or in_canary or (full and rollout.settings.steps)):
+        in_step = rollout.phase in (Phase.CANARY, Phase.ANALYZING) and rollout.analysis.step >= 0
+        if not (rollout.paused or in_step or (full and rollout.settings.steps)):
             raise NothingToDo(f"{_what(rollout)} and not paused: there is no step to leave")
         return _append(journal, ledger, rollout, K.PROMOTED, operator, reason, full=full)
 

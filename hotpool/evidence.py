@@ -18,7 +18,7 @@ class Arm(Struct):
 
     routed: requests that name no version and were given to this arm. answered: replies, shadow copies and errors among them.
     errors: faults of the server alone, never the caller's. classes: by top-1. confidence: by whole percent of the largest
-    softmax probability, 0 to 99. service: by the rows computed together, then by `bucket`.
+    softmax probability, 0 to 99. service: processor time, by the rows computed together, then by `bucket`.
     """
 
     routed: Count = 0

@@ -150,7 +150,8 @@ class WorkerHello(Message, tag=32, frozen=True):
 class Done(Message, tag=33, frozen=True):
     """Followed by one payload frame when the result has a shape. job: as in `Job`. top1, confidence: the most probable
     class and its probability, of one row; -1 and 0 for a tensor of more. batch: rows computed together, those of this
-    job included."""
+    job included. cpu_us: processor time these took; another process on the worker's core makes service_us longer, not
+    this."""
 
     job: Count
     service_us: Count
@@ -158,6 +159,7 @@ class Done(Message, tag=33, frozen=True):
     top1: Annotated[int, Meta(ge=-1, le=MAX_CLASSES)] = -1
     confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0
     batch: Count = 1
+    cpu_us: Count = 0
 
 
 class Failed(Message, tag=34, frozen=True):

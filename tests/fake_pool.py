@@ -6,6 +6,7 @@ The fake obeys every order, also one that breaks the floor, and remembers what w
 import hashlib
 import heapq
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 from control import orders
 from control.actions import Action, Record
@@ -20,6 +22,7 @@ from control.controller import Controller
 from control.events import Event, EventKind
 from control.journal import Journal
 from control.ledger import Ledger, replay
+from control.recheck import recheck
 from control.rollout import Rollout
 from control.settings import Settings
 from control.view import Evaluating, Finding
@@ -29,7 +32,7 @@ from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
 from hotpool.states import Phase, Strategy, WorkerState
 
-S = WorkerState
+K, S = EventKind, WorkerState
 MODEL = "shapes"
 OPERATOR = "ada@example"
 ANY_EPOCH = -1
@@ -66,6 +69,27 @@ class FakeWorker:
     has_loaded: bool = False  # and nobody has said yet what to serve
 
 
+class Requests(Protocol):
+    """What happens to the requests of the pool, see `fake_traffic`."""
+
+    def pass_time(self, seconds: float) -> None: ...
+    def lose(self, digest: str) -> None: ...
+    def forget(self) -> None: ...
+
+
+class NoRequests:
+    """Nobody asks."""
+
+    def pass_time(self, seconds: float) -> None:
+        pass
+
+    def lose(self, digest: str) -> None:
+        """A worker with this version was lost while it served."""
+
+    def forget(self) -> None:
+        """The broker was restarted."""
+
+
 class FakePool:
     """The broker with its workers. Time moves only by `pass_time`."""
 
@@ -78,9 +102,12 @@ class FakePool:
         self.bad: dict[str, str] = {}  # digest -> why no worker can load it
         self.stuck: set[str] = set()  # workers whose drain or load never ends
         self.dead: set[str] = set()  # workers that never start again
+        self.lying: set[str] = set()  # workers whose loads end well and change nothing
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
+        self.orders = 0  # obeyed
         self.counts: Callable[[], Counts | None] = lambda: None
+        self.requests: Requests = NoRequests()
         self.is_announced: Callable[[str], bool] = lambda worker: True
         self._due: list[tuple[float, int, str, int, Callable[[FakeWorker], None]]] = []
         self._n = count(1)
@@ -113,6 +140,7 @@ class FakePool:
         if order.epoch < self.leader:
             return m.Ack(order.seq, "stale_epoch", "replaced")
         self.leader = order.epoch
+        self.orders += 1
         if isinstance(order, m.SetVersions):
             self._set_versions(order)
             return m.Ack(order.seq)
@@ -144,6 +172,8 @@ class FakePool:
     def crash(self, name: str) -> None:
         worker = self.workers[name]
         if worker.state is not S.DOWN:
+            if worker.state in (S.READY, S.DRAINING):
+                self.requests.lose(worker.digest)
             self.become(worker, S.DOWN)
             worker.is_known, worker.loading, worker.beside = True, "", ""
             if name not in self.dead:
@@ -152,6 +182,7 @@ class FakePool:
     def restart_broker(self) -> None:
         """Workers keep what they hold and go on with their loads; drains that were ordered are forgotten."""
         self.table, self.leader = None, 0
+        self.requests.forget()
         for worker in self.workers.values():
             if worker.state not in (S.DOWN, S.STARTING):
                 worker.is_known = False
@@ -162,6 +193,7 @@ class FakePool:
 
     def pass_time(self, at_most_s: float = 0.05) -> None:
         self.now += at_most_s
+        self.requests.pass_time(at_most_s)
         while self._due and self._due[0][0] <= self.now:
             _, _, name, epoch, what = heapq.heappop(self._due)
             if epoch in (self.workers[name].epoch, ANY_EPOCH):
@@ -199,6 +231,9 @@ class FakePool:
         if self.ready() - 1 < self.floor:
             self.wrong.append(f"{self.ready()} ready, floor {self.floor}: {why} breaks it")
         self.become(worker, S.DRAINING)
+        self.drain_later(worker)
+
+    def drain_later(self, worker: FakeWorker) -> None:
         if worker.name not in self.stuck:
             self._after(worker, self.drain_s, lambda worker: self.become(worker, S.DRAINED))
 
@@ -229,7 +264,7 @@ class FakePool:
         worker.load_reason = self.bad.get(worker.loading, "")
         if worker.beside and not self.admits(worker.loading):
             worker.load_reason = worker.load_reason or "may not serve any more"
-        if not worker.load_reason:
+        if not worker.load_reason and worker.name not in self.lying:
             worker.digest = worker.loading
         worker.loading = worker.beside = ""
         if worker.state is S.LOADING:
@@ -304,12 +339,14 @@ class World:
         self.pool = FakePool(self.home, n_workers, self.digests["v1"], floor)
         self.pool.is_announced = self._is_announced
         self.preflight = FakePreflight(self.pool)
+        self.open_journal: Callable[[Path], Journal] = Journal  # of the controller
         self.controller: CrashableController | None = None
         self._controllers_journal: Journal | None = None
         self.crash_points = 0
         self.crash_at: int | None = None
         self.crashed_in = ""
         self.kills = 0
+        self.tick_s = 0.05  # how long nothing happens, when the controller has nothing to do
         self.pointers = [self.digests["v1"]]
         self._followed = Ledger()
 
@@ -334,6 +371,12 @@ class World:
     def abort(self) -> Rollout:
         return orders.abort(self.journal, model=MODEL, operator=OPERATOR, reason="changed my mind")
 
+    def retry(self) -> Rollout:
+        return orders.retry(self.journal, model=MODEL, workers=self.pool.report().workers, operator=OPERATOR)
+
+    def promote(self, *, full: bool = False) -> Rollout:
+        return orders.promote(self.journal, model=MODEL, operator=OPERATOR, full=full)
+
     def pause(self) -> Rollout:
         return orders.pause(self.journal, model=MODEL, operator=OPERATOR)
 
@@ -349,9 +392,14 @@ class World:
                 self._start_controller()
             assert self.controller is not None
             if not self.controller.step(self.pool.now):
-                self.pool.pass_time()
+                self.pool.pass_time(self.tick_s)
         except Killed:
             self.kill()
+        except (
+            sqlite3.OperationalError
+        ):  # a full disk ends its process, see control/__main__.py; it is started again later
+            self.kill()
+            self.pool.pass_time(self.tick_s)
         pointer = read_stable(self.home, MODEL)
         if pointer is not None and pointer != self.pointers[-1]:
             self.pointers.append(pointer)
@@ -386,6 +434,11 @@ class World:
             self._controllers_journal.close()
             self._controllers_journal = None
 
+    def reopen(self) -> None:
+        """The operator's connection, after something has happened to the file."""
+        self.journal = Journal(self.home.database)
+        self._followed = Ledger()
+
     def last(self) -> Rollout:
         """The newest rollout, followed event by event: asked in every turn."""
         self._followed = replay(self.journal.events(self._followed.seq), self.pool.now, self._followed)
@@ -409,23 +462,34 @@ class World:
         """What must hold after every run, whatever happened in it."""
         ledger, rollout = self.ledger(), self.last()
         assert rollout.phase in allowed, rollout
-        assert self.pool.wrong == []
-        pointer = read_stable(self.home, MODEL)
-        assert pointer is not None
-        assert pointer == ledger.stable(MODEL)
+        pointer = ledger.stable(MODEL)
         assert {worker.digest for worker in self.pool.workers.values()} == {pointer}
         assert all(worker.state is S.READY for worker in self.pool.workers.values()), self.pool.workers
-        assert self.pool.table == m.ModelReport(MODEL, ledger.epoch, pointer, None, self.digests)
         assert not rollout.steps
+        table = self.pool.table
+        assert table is not None
+        assert (table.epoch, table.stable, table.target, table.names) == (ledger.epoch, pointer, None, self.digests)
+        assert table.policy is None or (table.policy.share, table.policy.shadow) == (0, 0)
+        self.check_always()
+
+    def check_always(self) -> None:
+        """What must hold at any moment."""
+        assert self.pool.wrong == []
+        ledger, events = self.ledger(), self.journal.events()
+        pointer, active = read_stable(self.home, MODEL), ledger.active(MODEL)
+        is_moving = active is not None and active.phase is Phase.COMMITTING
+        assert pointer == ledger.stable(MODEL) or (is_moving and pointer == active.target)
         assert self.ledger() == ledger, "replayed twice, differs"
         assert self.journal.verify() == ledger.seq
-        committed = [event.body["digest"] for event in self.journal.events() if event.kind is EventKind.SUCCEEDED]
-        assert self.pointers == [self.digests["v1"], *committed], "the stable pointer moved outside a success"
+        recheck(events)
+        committed = [event.body["digest"] for event in events if event.kind is EventKind.SUCCEEDED]
+        moving = [pointer] if is_moving and pointer != ledger.stable(MODEL) else []
+        assert self.pointers == [self.digests["v1"], *committed, *moving], "the stable pointer moved outside a success"
         for number in ledger.rollouts:
-            check_order([event for event in self.journal.events() if event.rollout == number])
+            check_order([event for event in events if event.rollout == number])
 
     def _start_controller(self) -> None:
-        self._controllers_journal = Journal(self.home.database)
+        self._controllers_journal = self.open_journal(self.home.database)
         self.controller = CrashableController(
             self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller"
         )
@@ -451,24 +515,28 @@ class World:
 
 def check_order(events: list[Event]) -> None:
     """What may not follow what, in the events of one rollout."""
-    forward = {EventKind.PREFLIGHT_PASSED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.SUCCEEDED}
-    begun = {EventKind.STEP_STARTED, EventKind.BAKE_STARTED, EventKind.COMMIT_STARTED, EventKind.PREFLIGHT_STARTED}
+    forward = {K.PREFLIGHT_PASSED, K.CANARY_STARTED, K.ANALYSIS_STARTED, K.ROLL_STARTED, K.BAKE_STARTED}
+    forward |= {K.COMMIT_STARTED, K.SUCCEEDED}
+    begun = {K.PREFLIGHT_STARTED, K.STEP_STARTED, K.ANALYSIS_STARTED, K.ROLL_STARTED, K.BAKE_STARTED, K.COMMIT_STARTED}
     open_workers: set[str] = set()
-    is_aborted = is_paused = is_bad = False
+    is_aborted = is_paused = is_bad = has_failed = False
     for event in events:
         kind = event.kind
         assert not (is_aborted and kind in forward), f"{kind} after an abort"
         assert not (is_paused and kind in begun), f"{kind} while paused"
-        if kind is EventKind.ROLLBACK_STARTED:
+        assert not has_failed or kind in (K.ROLLBACK_STARTED, *ORDERS), f"{kind} after a gate has failed"
+        if kind is K.ROLLBACK_STARTED:
             open_workers.clear()
-        if kind is EventKind.STEP_STARTED:
+        if kind is K.STEP_STARTED:
             open_workers.add(event.body["worker"])
-        elif "worker" in event.body and kind is not EventKind.WORKER_REPAIRED:
+        elif "worker" in event.body and kind is not K.WORKER_REPAIRED:
             assert event.body["worker"] in open_workers, f"{kind}: no step of {event.body['worker']} is open"
-        assert not is_bad or kind in (EventKind.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
-        is_aborted |= kind is EventKind.ABORT_REQUESTED
-        is_paused = kind is EventKind.PAUSED or (is_paused and kind not in ENDS_A_PAUSE)
-        is_bad = kind is not EventKind.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")
+        assert not is_bad or kind in (K.ROLLBACK_STARTED, *ORDERS), f"{kind} after a version fault"
+        is_aborted |= kind is K.ABORT_REQUESTED
+        result = event.body["result"] if kind is K.JUDGED else ""
+        is_paused = kind is K.PAUSED or result == "inconclusive" or (is_paused and kind not in ENDS_A_PAUSE)
+        has_failed = result == "fail" or (has_failed and kind is not K.ROLLBACK_STARTED)
+        is_bad = kind is not K.ROLLBACK_STARTED and (is_bad or event.body.get("fault") == "version")
 
 
 @contextmanager
@@ -520,6 +588,6 @@ def rollout_body(stable: str, target: str, kind: str = "start", n_workers: int =
     }
 
 
-def settings(**changes: float | str) -> Settings:
+def settings(**changes: Any) -> Settings:
     """The tests' settings with some changed."""
-    return replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    return replace(SETTINGS, **changes)

@@ -55,8 +55,11 @@ class Arms(Bench):
         """Asks as one of the first."""
         return self.submit(route=key_at(0, 1), **fields)
 
-    def done(self, name: str, top1: int = 0, *, us: int = 5_000, batch: int = 1, index: int = -1) -> None:
-        self.from_worker(name, m.Done(self.jobs(name)[index].job, us, RESULT, top1, 0.905, batch))
+    def done(
+        self, name: str, top1: int = 0, *, us: int = 5_000, batch: int = 1, index: int = -1, cpu_us: int | None = None
+    ) -> None:
+        cpu_us = us if cpu_us is None else cpu_us
+        self.from_worker(name, m.Done(self.jobs(name)[index].job, us, RESULT, top1, 0.905, batch, cpu_us))
 
     def finish(self, name: str) -> None:
         """It answers what it has held longest."""
@@ -471,6 +474,17 @@ def test_a_second_gives_the_ratio_of_the_medians_once_it_is_over():
     bench.now += 5
     reply(bench, [1], [])
     assert bench.counts().windows == {log_percent(1.2): 1, 0: 1}
+
+
+def test_a_worker_whose_core_another_process_uses_is_not_slower():
+    bench = warm(share=50)
+    reply(bench, [1000] * 3, [])
+    for _ in range(3):
+        bench.target()
+        bench.done("target-0", us=9000, cpu_us=1000)
+    bench.now += 1
+    assert bench.counts().windows == {0: 1}
+    assert bench.counts().target.service == bench.counts().stable.service
 
 
 def test_a_second_with_fewer_than_three_replies_of_either_arm_gives_nothing():

@@ -14,6 +14,7 @@ from hotpool.wire import MAX_HEADER_BYTES, decode_result, encode
 from workers.batch import (
     Lease,
     PictureRows,
+    Spent,
     answer,
     compute,
     failed,
@@ -27,7 +28,7 @@ from workers.batch import (
 
 def reply_to(lease, outcome, labels=()) -> tuple[Any, Any]:
     """The message and payload that answer this lease."""
-    reply = answer(lease, outcome, labels, 5)
+    reply = answer(lease, outcome, labels, Spent(5, 4, 1))
     return reply.message, reply.payload
 
 
@@ -238,12 +239,12 @@ def test_payloads_are_read_in_their_order():
 @pytest.mark.parametrize("kind", ["picture", "tensor"])
 def test_an_answer_says_which_class_of_its_one_row_is_most_probable_and_how_much_so(kind):
     logits = np.array([[0.0, 3.0, 1.0, -2.0]], np.float32)
-    done = answer(lease(0, 1, kind=kind), logits, "abcd", 5, batch=4).message
+    done = answer(lease(0, 1, kind=kind), logits, "abcd", Spent(5, 3, 4)).message
     expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
-    assert (done.top1, done.batch) == (1, 4)
+    assert (done.top1, done.service_us, done.cpu_us, done.batch) == (1, 5, 3, 4)
     assert done.confidence == pytest.approx(expected[1])
 
 
 def test_an_answer_of_several_rows_names_no_class():
-    done = answer(lease(0, 1, 2, kind="tensor"), sums(lease(0, 1, 2).rows), "", 5, batch=2).message
+    done = answer(lease(0, 1, 2, kind="tensor"), sums(lease(0, 1, 2).rows), "", Spent(5, 3, 2)).message
     assert (done.top1, done.confidence, done.batch) == (-1, 0.0, 2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,17 @@ class Answer:
 
     message: Message
     payload: bytes | None = None
+
+
+class Spent(NamedTuple):
+    """On leases that were computed together, from their receipt to their answers.
+
+    service_us: by the clock. cpu_us: of the processor's time. batch: rows.
+    """
+
+    service_us: int
+    cpu_us: int
+    batch: int
 
 
 class PictureRows:
@@ -131,17 +142,17 @@ def compute(engine: Engine, leases: Sequence[Lease], join: Join = np.concatenate
     return list(np.split(logits, ends[:-1]))
 
 
-def answer(
-    lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], service_us: int, batch: int = 1
-) -> Answer:
+def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], spent: Spent) -> Answer:
     """Logits for a tensor, the most probable classes for a picture. batch: rows computed together."""
     if isinstance(outcome, Exception):
-        return failed(lease.job, outcome, service_us)
+        return failed(lease.job, outcome, spent.service_us)
     if not np.isfinite(outcome).all():
-        return failed(lease.job, ArithmeticError("the model's output is not finite for this input"), service_us)
+        return failed(lease.job, ArithmeticError("the model's output is not finite for this input"), spent.service_us)
     if lease.work.kind == "tensor":
         top1, confidence = _top1(outcome)
-        done = Done(lease.job, service_us, encode_body(Result(shape=outcome.shape)), top1, confidence, batch)
+        done = Done(
+            lease.job, spent.service_us, encode_body(Result(shape=outcome.shape)), top1, confidence, spent.batch, spent.cpu_us
+        )  # fmt: skip
         return Answer(done, np.ascontiguousarray(outcome, dtype="<f4").tobytes())
     classes = top_classes(outcome[0], labels, lease.work.top)
     body = encode_body(Result(classes=classes))
@@ -149,8 +160,9 @@ def answer(
         error = BadInput(
             f"top = {lease.work.top}: the answer has {len(body)} bytes, allowed are {MAX_RESULT_BYTES}; ask for fewer"
         )
-        return failed(lease.job, error, service_us)
-    return Answer(Done(lease.job, service_us, body, classes[0][0], classes[0][2], batch))
+        return failed(lease.job, error, spent.service_us)
+    done = Done(lease.job, spent.service_us, body, classes[0][0], classes[0][2], spent.batch, spent.cpu_us)
+    return Answer(done)
 
 
 def _top1(logits: FloatArray) -> tuple[int, float]:

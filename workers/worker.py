@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from math import ceil
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time, thread_time
 from typing import Protocol
 
 import zmq
@@ -41,6 +41,7 @@ from .batch import (
     FloatArray,
     Lease,
     PictureRows,
+    Spent,
     answer,
     compute,
     failed,
@@ -146,6 +147,8 @@ class Worker:
         self._unwelcome_since: float | None = None
         self._polled_session = 0
         self._rows = PictureRows(settings.max_batch, 1)
+        # With one thread all computing is the main thread's, and a load beside, in another one, does not count.
+        self._cpu_clock = thread_time if settings.threads == 1 else process_time
         self._loaded: Loaded
         self._link: Link[ToWorker]
         self._poller: zmq.Poller
@@ -247,6 +250,7 @@ class Worker:
     # ---- jobs
 
     def _answer(self, jobs: list[tuple[Job, Payload]], received_at: float) -> None:
+        cpu_at = self._cpu_clock()
         if self._rows.side != self._loaded.side:
             self._rows = PictureRows(self._settings.max_batch, self._loaded.side)
         self._rows.clear()
@@ -258,9 +262,10 @@ class Worker:
                 lease for lease in members if not self._refuse_late(lease.job, expiry[lease.job], received_at, now)
             ]
             outcomes = compute(self._loaded.logits, in_time, self._rows.join) if in_time else []
-            service_us, n_rows = _since_us(received_at), sum(len(lease.rows) for lease in in_time)
+            cpu_us, n_rows = int((self._cpu_clock() - cpu_at) * 1e6), sum(len(lease.rows) for lease in in_time)
+            spent = Spent(_since_us(received_at), cpu_us, n_rows)
             for lease, outcome in zip(in_time, outcomes, strict=True):
-                self._reply(answer(lease, outcome, self._loaded.manifest.labels, service_us, n_rows))
+                self._reply(answer(lease, outcome, self._loaded.manifest.labels, spent))
 
     def _read(self, job: Job, payload: Payload, received_at: float) -> Lease | None:
         """The lease with its input ready to compute; None if it was answered with what is wrong with it."""

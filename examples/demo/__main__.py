@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.callers import Callers, History
 from control.journal import Journal
+from control.recorder import report_path
 from control.registry import add
 from control.versions import find_version, prepare
 from examples.shapes.train import UnexpectedAccuracy, make_model
@@ -21,7 +22,7 @@ from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.manifest import WEIGHTS, Manifest, version_folder
 
-from .bad_versions import flip_a_bit, retrained, swap_classes
+from .bad_versions import flip_a_bit, retrained, swap_classes, worsened
 from .expected import expected_classes
 from .observer import Observer
 from .pool import MODEL, DemoPool, Result
@@ -94,7 +95,8 @@ def scenes(pool: DemoPool, load: Callers, observer: Observer, report: Report, co
     console.print("killed a worker; it is back")
     load.wait_for(BETWEEN)
 
-    report.rollouts.append(roll(pool, "v2", "trained longer", console))
+    labelled = label_folders(pool.home.root.parent)
+    report.rollouts.append(roll(pool, "v2", "trained longer", console, "--eval", str(labelled)))
     load.wait_for(BETWEEN)
 
     with console.status("killing the broker (SIGKILL)"), observer.fault():
@@ -109,6 +111,9 @@ def scenes(pool: DemoPool, load: Callers, observer: Observer, report: Report, co
     with console.status("adding v4, whose outputs are wrong"):
         add_wrong(pool, "v4")
     report.rollouts.append(roll(pool, "v4", "built wrong: classes swapped", console))
+    with console.status("adding v5, which is whole and a little worse"):
+        add_worse(pool, "v5")
+    report.rollouts.append(roll(pool, "v5", "a little worse", console))
     load.wait_for(BETWEEN)
 
 
@@ -142,6 +147,24 @@ def add_wrong(pool: DemoPool, name: str) -> None:
         add(journal, swap_classes(prepared), operator=OPERATOR, reason="the demo's wrong version")
 
 
+def add_worse(pool: DemoPool, name: str) -> None:
+    stable = find_version(pool.home, MODEL, "v2")
+    source = worsened(version_folder(pool.home, stable.digest) / WEIGHTS, pool.home.root.parent / f"{name}.safetensors")
+    options = ("--labels", str(labels_file(pool)), *size_options(stable))
+    pool.hotpool("versions", "add", str(source), "--name", name, *options)
+
+
+def label_folders(out: Path) -> Path:
+    """Some of the held-out pictures in a folder for each label, as `--eval` takes them."""
+    folder = out / "labelled"
+    shutil.rmtree(folder, ignore_errors=True)
+    for picture in sorted((out / "model" / "pictures").iterdir())[::3]:
+        label = picture.stem.rpartition("-")[0]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder / label)
+    return folder
+
+
 def retrained_from(pool: DemoPool, stable: Manifest, name: str) -> Path:
     weights = version_folder(pool.home, stable.digest) / WEIGHTS
     return retrained(weights, pool.home.root.parent / f"{name}.safetensors", seed=len(name))
@@ -155,23 +178,25 @@ def size_options(manifest: Manifest) -> tuple[str, ...]:
     return "--resize", str(manifest.preprocessing.resize), "--crop", str(manifest.preprocessing.crop)
 
 
-def roll(pool: DemoPool, version: str, what: str, console: Console) -> RolloutReport:
+def roll(pool: DemoPool, version: str, what: str, console: Console, *options: str) -> RolloutReport:
     """`hotpool rollout start`, to its end."""
     with console.status(f"rolling out {version} ({what})"):
-        done = pool.hotpool("rollout", "start", "--version", version, "--reason", what, "-o", "json", may_fail=True)
-    found = rollout_report(version, what, done)
+        order = ("rollout", "start", "--version", version, "--reason", what, *options, "-o", "json")
+        done = pool.hotpool(*order, may_fail=True)
+    found = rollout_report(pool, version, what, done)
     console.print(f"{version}: {found.outcome}{': ' + found.why if found.why else ''}")
     return found
 
 
-def rollout_report(version: str, what: str, done: Result) -> RolloutReport:
+def rollout_report(pool: DemoPool, version: str, what: str, done: Result) -> RolloutReport:
     if not done.output.strip():  # refused before it began
         return RolloutReport(version, what, "not started", done.exit_code, done.errors.strip())
     view = done.json()["rollout"]
     steps = [
         {"worker": step["worker"], **step["seconds"]} for step in view["ended_steps"] if step["outcome"] == "finished"
     ]
-    return RolloutReport(version, what, view["phase"], done.exit_code, view["ending"], steps)
+    page = str(report_path(pool.home, view["number"]))
+    return RolloutReport(version, what, view["phase"], done.exit_code, view["ending"], steps, view["cause"], page)
 
 
 def questions(pictures: list[Path], expected: dict[str, dict[Path, frozenset[str]]]) -> tuple[Ask, Check]:

@@ -1,4 +1,4 @@
-"""Shell: two ways for a version to be bad: the disk damages it after it was added, or whoever built it got it wrong."""
+"""Shell: three ways for a version to be bad: damaged by the disk, built wrong, or whole and a little worse."""
 
 import os
 from dataclasses import replace
@@ -17,6 +17,17 @@ def retrained(weights: Path, to: Path, seed: int) -> Path:
     tensors = load_file(weights)
     bias = tensors["fc.bias"]
     tensors["fc.bias"] = bias + np.random.default_rng(seed).normal(0, 1e-3, bias.shape).astype(bias.dtype)
+    save_file(tensors, to)
+    return to
+
+
+def worsened(weights: Path, to: Path) -> Path:
+    """Noise in the last layer: one answer in eight changes. No file shows it, and its golden outputs are its own."""
+    tensors = load_file(weights)
+    layer = tensors["fc.weight"]
+    tensors["fc.weight"] = layer + np.random.default_rng(2).normal(0, 0.4 * layer.std(), layer.shape).astype(
+        layer.dtype
+    )
     save_file(tensors, to)
     return to
 

@@ -16,6 +16,15 @@ from hotpool.states import WorkerState
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "shapes"
+# A demo can't watch each step for minutes.
+QUICK = """[rollout]
+bake_s = 1.0
+steps = "shadow,25"
+step_min_s = 2.0
+step_max_s = 90.0
+[gates]
+min_windows = 5
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class DemoPool:
         self.n_workers = n_workers
         # Two workers even where a machine grants fewer cores: the demo must run there too.
         self.config.write_text(
-            f'[pool]\nmodel = "{MODEL}"\nworkers = {n_workers}\nallow_oversubscription = true\n[rollout]\nbake_s = 1.0\n'
+            f'[pool]\nmodel = "{MODEL}"\nworkers = {n_workers}\nallow_oversubscription = true\n{QUICK}'
         )
 
     def hotpool(self, *arguments: str, may_fail: bool = False) -> Result:

@@ -10,7 +10,11 @@ from rich.table import Table
 
 @dataclass
 class RolloutReport:
-    """One `hotpool rollout start`. outcome: the phase it ended in; steps: seconds of each worker's step by part."""
+    """One `hotpool rollout start`.
+
+    outcome: the phase it ended in. steps: seconds of each worker's step by part. cause: of its end, if it did not succeed.
+    page: the file with its pictures.
+    """
 
     version: str
     what: str
@@ -18,6 +22,8 @@ class RolloutReport:
     exit_code: int
     why: str
     steps: list[dict[str, float | str]] = field(default_factory=list)
+    cause: str = ""
+    page: str = ""
 
 
 @dataclass
@@ -48,6 +54,7 @@ class Report:
         """What must hold for exit code 0."""
         by_version = {rollout.version: rollout for rollout in self.rollouts}
         bad = {"v3", "v4"}
+        worse = by_version["v5"]
         return {
             "no request lost": self.sent > 0 and self.lost == 0,
             "no error seen by a caller": not self.errors,
@@ -55,7 +62,9 @@ class Report:
             "never fewer ready than workers - 1, but for the injected kills": self.fewest_ready >= self.workers - 1,
             "v2 is stable at the end": self.stable_at_the_end == "v2" and by_version["v2"].outcome == "succeeded",
             "v3 and v4 were rejected": all(by_version[name].outcome == "rejected" for name in bad),
-            "v3 and v4 never served a caller": not bad & set(self.answers_by_version),
+            "v5 passed every check and was taken back by a gate": (worse.outcome, worse.cause)
+            == ("rolled_back", "gate"),
+            "v3, v4 and v5 never served a caller": not (bad | {"v5"}) & set(self.answers_by_version),
             "both v1 and v2 served callers": {"v1", "v2"} <= set(self.answers_by_version),
         }
 
