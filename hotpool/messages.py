@@ -62,7 +62,8 @@ class ClientHello(Message, tag=1, frozen=True):
 
 class Request(Message, tag=2, frozen=True):
     """Followed by one payload frame. budget_us: what is left of the deadline. resend: how often it was sent before.
-    route: requests with the same one go to the same version while a policy holds; empty: each by its id."""
+    route: requests with the same one go to the same version while a policy holds; empty: each by its id.
+    worker: makes it a probe: for this worker alone, while it serves `version`, a digest, and after all other requests."""
 
     id: RequestId
     model: Name | None
@@ -72,6 +73,7 @@ class Request(Message, tag=2, frozen=True):
     work: Raw
     resend: Count = 0
     route: Annotated[bytes, Meta(max_length=64)] = b""
+    worker: Name | None = None
 
 
 class Cancel(Message, tag=3, frozen=True):
@@ -243,7 +245,7 @@ class Released(Message, tag=50, frozen=True):
 
 
 class Kill(Message, tag=51, frozen=True):
-    """To the supervisor: end the process of this worker. cause: hung or silent."""
+    """To the supervisor: end the process of this worker. cause: hung, silent, or wrong (what it answered)."""
 
     worker: Name
     incarnation: Count
@@ -329,6 +331,15 @@ class GetEvidence(Message, tag=70, frozen=True):
 
     seq: Count
     model: Name
+
+
+class Restart(Message, tag=71, frozen=True):
+    """End the process of a drained worker, if it is still this one, so that another takes its seat."""
+
+    seq: Count
+    epoch: Count
+    worker: Name
+    incarnation: Count
 
 
 # ---- broker -> admin
@@ -442,5 +453,5 @@ FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
 ToWorker = Welcome | Job | Load | Serve | Released | Kill | Pong | Who
-FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence
+FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence | Restart
 ToAdmin = Ack | Report | Changed | Evidence

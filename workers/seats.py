@@ -28,6 +28,7 @@ class Cause(StrEnum):
     KILLED = "killed"  # by a signal that we did not send: the kernel's out-of-memory killer, an operator
     HUNG = "hung"  # the broker had it killed: a lease ran out
     SILENT = "silent"  # the broker had it killed: no heartbeat
+    WRONG = "wrong"  # the broker had it killed: the controller found its answers wrong
     BROKER_GONE = "broker_gone"
     BOOT_FAILED = "boot_failed"
 
@@ -179,7 +180,7 @@ class SeatTable:
         seat = self._seat(worker, incarnation)
         if seat is None or not seat.pid:
             return []
-        seat.kill_cause = Cause.SILENT if cause == Cause.SILENT else Cause.HUNG
+        seat.kill_cause = Cause(cause) if cause in (Cause.SILENT, Cause.WRONG) else Cause.HUNG
         self._announce(f"event=kill worker={worker} incarnation={incarnation} pid={seat.pid} cause={seat.kill_cause}")
         self._actions.append(Signal(seat.pid, signal.SIGKILL))
         return self._take()
