@@ -87,7 +87,7 @@ def test_each_way_to_end_has_its_cause(code, cause, text):
     assert text in seat(table).note
 
 
-@pytest.mark.parametrize("cause", ["hung", "silent"])
+@pytest.mark.parametrize("cause", ["hung", "silent", "wrong"])
 def test_a_worker_is_killed_by_order_of_the_broker_and_the_cause_is_counted(cause):
     table = running()
     assert doings(table.kill("worker-0", 1, cause)) == [Signal(100, KILL)]
