@@ -88,6 +88,7 @@ def status(terminal: Terminal, output: str) -> None:
         stable=ledger.stable(model),
         has_controller=controller is not None,
         n_in_step=active.settings.max_unavailable if active else 0,
+        alarm=ledger.alarms.get(model, ""),
     )
     lines = _status_lines(report, ledger, model, controller, health)
     terminal.show(output, _status_view(report, ledger, model, controller, health), render.status(lines, report))

@@ -5,12 +5,13 @@ back as `Record` and is in the journal before the command it announces is decide
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from math import inf
 
 from hotpool.messages import ModelReport, WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
 
-from . import canary
+from . import canary, probes
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
 from .between import repair, take_back
 from .events import EventKind
@@ -32,9 +33,14 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
         return PointStable(pointer)
     if table := _table(ledger, model, stable, view, now):
         return table
+    if found := probes.follow(ledger, model, view, _floor(rollout, view) if rollout else 1, now):
+        return found
     if rollout is None:
-        return take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
-    return _DECIDERS[rollout.phase](rollout, view, now)
+        action = take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
+    else:
+        view = replace(view, taken_out=probes.taken_out(ledger, model, view))
+        action = _DECIDERS[rollout.phase](rollout, view, now)
+    return action or probes.begin(rollout, view)
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
@@ -191,6 +197,8 @@ def _needs_step(rollout: Rollout, view: View, worker: str) -> bool:
     """Down and starting workers are waited for: they will come with the stable version. A load under way is let end."""
     report = view.workers.get(worker)
     if report is None or report.beside or worker in rollout.steps or _is_on_goal(rollout, view, worker):
+        return False
+    if worker in view.taken_out:  # its process ends, and the next one gets its step
         return False
     return report.state in (S.READY, S.DRAINING, S.DRAINED)
 

@@ -53,9 +53,11 @@ def service_health(
     stable: str | None,
     has_controller: bool,
     n_in_step: int = 0,
+    alarm: str = "",
 ) -> Health:
-    """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry."""
-    reasons = []
+    """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry. alarm: the reason of one
+    that the controller has raised."""
+    reasons = [f"alarm: {alarm}"] if alarm else []
     if not has_controller:
         reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
     workers = [worker for worker in report.workers if worker.model == model]

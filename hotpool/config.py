@@ -85,6 +85,12 @@ class Gates(_Section):
     accuracy_margin: float = 0.01
 
 
+class Probe(_Section):
+    """Whether workers still answer as they should."""
+
+    interval_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
 class Config(_Section):
     """All of `configs/default.toml`."""
 
@@ -93,6 +99,7 @@ class Config(_Section):
     pictures: Pictures = Pictures()
     rollout: Rollout = Rollout()
     gates: Gates = Gates()
+    probe: Probe = Probe()
 
 
 def load_config(path: Path | None) -> Config:

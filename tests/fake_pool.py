@@ -6,7 +6,7 @@ The fake obeys every order, also one that breaks the floor, and remembers what w
 import hashlib
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from control.journal import Journal
 from control.ledger import Ledger, replay
 from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Finding
+from control.view import Finding, Probed, Round
 from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
@@ -80,6 +80,7 @@ class FakePool:
         self.dead: set[str] = set()  # workers that never start again
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
+        self.n_restarts = 0  # that were ordered
         self.counts: Callable[[], Counts | None] = lambda: None
         self.is_announced: Callable[[str], bool] = lambda worker: True
         self._due: list[tuple[float, int, str, int, Callable[[FakeWorker], None]]] = []
@@ -131,6 +132,8 @@ class FakePool:
                     self.become(worker, S.READY)
             case m.LoadVersion():
                 return self._load(worker, order)
+            case m.Restart():
+                return self._restart(worker, order)
         return m.Ack(order.seq)
 
     def evidence(self, model: str) -> Counts | None:
@@ -217,6 +220,15 @@ class FakePool:
             self._at(worker, ANY_EPOCH, self.load_s, lambda worker: self._end_load(worker, order.token))
         return m.Ack(order.seq)
 
+    def _restart(self, worker: FakeWorker, order: m.Restart) -> m.Ack:
+        if worker.incarnation > order.incarnation:
+            return m.Ack(order.seq)
+        if worker.state is not S.DRAINED:
+            return m.Ack(order.seq, "conflict", "only a drained worker is restarted")
+        self.n_restarts += 1
+        self.crash(worker.name)
+        return m.Ack(order.seq)
+
     def _end_load(self, worker: FakeWorker, token: str) -> None:
         if worker.loading and worker.token == token:  # else its process ended
             worker.has_loaded = True
@@ -272,6 +284,45 @@ class FakePreflight:
         self._ends_at = None
 
 
+class FakeProber:
+    """wrong: what is wrong with a worker's answers. busy: workers that have no time for it. Off until there is an interval."""
+
+    def __init__(self, pool: FakePool) -> None:
+        self._pool = pool
+        self.interval_s, self.lasts_s = 0.0, 0.07
+        self.wrong: Callable[[FakeWorker], str] = lambda worker: ""
+        self.busy: set[str] = set()
+        self.trouble = ""
+        self.rounds = 0
+        self._due_at = 0.0
+        self._asked: list[m.WorkerReport] = []
+        self._ends_at: float | None = None
+        self._last: Round | None = None
+
+    def is_due(self, now: float) -> bool:
+        return self.interval_s > 0 and self._ends_at is None and now >= self._due_at
+
+    def start(self, workers: Sequence[m.WorkerReport], now: float) -> None:
+        self._asked, self._ends_at, self._due_at = list(workers), now + self.lasts_s, now + self.interval_s
+
+    def poll(self) -> Round | None:
+        if self._ends_at is not None and self._pool.now >= self._ends_at:
+            self._ends_at, self.rounds = None, self.rounds + 1
+            self._last = Round(tuple(probed for worker in self._asked if (probed := self._probe(worker))), self.trouble)
+        return self._last
+
+    def stop(self) -> None:
+        """Its process is no more, and with it what it has found."""
+        self._ends_at = self._last = None
+        self._due_at = 0.0
+
+    def _probe(self, asked: m.WorkerReport) -> Probed | None:
+        worker = self._pool.workers[asked.worker]
+        if asked.worker in self.busy or (worker.incarnation, worker.digest) != (asked.incarnation, asked.digest):
+            return None
+        return Probed(asked.worker, asked.incarnation, asked.digest, asked.version, self.wrong(worker))
+
+
 class CrashableController(Controller):
     """Asks before and after everything it does whether it is killed now."""
 
@@ -300,6 +351,7 @@ class World:
         self.pool = FakePool(self.home, n_workers, self.digests["v1"], floor)
         self.pool.is_announced = self._is_announced
         self.preflight = FakePreflight(self.pool)
+        self.prober = FakeProber(self.pool)
         self.controller: CrashableController | None = None
         self._controllers_journal: Journal | None = None
         self.crash_points = 0
@@ -378,6 +430,7 @@ class World:
         self.kills += 1
         self.controller = None
         self.preflight.stop()
+        self.prober.stop()
         if self._controllers_journal is not None:
             self._controllers_journal.close()
             self._controllers_journal = None
@@ -423,7 +476,7 @@ class World:
     def _start_controller(self) -> None:
         self._controllers_journal = Journal(self.home.database)
         self.controller = CrashableController(
-            self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller"
+            self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller", self.prober
         )
         self.controller.at_crash_point = self._at_crash_point
         self.controller.start(self.pool.now)
@@ -442,7 +495,7 @@ class World:
         """Read with another connection: what the controller only has in its memory does not count."""
         ledger = self.ledger()
         active = ledger.active(MODEL)
-        return worker in (active.steps if active else ledger.repairs)
+        return worker in (active.steps if active else ledger.repairs) or worker in ledger.wrong
 
 
 def check_order(events: list[Event]) -> None:

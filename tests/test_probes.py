@@ -27,7 +27,7 @@ def outcomes(bench: Bench, request_id: bytes) -> list[str]:
 
 
 def counted(bench: Bench) -> dict[str, int]:
-    return {outcome: n for (_, outcome), n in bench.core.metrics.probes.items()}
+    return {outcome: int(n) for (_, outcome), n in bench.core.metrics.probes.items()}
 
 
 @pytest.mark.parametrize("name", ["worker-0", "worker-1", "worker-2"])
