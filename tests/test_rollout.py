@@ -73,6 +73,7 @@ def test_nothing_rolls_back_a_rollback() -> None:
 
 def test_every_event_of_a_rollout_has_a_place_in_the_table() -> None:
     others = {K.VERSION_ADDED, K.VERSION_REMOVED, K.STABLE_SET, K.CONTROLLER_STARTED, K.WORKER_REPAIRED}
+    others |= {K.PROBE_FAILED, K.ALARM_RAISED, K.ALARM_ENDED}
     assert set(EventKind) - others - {K.ROLLOUT_CREATED} == ROLLOUT_EVENTS
 
 
