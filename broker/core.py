@@ -43,13 +43,15 @@ from hotpool.messages import (
     Request,
     Restart,
     Seats,
+    SetSpares,
     SetVersions,
+    Spares,
     Undrain,
     Welcome,
     Who,
     WorkerHello,
 )
-from hotpool.states import WorkerState
+from hotpool.states import WorkerState, is_spare
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .arms import Arms
@@ -58,7 +60,7 @@ from .leases import Pending, Probe
 from .lifecycle import WorkerEvent
 from .loads import Loads
 from .metrics import Metrics
-from .replies import error_reply
+from .replies import error_reply, payload_problem
 from .report import evidence, report
 from .roster import Roster, Worker
 from .routing import Routing
@@ -127,10 +129,12 @@ class Core:
         try:
             model = self.routing.model_of(request.model, (worker.model for worker in self.roster))
             if payload is None or len(payload) > self.settings.max_bytes:
-                raise TooLarge(_payload_problem(payload, self.settings.max_bytes))
+                raise TooLarge(payload_problem(payload, self.settings.max_bytes))
             deadline = now + request.budget_us / 1e6
             if request.worker is not None:
-                return self._probe(connection, request, model, deadline, payload, now)
+                name, digest = request.worker, request.version or ""
+                probe = Probe(request.id, connection, model, name, digest, deadline, request.work, payload)
+                return self.dispatch.probes.submit(probe, now)
             self.routing.check_version(model, request.version)
             pending = Pending(
                 request.id, connection, model, request.version, request.priority, now, deadline, request.work, payload,
@@ -139,18 +143,6 @@ class Core:
             return self.dispatch.submit(pending, now)
         except HotpoolError as error:
             self.metrics.requests[model, "", error.code] += 1
-            return [ToClient(connection, error_reply(request.id, error))]
-
-    def _probe(
-        self, connection: bytes, request: Request, model: str, deadline: float, payload: Payload, now: float
-    ) -> list[Action]:
-        """It is no request of a caller, so its refusal is none either."""
-        worker, digest = request.worker or "", request.version or ""
-        probe = Probe(request.id, connection, model, worker, digest, deadline, request.work, payload)
-        try:
-            return self.dispatch.probes.submit(probe, now)
-        except Conflict as error:
-            self.metrics.probes[model, error.code] += 1
             return [ToClient(connection, error_reply(request.id, error))]
 
     # ---- workers and their supervisor
@@ -278,6 +270,8 @@ class Core:
                     self._order_undrain(message)
                 case Restart():
                     actions = self._order_restart(message, now)
+                case SetSpares():
+                    actions = self._order_spares(message)
                 case LoadVersion():
                     actions = self.loads.order(self._ordered(message.epoch, message.worker), message, now)
         except HotpoolError as error:
@@ -317,6 +311,16 @@ class Core:
         if worker.state is not S.DRAINED:
             raise Conflict(f"{worker.name} is {worker.state}; only a drained worker is restarted")
         return self._give_up(worker, "wrong", now)
+
+    def _order_spares(self, order: SetSpares) -> list[Action]:
+        self.routing.fence(order.epoch)
+        supervisor = self.roster.supervisors.get(order.model)
+        if supervisor is None:
+            raise Conflict(f"no supervisor of model {order.model!r} is here to fork a spare worker")
+        for worker in self.roster:
+            if not order.n and worker.model == order.model and is_spare(worker.name):
+                self._drain(worker, "no longer needed")  # at once: who may leave next is decided by who is ready now
+        return [ToWorker(supervisor, Spares(order.n))]
 
     def _ordered(self, epoch: int, name: str) -> Worker:
         self.routing.fence(epoch)
@@ -387,9 +391,3 @@ class Core:
         self.roster.check()
         self.arms.check()
         self.dispatch.check()
-
-
-def _payload_problem(payload: Payload | None, max_bytes: int) -> str:
-    if payload is None:
-        return "the request came without its payload"
-    return f"the payload has {len(payload)} bytes, at most {max_bytes} are allowed"

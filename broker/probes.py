@@ -27,16 +27,16 @@ class Probes:
         self._parked: dict[str, Probe] = {}  # by worker
 
     def submit(self, probe: Probe, now: float) -> list[Action]:
-        """Raises Conflict: the worker does not serve that version, or is being probed."""
+        """Refused when the worker does not serve that version, or is being probed."""
         worker = self._roster.workers.get(probe.worker)
         if worker is None or not _fits(probe, worker):
-            raise Conflict(f"{probe.worker} does not serve {probe.digest[:12]} now")
+            return [self._refuse(probe, Conflict(f"{probe.worker} does not serve {probe.digest[:12]} now"))]
         held = self._held(worker)
         if held is not None and held.id == probe.id:
             held.client = probe.client  # sent again over a new connection: the answer goes there
             return []
         if held is not None:
-            raise Conflict(f"{probe.worker} is being probed")
+            return [self._refuse(probe, Conflict(f"{probe.worker} is being probed"))]
         self._parked[probe.worker] = probe
         return self.feed(worker, now)
 
@@ -55,11 +55,15 @@ class Probes:
     def refresh(self) -> list[Action]:
         """After a change of workers: ends what is parked for one that does not serve its version any more."""
         gone = [probe for probe in self._parked.values() if not _fits(probe, self._roster.workers.get(probe.worker))]
+        for probe in gone:
+            del self._parked[probe.worker]
         return [self._refuse(probe, Conflict(f"{probe.worker} stopped serving {probe.digest[:12]}")) for probe in gone]
 
     def expire(self, now: float) -> list[Action]:
         """What is parked and could not be asked in its time: its worker had better things to do."""
         late = [probe for probe in self._parked.values() if now >= probe.deadline]
+        for probe in late:
+            del self._parked[probe.worker]
         return [self._refuse(probe, DeadlineExceeded(f"{probe.worker} was not free in time")) for probe in late]
 
     def answered(self, worker: Worker, lease: Lease, done: Done, payload: Payload | None) -> Action:
@@ -85,7 +89,6 @@ class Probes:
         return lease.probe
 
     def _refuse(self, probe: Probe, error: HotpoolError) -> Action:
-        del self._parked[probe.worker]
         self._metrics.probes[probe.model, error.code] += 1
         return ToClient(probe.client, error_reply(probe.id, error))
 

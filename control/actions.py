@@ -82,10 +82,18 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSpares:
+    """So many seats beside the ordinary ones."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunProbes:
     """Ask these workers the golden inputs of what they serve; the view's `round` tells the result."""
 
     workers: tuple[WorkerReport, ...]
 
 
-Action = Record | SetTable | PointStable | RunPreflight | CheckWeights | Drain | Load | Undrain | Restart | RunProbes
+Command = SetTable | Drain | Load | Undrain | Restart | SetSpares  # to the broker
+Action = Record | PointStable | RunPreflight | CheckWeights | RunProbes | Command

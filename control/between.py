@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hotpool.messages import WorkerReport
-from hotpool.states import WorkerState
+from hotpool.states import WorkerState, is_spare
 
 from . import canary
 from .actions import Action, Load, Record, Undrain
@@ -32,13 +32,15 @@ def undo_of(ledger: Ledger, model: str, view: View, reason: str) -> Action | Non
     if last is None or previous is None or previous not in ledger.versions.get(model, {}).values():
         return None
     settings = replace(last.settings, steps=())
-    body = new_rollout(ledger, model, Kind.UNDO, previous, sorted(view.workers), settings, reason)
+    workers = [worker for worker in sorted(view.workers) if not is_spare(worker)]
+    body = new_rollout(ledger, model, Kind.UNDO, previous, workers, settings, reason)
     return Record(K.ROLLOUT_CREATED, body, len(ledger.rollouts) + 1)
 
 
 def repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
     """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
-    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED and not worker.beside)
+    ordinary = (worker for name, worker in view.workers.items() if not is_spare(name))
+    drained = (worker for worker in ordinary if worker.state is S.DRAINED and not worker.beside)
     actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
     return next((action for action in actions if action), None)
 

@@ -25,6 +25,7 @@ from .actions import (
     Restart,
     RunPreflight,
     RunProbes,
+    SetSpares,
     SetTable,
     Undrain,
 )
@@ -170,6 +171,8 @@ class Controller:
                 self._send(lambda seq: messages.Undrain(seq, epoch, worker))
             case Restart(worker, incarnation):
                 self._send(lambda seq: messages.Restart(seq, epoch, worker, incarnation))
+            case SetSpares(n):
+                self._send(lambda seq: messages.SetSpares(seq, epoch, model, n))
             case RunProbes(workers):
                 self._prober.start(workers, now)
         return False

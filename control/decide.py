@@ -9,10 +9,10 @@ from dataclasses import replace
 from math import inf
 
 from hotpool.messages import ModelReport, WorkerReport
-from hotpool.states import Phase, Strategy, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState, is_spare
 
 from . import canary, probes
-from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetSpares, SetTable, Undrain
 from .between import repair, take_back
 from .events import EventKind
 from .ledger import Ledger
@@ -33,14 +33,14 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
         return PointStable(pointer)
     if table := _table(ledger, model, stable, view, now):
         return table
-    if found := probes.follow(ledger, model, view, _floor(rollout, view) if rollout else 1, now):
+    if found := probes.follow(ledger, model, view, _least(rollout, view) if rollout else 1, now):
         return found
     if rollout is None:
         action = take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
     else:
         view = replace(view, taken_out=probes.taken_out(ledger, model, view))
         action = _DECIDERS[rollout.phase](rollout, view, now)
-    return action or probes.begin(rollout, view)
+    return action or _set_spares(rollout, view) or probes.begin(rollout, view)
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
@@ -79,7 +79,7 @@ def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:
         _give_up(rollout, now, rollout.settings.progress_deadline_s)
         or _go_on(rollout, view, now)
         or _start_step(rollout, view)
-        or (canary.begin(rollout) if _is_settled(rollout, view) else None)
+        or (canary.begin(rollout) if _is_settled(rollout, view) and not _spares(view) else None)
     )
 
 
@@ -99,7 +99,7 @@ def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
         or canary.catch_failure(rollout, view.counts, now)
         or _go_on(rollout, view, now)
         or _start_step(rollout, view)
-        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) else None)
+        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) and not _spares(view) else None)
     )
 
 
@@ -149,6 +149,9 @@ _DECIDERS: dict[Phase, Callable[[Rollout, View, float], Action | None]] = {
     Phase.COMMITTING: _decide_committing,
     Phase.ROLLING_BACK: _decide_rolling_back,
 }
+
+
+_MOVES = {Phase.CANARY, Phase.ANALYZING, Phase.ROLLING, Phase.BAKING, Phase.ROLLING_BACK}
 
 
 def _give_up(rollout: Rollout, now: float, deadline_s: float) -> Action | None:
@@ -308,6 +311,11 @@ def _may_drain(rollout: Rollout, view: View, worker: str) -> bool:
 
 
 def _floor(rollout: Rollout, view: View) -> int:
+    """Of its steps. With spare workers no ordinary one leaves before another has come."""
+    return len(_seats(rollout, view)) if rollout.settings.strategy is Strategy.SURGE else _least(rollout, view)
+
+
+def _least(rollout: Rollout, view: View) -> int:
     return max(1, len(_seats(rollout, view)) - rollout.settings.max_unavailable)
 
 
@@ -343,7 +351,28 @@ def _movers(rollout: Rollout, view: View) -> list[str]:
 
 def _seats(rollout: Rollout, view: View) -> list[str]:
     """Those of the beginning too: a broker that was just restarted has not heard of all workers yet."""
-    return list(dict.fromkeys((*rollout.workers, *view.workers)))
+    return list(dict.fromkeys((*rollout.workers, *(worker for worker in view.workers if not is_spare(worker)))))
+
+
+# ---- spare workers
+
+
+def _spares(view: View) -> list[WorkerReport]:
+    return [worker for name, worker in view.workers.items() if is_spare(name)]
+
+
+def _set_spares(rollout: Rollout | None, view: View) -> Action | None:
+    """They serve the stable version while workers move, and leave before there is a judgement or a bake: those are about the
+    ordinary ones. None leaves while it stands in for one that is not ready."""
+    spares, wanted = _spares(view), 0
+    if rollout and rollout.settings.strategy is Strategy.SURGE and rollout.phase in _MOVES:
+        is_done = all(_is_on_goal(rollout, view, worker) for worker in _movers(rollout, view))
+        wanted = 0 if is_done else rollout.settings.max_surge
+    if wanted == len(spares):
+        idle = (spare for spare in spares if spare.state is S.DRAINED and rollout and spare.digest == rollout.stable)
+        return next((Undrain(spare.worker) for spare in idle), None)
+    is_needed = any(worker.state is not S.READY for name, worker in view.workers.items() if not is_spare(name))
+    return None if wanted < len(spares) and is_needed else SetSpares(wanted)
 
 
 def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:

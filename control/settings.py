@@ -39,6 +39,7 @@ class Settings:
     on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
     watch_s: float = 0.0
     gates: GateSettings = DEFAULT_GATES
+    max_surge: int = 1
 
     def __post_init__(self) -> None:
         """Plain words and lists, as the journal and the configuration have them, become what they mean."""

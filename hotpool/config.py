@@ -49,8 +49,9 @@ class Pictures(_Section):
 class Rollout(_Section):
     """Defaults of `hotpool rollout start`."""
 
-    strategy: Literal["drain", "beside"] = "drain"
+    strategy: Literal["drain", "beside", "surge"] = "drain"
     max_unavailable: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
+    max_surge: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
     bake_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0

@@ -19,6 +19,7 @@ SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death,
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter
 MAX_NAME, MAX_TEXT = 128, 2000  # characters
 MAX_CLASSES = 100_000
+MAX_SPARES = 1024
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -260,6 +261,12 @@ class Serve(Message, tag=52, frozen=True):
     digest: Name
 
 
+class Spares(Message, tag=53, frozen=True):
+    """To the supervisor: so many seats beside the ordinary ones. Those that are too many are emptied and removed."""
+
+    n: Annotated[int, Meta(ge=0, le=MAX_SPARES)]
+
+
 # ---- admin (controller, CLI) -> broker
 
 
@@ -340,6 +347,15 @@ class Restart(Message, tag=71, frozen=True):
     epoch: Count
     worker: Name
     incarnation: Count
+
+
+class SetSpares(Message, tag=72, frozen=True):
+    """As `Spares`, for the supervisor of this model. Nobody remembers it: what is missing is ordered again."""
+
+    seq: Count
+    epoch: Count
+    model: Name
+    n: Annotated[int, Meta(ge=0, le=MAX_SPARES)]
 
 
 # ---- broker -> admin
@@ -452,6 +468,6 @@ class Evidence(Message, tag=83, frozen=True):
 FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
-ToWorker = Welcome | Job | Load | Serve | Released | Kill | Pong | Who
-FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence | Restart
+ToWorker = Welcome | Job | Load | Serve | Released | Kill | Spares | Pong | Who
+FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence | Restart | SetSpares
 ToAdmin = Ack | Report | Changed | Evidence

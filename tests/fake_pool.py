@@ -27,7 +27,7 @@ from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
-from hotpool.states import Phase, Strategy, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState, is_spare, spare_name
 
 S = WorkerState
 MODEL = "shapes"
@@ -81,6 +81,7 @@ class FakePool:
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
         self.n_restarts = 0  # that were ordered
+        self.leaving: set[str] = set()  # spares that are told to go
         self.counts: Callable[[], Counts | None] = lambda: None
         self.is_announced: Callable[[str], bool] = lambda worker: True
         self._due: list[tuple[float, int, str, int, Callable[[FakeWorker], None]]] = []
@@ -117,6 +118,9 @@ class FakePool:
         if isinstance(order, m.SetVersions):
             self._set_versions(order)
             return m.Ack(order.seq)
+        if isinstance(order, m.SetSpares):
+            self._set_spares(order.n)
+            return m.Ack(order.seq)
         if not self.is_announced(order.worker):
             self.wrong.append(f"{order} came before its event")
         worker = self.workers[order.worker]
@@ -128,7 +132,7 @@ class FakePool:
             case m.Undrain():
                 if not self.admits(worker.digest):
                     return m.Ack(order.seq, "unknown_version", "not admitted")
-                if worker.state in (S.DRAINING, S.DRAINED):
+                if worker.state in (S.DRAINING, S.DRAINED) and worker.name not in self.leaving:
                     self.become(worker, S.READY)
             case m.LoadVersion():
                 return self._load(worker, order)
@@ -152,6 +156,13 @@ class FakePool:
             if name not in self.dead:
                 self._after(worker, self.restart_s, self._start)
 
+    def restart_supervisor(self) -> None:
+        """All workers end with it, and it knows of no spares."""
+        for name in list(self.workers):
+            self.crash(name)
+            if is_spare(name):
+                self._leave(self.workers[name])
+
     def restart_broker(self) -> None:
         """Workers keep what they hold and go on with their loads; drains that were ordered are forgotten."""
         self.table, self.leader = None, 0
@@ -167,13 +178,17 @@ class FakePool:
         self.now += at_most_s
         while self._due and self._due[0][0] <= self.now:
             _, _, name, epoch, what = heapq.heappop(self._due)
-            if epoch in (self.workers[name].epoch, ANY_EPOCH):
-                what(self.workers[name])
+            worker = self.workers.get(name)  # a spare may be gone
+            if worker is not None and epoch in (worker.epoch, ANY_EPOCH):
+                what(worker)
 
     # ---- inside
 
     def ready(self) -> int:
         return sum(worker.state is S.READY for worker in self.workers.values())
+
+    def is_at_rest(self) -> bool:
+        return all(worker.state is S.READY and not is_spare(worker.name) for worker in self.workers.values())
 
     def admits(self, digest: str) -> bool:
         return self.table is None or digest in (self.table.stable, self.table.target)
@@ -228,6 +243,23 @@ class FakePool:
         self.n_restarts += 1
         self.crash(worker.name)
         return m.Ack(order.seq)
+
+    def _set_spares(self, n: int) -> None:
+        """The supervisor's part too. A spare that is to go is drained at once, and its seat is empty a little later."""
+        spares = [worker for worker in self.workers.values() if is_spare(worker.name)]
+        for number in range(len(spares), n):
+            spare = FakeWorker(spare_name(number), "", S.DOWN, incarnation=10 * next(self._n))
+            self.workers[spare.name] = spare
+            if spare.name not in self.dead:
+                self._after(spare, self.restart_s, self._start)
+        for spare in spares[n:]:
+            self.leaving.add(spare.name)
+            self._drain(spare, "a spare leaves")
+            self._at(spare, ANY_EPOCH, self.drain_s, self._leave)
+
+    def _leave(self, spare: FakeWorker) -> None:
+        self.workers.pop(spare.name, None)
+        self.leaving.discard(spare.name)
 
     def _end_load(self, worker: FakeWorker, token: str) -> None:
         if worker.loading and worker.token == token:  # else its process ended
@@ -347,7 +379,8 @@ class World:
             self.append(EventKind.VERSION_ADDED, name=name, digest=digest)
         self.append(EventKind.STABLE_SET, digest=self.digests["v1"])
         write_stable(self.home, MODEL, self.digests["v1"])
-        floor = n_workers if settings.strategy is Strategy.BESIDE else max(1, n_workers - settings.max_unavailable)
+        is_drained = settings.strategy is Strategy.DRAIN
+        floor = max(1, n_workers - settings.max_unavailable) if is_drained else n_workers
         self.pool = FakePool(self.home, n_workers, self.digests["v1"], floor)
         self.pool.is_announced = self._is_announced
         self.preflight = FakePreflight(self.pool)
@@ -414,7 +447,7 @@ class World:
     def run_to_end(self) -> Rollout:
         """Until the last rollout is over and the pool is at rest."""
         self.run(lambda: self.last().is_over)
-        self.run(lambda: all(worker.state is S.READY for worker in self.pool.workers.values()) and not self.busy())
+        self.run(lambda: self.pool.is_at_rest() and not self.busy() and self.pool.is_at_rest())
         return self.last()
 
     def run_to(self, phase: Phase) -> None:

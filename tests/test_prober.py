@@ -24,7 +24,7 @@ from control.view import Finding
 from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.locks import hold
-from hotpool.manifest import GOLDEN, MANIFEST, Manifest, manifest_json, version_folder, write_stable
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Manifest, manifest_json, version_folder, write_stable
 from hotpool.messages import WorkerReport
 from hotpool.states import WorkerState
 from tests.command_line import CommandLine
@@ -39,28 +39,29 @@ def golden_inputs(n: int = 8, crop: int = CROP) -> Any:
     return np.random.default_rng(SEED).integers(0, 256, (n, 3, crop, crop), dtype=np.uint8)
 
 
-def make_version(home: Home) -> str:
+def make_version(home: Home, name: str = "v1") -> str:
     """Of no-op workers: what they answer to a row is its sum, the number of rows computed with it, and 0."""
     inputs = golden_inputs()
     logits = np.zeros((len(inputs), 3), np.float32)
-    manifest = make_manifest(b"")
+    manifest = make_manifest(b"", name)
     logits[:, 0], logits[:, 1] = normalised(inputs, manifest).sum(axis=(1, 2, 3)), 1.0
     golden = safetensors.numpy.save({"inputs": inputs, "logits": logits})
-    manifest = make_manifest(golden)
+    manifest = make_manifest(golden, name)
     folder = version_folder(home, manifest.digest)
     folder.mkdir(parents=True)
     (folder / MANIFEST).write_bytes(manifest_json(manifest))
     (folder / GOLDEN).write_bytes(golden)
+    (folder / WEIGHTS).write_bytes(name.encode())
     return manifest.digest
 
 
-def make_manifest(golden: bytes) -> Manifest:
-    sha256 = hashlib.sha256(b"weights").hexdigest()
+def make_manifest(golden: bytes, name: str = "v1") -> Manifest:
+    sha256 = hashlib.sha256(name.encode()).hexdigest()
     return Manifest.model_validate(
         {
             "model": MODEL, "arch": "noop", "classes": 3, "labels": ("sum", "rows", "zero"),
             "preprocessing": {"resize": CROP, "crop": CROP}, "weights_sha256": sha256, "tensors_sha256": sha256,
-            "golden_sha256": hashlib.sha256(golden).hexdigest(), "name": "v1", "source": "test", "added_by": "test",
+            "golden_sha256": hashlib.sha256(golden).hexdigest(), "name": name, "source": "test", "added_by": "test",
             "added_ts": datetime(2026, 1, 1, tzinfo=UTC),
         }
     )  # fmt: skip
@@ -88,12 +89,20 @@ def test_golden_inputs_that_are_not_those_of_the_manifest_are_not_asked(tmp_path
         read_golden(home, digest)
 
 
+def test_an_interval_of_zero_means_never(tmp_path: Path) -> None:
+    with closing(Prober(Home(tmp_path), 0)) as prober:
+        assert not prober.is_due(monotonic())
+        assert prober.poll() is None
+
+
 class NoPreflight:
+    """No-op workers have nothing to check."""
+
     def start(self, digest: str, settings: object) -> None:
-        raise AssertionError("no rollout here")
+        pass
 
     def poll(self) -> Finding | None:
-        return None
+        return Finding(True)
 
     def stop(self) -> None:
         pass

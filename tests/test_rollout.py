@@ -395,7 +395,7 @@ def test_a_step_beside_goes_on_likewise_and_never_drains(part: Part, report: Wor
     assert (kind_of(action) if isinstance(expected, EventKind) else action) == expected
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", [Strategy.DRAIN, Strategy.BESIDE])
 def test_while_a_worker_loads_beside_nothing_is_over_and_no_step_of_it_begins(strategy: Strategy) -> None:
     """Whatever it loads was ordered by a step that is no more; it may be about to serve it."""
     limits = settings(strategy=strategy)
