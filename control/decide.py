@@ -40,7 +40,7 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
     else:
         view = replace(view, taken_out=probes.taken_out(ledger, model, view))
         action = _DECIDERS[rollout.phase](rollout, view, now)
-    return action or _set_spares(rollout, view) or probes.begin(rollout, view)
+    return action or _set_spares(ledger.last(model), view) or probes.begin(rollout, view)
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
@@ -115,7 +115,7 @@ def _decide_baking(rollout: Rollout, view: View, now: float) -> Action | None:
 
 def _end_bake(rollout: Rollout, view: View, now: float) -> Action | None:
     """`since` is when the bake began, when it was resumed or when this controller started: it begins anew each time."""
-    if not _is_settled(rollout, view) or now - rollout.since < rollout.settings.bake_s:
+    if not _is_settled(rollout, view) or _spares(view) or now - rollout.since < rollout.settings.bake_s:
         return None
     if view.weights is None:
         return CheckWeights(rollout.target)
@@ -362,16 +362,18 @@ def _spares(view: View) -> list[WorkerReport]:
 
 
 def _set_spares(rollout: Rollout | None, view: View) -> Action | None:
-    """They serve the stable version while workers move, and leave before there is a judgement or a bake: those are about the
-    ordinary ones. None leaves while it stands in for one that is not ready."""
+    """They serve the stable version while workers move, and leave before there is a judgement, a bake or a commit: those are
+    about the ordinary ones. None leaves while it stands in for one that is not ready. rollout: the last, under way or over."""
     spares, wanted = _spares(view), 0
     if rollout and rollout.settings.strategy is Strategy.SURGE and rollout.phase in _MOVES:
-        is_done = all(_is_on_goal(rollout, view, worker) for worker in _movers(rollout, view))
-        wanted = 0 if is_done else rollout.settings.max_surge
+        away = [worker for worker in _movers(rollout, view) if not _is_on_goal(rollout, view, worker)]
+        # One without a process moves nothing now, and is back with the stable version before it does.
+        is_moving = any(_state(view, worker) not in (S.DOWN, S.STARTING) for worker in away)
+        wanted = rollout.settings.max_surge if is_moving else 0
     if wanted == len(spares):
         idle = (spare for spare in spares if spare.state is S.DRAINED and rollout and spare.digest == rollout.stable)
         return next((Undrain(spare.worker) for spare in idle), None)
-    is_needed = any(worker.state is not S.READY for name, worker in view.workers.items() if not is_spare(name))
+    is_needed = any(_state(view, worker) is not S.READY for worker in (_seats(rollout, view) if rollout else ()))
     return None if wanted < len(spares) and is_needed else SetSpares(wanted)
 
 
