@@ -56,7 +56,7 @@ class Played:
     """What one precision's pool has shown."""
 
     unit_s: float
-    sides: dict[Strategy, Side] = field(default_factory=lambda: {strategy: Side() for strategy in Strategy})
+    sides: dict[Strategy, Side] = field(default_factory=lambda: {strategy: Side() for strategy in MOST_P99})
     respawns_s: list[float] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
     history: History = field(default_factory=History)
@@ -110,7 +110,7 @@ def play(precision: str, n_rollouts: int, before_s: float) -> Played:
             with load.callers, Watch(home) as watch:
                 sleep(1.0)
                 for _ in range(n_rollouts):
-                    for strategy in Strategy:
+                    for strategy in MOST_P99:
                         observe(home, load, watch, strategy, played, before_s)
             played.history = load.callers.history
             sleep(max(0.0, since + LIVED_S - monotonic()))

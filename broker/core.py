@@ -42,22 +42,26 @@ from hotpool.messages import (
     Released,
     Report,
     Request,
+    Restart,
     Seats,
+    SetSpares,
     SetVersions,
+    Spares,
     Undrain,
     Welcome,
     Who,
     WorkerHello,
 )
-from hotpool.states import WorkerState
+from hotpool.states import WorkerState, is_spare
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .arms import Arms
-from .dispatch import Dispatcher, Limits, error_reply
-from .leases import Pending
+from .dispatch import Dispatcher, Limits
+from .leases import Pending, Probe
 from .lifecycle import WorkerEvent
 from .loads import Loads
 from .metrics import Metrics
+from .replies import error_reply, payload_problem
 from .report import evidence, report
 from .roster import Roster, Worker
 from .routing import Routing
@@ -125,10 +129,14 @@ class Core:
         model = ""
         try:
             model = self.routing.model_of(request.model, (worker.model for worker in self.roster))
-            self.routing.check_version(model, request.version)
             if payload is None or len(payload) > self.settings.max_bytes:
-                raise TooLarge(_payload_problem(payload, self.settings.max_bytes))
+                raise TooLarge(payload_problem(payload, self.settings.max_bytes))
             deadline = now + request.budget_us / 1e6
+            if request.worker is not None:
+                name, digest = request.worker, request.version or ""
+                probe = Probe(request.id, connection, model, name, digest, deadline, request.work, payload)
+                return self.dispatch.probes.submit(probe, now)
+            self.routing.check_version(model, request.version)
             pending = Pending(
                 request.id, connection, model, request.version, request.priority, now, deadline, request.work, payload,
                 request.route,
@@ -237,11 +245,11 @@ class Core:
 
     def _repeat_kills(self, connection: bytes, message: Seats) -> list[Action]:
         """The first order may have been lost with the supervisor's session."""
-        given_up = {worker.name: worker.given_up for worker in self.roster}
+        seats = [(seat, self.roster.workers[seat.worker]) for seat in message.seats]
         return [
-            ToWorker(connection, Kill(seat.worker, seat.incarnation, "hung"))
-            for seat in message.seats
-            if seat.pid and seat.incarnation <= given_up[seat.worker]
+            ToWorker(connection, Kill(worker.name, seat.incarnation, worker.given_up_for))
+            for seat, worker in seats
+            if seat.pid and seat.incarnation <= worker.given_up
         ]
 
     # ---- controller and command line
@@ -261,6 +269,10 @@ class Core:
                     self._order_drain(message)
                 case Undrain():
                     self._order_undrain(message)
+                case Restart():
+                    actions = self._order_restart(message, now)
+                case SetSpares():
+                    actions = self._order_spares(message)
                 case LoadVersion():
                     actions = self.loads.order(self._ordered(message.epoch, message.worker), message, now)
         except HotpoolError as error:
@@ -293,6 +305,24 @@ class Core:
         if worker.state is not S.READY:
             self.roster.change(worker, E.UNDRAIN, "ordered")
 
+    def _order_restart(self, order: Restart, now: float) -> list[Action]:
+        worker = self._ordered(order.epoch, order.worker)
+        if worker.incarnation > order.incarnation:
+            return []  # it was restarted
+        if worker.state is not S.DRAINED:
+            raise Conflict(f"{worker.name} is {worker.state}; only a drained worker is restarted")
+        return self._give_up(worker, "wrong", now)
+
+    def _order_spares(self, order: SetSpares) -> list[Action]:
+        self.routing.fence(order.epoch)
+        supervisor = self.roster.supervisors.get(order.model)
+        if supervisor is None:
+            raise Conflict(f"no supervisor of model {order.model!r} is here to fork a spare worker")
+        for worker in self.roster:
+            if not order.n and worker.model == order.model and is_spare(worker.name):
+                self._drain(worker, "no longer needed")  # at once: who may leave next is decided by who is ready now
+        return [ToWorker(supervisor, Spares(order.n))]
+
     def _ordered(self, epoch: int, name: str) -> Worker:
         self.routing.fence(epoch)
         worker = self.roster.workers.get(name)
@@ -311,6 +341,7 @@ class Core:
         """What is due by now."""
         actions = self.dispatch.expire(now)
         if now >= self._sweep_at:
+            actions += self.dispatch.probes.expire(now)
             self._forgive_own_pause(now - self._sweep_at)
             self._sweep_at = now + SWEEP_S
             for connection in [c for c, heard_at in self._clients.items() if now - heard_at > FORGET_CLIENT_S]:
@@ -341,7 +372,7 @@ class Core:
         return "silent" if silent_s > SILENT_HEARTBEATS * self.settings.heartbeat_s else None
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
-        worker.given_up = worker.incarnation
+        worker.given_up, worker.given_up_for = worker.incarnation, cause
         supervisor = self.roster.supervisors.get(worker.model)
         kill = [ToWorker(supervisor, Kill(worker.name, worker.given_up, cause))] if supervisor else []
         return [*kill, *self.lose(worker, cause, now)]
@@ -361,9 +392,3 @@ class Core:
         self.roster.check()
         self.arms.check()
         self.dispatch.check()
-
-
-def _payload_problem(payload: Payload | None, max_bytes: int) -> str:
-    if payload is None:
-        return "the request came without its payload"
-    return f"the payload has {len(payload)} bytes, at most {max_bytes} are allowed"

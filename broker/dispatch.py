@@ -3,6 +3,7 @@
     arms       where a request that names no version goes, and the evidence of what came of it
     waiting    the queue
     shadow     copies for comparison
+    probes     questions to one certain worker
 
 A lease is one request held by one worker. It outlives its request when that was cancelled or has expired: the worker still
 computes, and its late answer is counted and dropped. Cost per request depends neither on the length of the queue nor on the
@@ -17,7 +18,7 @@ from itertools import count
 from math import inf
 
 from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueFull, UnknownVersion, WorkerLost
-from hotpool.messages import MAX_TEXT, Done, ErrorReply, Failed, Job, Reply
+from hotpool.messages import Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
 from .actions import Action, Payload, ToClient, ToWorker
@@ -25,6 +26,8 @@ from .arms import Arms
 from .evidence import WARM_UP
 from .leases import Lease, Pending
 from .metrics import Metrics
+from .probes import Probes
+from .replies import error_reply
 from .roster import Roster, Worker
 from .shadow import Shadow
 from .waiting import Waiting
@@ -55,6 +58,7 @@ class Dispatcher:
         self._pending: dict[bytes, Pending] = {}
         self._waiting = Waiting()
         self._shadow = Shadow(roster, metrics, self._jobs, limits.lease_s)
+        self.probes = Probes(roster, self._waiting, metrics, self._jobs, limits.lease_s)
         self._deadlines: list[tuple[float, bytes]] = []  # heap; what is answered meanwhile is skipped when it surfaces
         self._service_s = FIRST_RETRY_AFTER_S  # moving average
 
@@ -137,13 +141,15 @@ class Dispatcher:
             return []
         actions = self.expire(now)
         taken = self._waiting.take(worker, self._roster.n_free(worker), self._limits.max_batch)
-        return actions + self._lease(worker, taken, now)
+        return actions + (self._lease(worker, taken, now) if taken else self.probes.feed(worker, now))
 
     def done(self, worker: Worker, done: Done, payload: Payload | None, now: float) -> list[Action]:
         """The worker's answer, to the caller if it still waits."""
         lease = self._close(worker, done.job)
         if lease is None:
             return []
+        if lease.probe is not None:
+            return [self.probes.answered(worker, lease, done, payload), *self._after_lease(worker, now)]
         worker.replies += 1
         if self._arms.runs and (run := self._arms.run_of(worker.model, lease)):
             run.answered(lease.digest, done, now, is_warm=worker.replies > WARM_UP)
@@ -160,6 +166,8 @@ class Dispatcher:
         lease = self._close(worker, failed.job)
         if lease is None:
             return []
+        if lease.probe is not None:
+            return [self.probes.failed(worker, lease, failed), *self._after_lease(worker, now)]
         if run := self._arms.run_of(worker.model, lease):
             run.failed(lease.digest, failed.code)
         if lease.pair is not None:
@@ -177,8 +185,8 @@ class Dispatcher:
         blame: the process died or hung by itself, so that a request which it held alone may be the reason.
         """
         leases, worker.leases = worker.leases, {}
-        self._forsake(worker.model, leases.values(), blame=blame)
-        actions: list[Action] = []
+        actions: list[Action] = [self.probes.lost(worker, lease) for lease in leases.values() if lease.probe]
+        self._forsake(worker.model, [lease for lease in leases.values() if not lease.probe], blame=blame)
         # Backwards, because each goes to the head of its lane: the oldest ends up first.
         for pending in [lease.pending for lease in reversed(leases.values()) if lease.pending]:
             pending.is_suspect |= blame
@@ -199,7 +207,8 @@ class Dispatcher:
         changed where requests may go: rare, so a scan is no matter."""
         for model in self._arms.refresh(now):
             self._waiting.route_anew(model, self._arms.goes_to)
-        return [action for worker in self._roster if worker.is_free for action in self.feed(worker, now)]
+        actions = self.probes.refresh()
+        return actions + [action for worker in self._roster if worker.is_free for action in self.feed(worker, now)]
 
     # ---- inside
 
@@ -315,6 +324,7 @@ class Dispatcher:
     def check(self) -> None:
         """Invariants; tests call this after every event."""
         self._waiting.check()
+        self.probes.check()
         self._shadow.check(self._pending.values())
         queued = list(self._waiting)
         leased = [lease.pending for worker in self._roster for lease in worker.leases.values() if lease.pending]
@@ -331,12 +341,6 @@ class Dispatcher:
             assert self._roster.next_free(pending.model, pending.goes_to) is None, (
                 "a worker idles while a request waits"
             )
-
-
-def error_reply(request_id: bytes, error: HotpoolError) -> ErrorReply:
-    """An error as it travels to the caller."""
-    retry_after_us = None if error.retry_after_s is None else int(error.retry_after_s * 1e6)
-    return ErrorReply(request_id, error.code, str(error)[:MAX_TEXT], error.executed.value, retry_after_us)
 
 
 def _poison(pending: Pending) -> PoisonRequest:

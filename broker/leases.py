@@ -1,4 +1,4 @@
-"""Pure: a request without an outcome, its being held by a worker, and its shadow copy."""
+"""Pure: a request without an outcome, its being held by a worker, its shadow copy, and a probe."""
 
 from dataclasses import dataclass
 
@@ -45,9 +45,23 @@ class Pending:
 
 
 @dataclass(slots=True, eq=False)
+class Probe:
+    """A question to one worker, while it serves this version. client: the connection that asked last."""
+
+    id: bytes
+    client: bytes
+    model: str
+    worker: str
+    digest: str
+    deadline: float
+    work: Raw
+    payload: Payload
+
+
+@dataclass(slots=True, eq=False)
 class Lease:
-    """One request held by one worker. pending: None when the caller does not wait any more, and for a shadow copy,
-    which never had one. version, digest: of what computes it, which is what the worker served when the job was sent: an
+    """One request held by one worker. pending: None when the caller does not wait any more, and for shadow copies and
+    probes, which never had one. version, digest: of what computes it, which is what the worker served when the job was sent: an
     order to serve another version comes after it."""
 
     job: int
@@ -56,3 +70,4 @@ class Lease:
     version: str
     digest: str
     pair: Pair | None = None  # of a shadow copy
+    probe: Probe | None = None

@@ -55,6 +55,9 @@ class Metrics:
             "model",
             "agree",
         )
+        self.probes = Counter(
+            "hotpool_probes_total", "Known questions to single workers, by outcome.", "model", "outcome"
+        )
         self.undeliverable = Counter(
             "hotpool_undeliverable_total", "Answers not delivered: the caller was gone or did not read."
         )
@@ -74,7 +77,7 @@ class Metrics:
         counted = (
             self.requests, self.queue_s, self.service_s, self.total_s, self.redispatched, self.workers_lost,
             self.duplicates, self.late, self.shadow_sent, self.shadow_answered, self.shadow_dropped, self.shadow_pairs,
-            self.undeliverable, self.malformed, self.strangers,
+            self.probes, self.undeliverable, self.malformed, self.strangers,
         )  # fmt: skip
         return (
             *(metric.family() for metric in counted),

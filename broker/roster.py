@@ -36,6 +36,7 @@ class Worker:
     turn: int = 0  # when it became free, counted
     leaving: bool = False  # its process asked to stop
     given_up: int = 0  # hellos of this incarnation and lower come from a process that is being killed
+    given_up_for: str = ""  # the cause, for the supervisor
     # The last load that was ordered. beside: what is done for it beside the worker's state, which then says nothing of it.
     beside: WorkerState | None = None  # loading or verifying
     token: str = ""

@@ -5,6 +5,7 @@ import logging
 import signal
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -16,9 +17,11 @@ from hotpool.logs import log_to_stderr
 
 from .admin import Admin
 from .checks import Scratch
-from .controller import Controller, Preflight
+from .controller import NO_PROBES, Controller, Preflight
+from .controller import Prober as AnyProber
 from .exits import Exit, exit_for
 from .journal import Journal
+from .prober import Prober
 from .services import module_command
 
 log = logging.getLogger("hotpool.control")
@@ -39,7 +42,8 @@ def main() -> int:
         with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
             options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}"]
             scratch = Scratch(home, module_command("workers.scratch", options))
-            serve(home, config.pool.model, scratch)
+            with closing(Prober(home, config.probe.interval_s)) as prober:
+                serve(home, config.pool.model, scratch, prober)
     except HotpoolError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_for(error)
@@ -49,12 +53,12 @@ def main() -> int:
     return 0
 
 
-def serve(home: Home, model: str, preflight: Preflight) -> None:
+def serve(home: Home, model: str, preflight: Preflight, prober: AnyProber = NO_PROBES) -> None:
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with Admin(home.endpoint("admin"), watch=True) as broker, Journal(home.database) as journal:
-        Controller(home, model, journal, broker, preflight, "controller").run(stopping)
+        Controller(home, model, journal, broker, preflight, "controller", prober).run(stopping)
     log.info("stopped")
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hotpool.messages import Policy
+from hotpool.messages import Policy, WorkerReport
 
 from .events import EventKind
 from .settings import Settings
@@ -74,4 +74,27 @@ class Undrain:
     worker: str
 
 
-Action = Record | SetTable | PointStable | RunPreflight | CheckWeights | Drain | Load | Undrain
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """End the process of a drained worker, if it is still this one."""
+
+    worker: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpares:
+    """So many seats beside the ordinary ones."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunProbes:
+    """Ask these workers the golden inputs of what they serve; the view's `round` tells the result."""
+
+    workers: tuple[WorkerReport, ...]
+
+
+Command = SetTable | Drain | Load | Undrain | Restart | SetSpares  # to the broker
+Action = Record | PointStable | RunPreflight | CheckWeights | RunProbes | Command

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hotpool.messages import WorkerReport
-from hotpool.states import WorkerState
+from hotpool.states import WorkerState, is_spare
 
 from . import canary
 from .actions import Action, Load, Record, Undrain
@@ -20,22 +20,27 @@ REPAIR_DOUBLINGS = 12  # of one second: in the end about once an hour
 def take_back(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
     """The undo of a rollout that has succeeded, when what it brought turns out to be bad."""
     last = ledger.last(model)
-    previous = ledger.previous_stable(model)
-    if last is None or previous is None or not canary.is_watched(last, now):
+    if last is None or not canary.is_watched(last, now):
         return None
-    if previous not in ledger.versions.get(model, {}).values():
-        return None  # it was removed: an alarm is all that is left, see the log of the gates
     reason = canary.watch_failure(last, view.counts)
-    if reason is None:
+    return undo_of(ledger, model, view, reason) if reason else None
+
+
+def undo_of(ledger: Ledger, model: str, view: View, reason: str) -> Action | None:
+    """Back to the stable version before. None: there is none any more, and an alarm is all that is left."""
+    last, previous = ledger.last(model), ledger.previous_stable(model)
+    if last is None or previous is None or previous not in ledger.versions.get(model, {}).values():
         return None
     settings = replace(last.settings, steps=(), eval_folder="", eval_pictures=0)
-    body = new_rollout(ledger, model, Kind.UNDO, previous, sorted(view.workers), settings, reason)
+    workers = [worker for worker in sorted(view.workers) if not is_spare(worker)]
+    body = new_rollout(ledger, model, Kind.UNDO, previous, workers, settings, reason)
     return Record(K.ROLLOUT_CREATED, body, len(ledger.rollouts) + 1)
 
 
 def repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:
     """A worker that a restart of the broker or a failed rollback has left drained is brought back to the stable version."""
-    drained = (worker for worker in view.workers.values() if worker.state is S.DRAINED and not worker.beside)
+    ordinary = (worker for name, worker in view.workers.items() if not is_spare(name))
+    drained = (worker for worker in ordinary if worker.state is S.DRAINED and not worker.beside)
     actions = (_repair_worker(worker, ledger.repairs.get(worker.worker), stable, now) for worker in drained)
     return next((action for action in actions if action), None)
 

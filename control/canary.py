@@ -117,9 +117,14 @@ def verdicts(rollout: Rollout, counts: Counts | None) -> tuple[Verdict, ...]:
 
 def is_watched(rollout: Rollout, now: float) -> bool:
     """Whether this rollout has succeeded so short a while ago that it is still taken back by itself."""
-    settings = rollout.settings
-    judges = settings.steps and not rollout.is_unjudged and rollout.kind is Kind.START
-    return bool(judges) and rollout.phase is Phase.SUCCEEDED and now - rollout.analysis.since < settings.watch_s
+    judges = bool(rollout.settings.steps) and not rollout.is_unjudged
+    return judges and is_recent(rollout, now)
+
+
+def is_recent(rollout: Rollout, now: float) -> bool:
+    """Whether the watch after its commit still lasts. Nothing takes back what goes back."""
+    is_new = rollout.phase is Phase.SUCCEEDED and rollout.kind is Kind.START
+    return is_new and now - rollout.analysis.since < rollout.settings.watch_s
 
 
 def watch_failure(rollout: Rollout, counts: Counts | None) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 from hotpool.errors import NothingToDo
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
+from hotpool.states import is_spare
 
 from .cli_pool import fetch_report
 from .exits import Exit
@@ -22,8 +23,9 @@ _CONTROLLER_WAIT_S = 5.0  # it may just be starting, or starting again
 
 
 def pool_under_control(terminal: Terminal, model: str) -> tuple[WorkerReport, ...]:
-    """The model's workers, once a controller is there to roll them: without it a rollout would begin who knows when."""
-    workers = tuple(worker for worker in fetch_report(terminal).workers if worker.model == model)
+    """The model's ordinary workers, once a controller is there to roll them: else a rollout would begin who knows when."""
+    known = fetch_report(terminal).workers
+    workers = tuple(worker for worker in known if worker.model == model and not is_spare(worker.worker))
     if not has_controller(terminal):
         terminal.complain("no controller is running, nothing was ordered; start it with: hotpool up")
         end(Exit.UNREACHABLE)

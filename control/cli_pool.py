@@ -87,7 +87,8 @@ def status(terminal: Terminal, output: str) -> None:
         model,
         stable=ledger.stable(model),
         has_controller=controller is not None,
-        n_in_step=active.settings.max_unavailable if active else 0,
+        n_in_step=max(active.settings.max_unavailable, active.settings.max_surge) if active else 0,
+        alarm=ledger.alarms.get(model, ""),
     )
     lines = _status_lines(report, ledger, model, controller, health)
     terminal.show(output, _status_view(report, ledger, model, controller, health), render.status(lines, report))

@@ -33,12 +33,16 @@ timeout_option = click.option(
 )  # fmt: skip
 strategy_option = click.option(
     "--strategy", type=click.Choice([strategy.value for strategy in Strategy]),
-    help="drain: a worker is out of service while it loads. beside: it loads while it serves.  [configuration]",
+    help="drain: a worker is out of service while it loads. beside: it loads while it serves. surge: out of service, while "
+    "a spare one serves for it.  [configuration]",
 )  # fmt: skip
 max_unavailable_option = click.option(
     "--max-unavailable", metavar="N|PERCENT",
     help="Workers out of service at once; with the strategy beside: that load at once.  [configuration]",
 )  # fmt: skip
+max_surge_option = click.option(
+    "--max-surge", metavar="N|PERCENT", help="With the strategy surge: spare workers at once.  [configuration]"
+)
 bake_option = click.option(
     "--bake", "bake_s", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to watch all workers on the new version before it becomes stable.  [configuration]",
@@ -71,7 +75,8 @@ def rollout() -> None:
     """Move the pool to another version while it serves.
 
     One worker at a time is drained, reloaded, verified and rejoined, or with --strategy beside reloads and verifies
-    while it serves and then swaps between two requests. Commands that wait end with 0 when the rollout
+    while it serves and then swaps between two requests, or with --strategy surge is drained while a spare worker serves
+    in its place. Commands that wait end with 0 when the rollout
     succeeded, 3 when it was rolled back, 4 when it is paused, 5 after --timeout, 8 when it could not be rolled back,
     9 after Ctrl-C, 10 when the version was refused before anything changed.
 
@@ -86,6 +91,7 @@ def rollout() -> None:
 @click.option("--version", required=True, help="Where to: the version's name or digest.")
 @strategy_option
 @max_unavailable_option
+@max_surge_option
 @steps_option
 @canary_option
 @canary_workers_option
@@ -150,6 +156,7 @@ def start(
 @model_argument
 @strategy_option
 @max_unavailable_option
+@max_surge_option
 @bake_option
 @dry_run_option
 @reason_option
@@ -344,6 +351,8 @@ def _settings(terminal: Terminal, n_workers: int, chosen: dict[str, Any]) -> Set
     config = terminal.config
     values = config.rollout.model_dump() | {name: value for name, value in chosen.items() if value is not None}
     values["max_unavailable"] = parse_count(str(values["max_unavailable"]), n_workers, "max_unavailable")
+    uses_spares = values["strategy"] == Strategy.SURGE
+    values["max_surge"] = parse_count(str(values["max_surge"]), n_workers, "max_surge") if uses_spares else 1
     return Settings(**values, gates=GateSettings(**config.gates.model_dump()))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event as Flag
 from time import monotonic
 from typing import Protocol
@@ -12,10 +12,23 @@ from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import read_stable, write_stable
-from hotpool.messages import Ack, Changed, Evidence, FromAdmin, Report
+from hotpool.messages import Ack, Changed, Evidence, FromAdmin, Report, WorkerReport
 from hotpool.states import Phase
 
-from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from .actions import (
+    Action,
+    CheckWeights,
+    Drain,
+    Load,
+    PointStable,
+    Record,
+    Restart,
+    RunPreflight,
+    RunProbes,
+    SetSpares,
+    SetTable,
+    Undrain,
+)
 from .canary import armed, is_watched
 from .checks import check_weights
 from .decide import decide
@@ -24,7 +37,7 @@ from .journal import Journal
 from .ledger import Ledger, fold, replay
 from .recorder import Recorder
 from .settings import Settings
-from .view import Evaluating, Finding, View
+from .view import Evaluating, Finding, Round, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
@@ -49,15 +62,46 @@ class Preflight(Protocol):
     def stop(self) -> None: ...
 
 
+class Prober(Protocol):
+    """What the controller needs of `prober.Prober`."""
+
+    def is_due(self, now: float) -> bool: ...
+    def start(self, workers: Sequence[WorkerReport], now: float) -> None: ...
+    def poll(self) -> Round | None: ...
+
+
+class NoProbes:
+    """Asks nobody."""
+
+    def is_due(self, now: float) -> bool:
+        return False
+
+    def start(self, workers: Sequence[WorkerReport], now: float) -> None:
+        raise AssertionError("never due")
+
+    def poll(self) -> Round | None:
+        return None
+
+
+NO_PROBES = NoProbes()
+
+
 class Controller:
     """Carries out rollouts of one model. Whoever makes one holds the home's control lock."""
 
     def __init__(
-        self, home: Home, model: str, journal: Journal, broker: Broker, preflight: Preflight, operator: str
+        self,
+        home: Home,
+        model: str,
+        journal: Journal,
+        broker: Broker,
+        preflight: Preflight,
+        operator: str,
+        prober: Prober = NO_PROBES,
     ) -> None:
         """operator: who its own events are signed by."""
         self._home, self._model, self._journal, self._operator = home, model, journal, operator
-        self._broker, self._preflight = broker, preflight
+        self._broker, self._preflight, self._prober = broker, preflight, prober
         self._ledger = Ledger()
         self._weights: Finding | None = None
         self._recorder: Recorder | None = None
@@ -127,6 +171,12 @@ class Controller:
                 self._send(lambda seq: messages.LoadVersion(seq, epoch, worker, digest, token, beside))
             case Undrain(worker):
                 self._send(lambda seq: messages.Undrain(seq, epoch, worker))
+            case Restart(worker, incarnation):
+                self._send(lambda seq: messages.Restart(seq, epoch, worker, incarnation))
+            case SetSpares(n):
+                self._send(lambda seq: messages.SetSpares(seq, epoch, model, n))
+            case RunProbes(workers):
+                self._prober.start(workers, now)
         return False
 
     def _look(self, now: float) -> View:
@@ -139,6 +189,8 @@ class Controller:
             preflight=self._preflight.poll(),
             weights=self._weights,
             counts=counts,
+            round=self._prober.poll(),
+            is_probe_due=self._prober.is_due(now),
         )
 
     def _sample(self, report: Report, counts: Counts | None, now: float) -> None:

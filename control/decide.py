@@ -5,13 +5,14 @@ back as `Record` and is in the journal before the command it announces is decide
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from math import inf
 
 from hotpool.messages import ModelReport, WorkerReport
-from hotpool.states import Phase, Strategy, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState, is_spare
 
-from . import canary, preflight
-from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from . import canary, preflight, probes
+from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetSpares, SetTable, Undrain
 from .between import repair, take_back
 from .events import EventKind
 from .ledger import Ledger
@@ -32,9 +33,14 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
         return PointStable(pointer)
     if table := _table(ledger, model, stable, view, now):
         return table
+    if found := probes.follow(ledger, model, view, _least(rollout, view) if rollout else 1, now):
+        return found
     if rollout is None:
-        return take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
-    return _DECIDERS[rollout.phase](rollout, view, now)
+        action = take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
+    else:
+        view = replace(view, taken_out=probes.taken_out(ledger, model, view))
+        action = _DECIDERS[rollout.phase](rollout, view, now)
+    return action or _set_spares(ledger.last(model), view) or probes.begin(rollout, view)
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
@@ -76,7 +82,7 @@ def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:
         _give_up(rollout, now, rollout.settings.progress_deadline_s)
         or _go_on(rollout, view, now)
         or _start_step(rollout, view)
-        or (canary.begin(rollout) if _is_settled(rollout, view) else None)
+        or (canary.begin(rollout) if _is_settled(rollout, view) and not _spares(view) else None)
     )
 
 
@@ -96,7 +102,7 @@ def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
         or canary.catch_failure(rollout, view.counts, now)
         or _go_on(rollout, view, now)
         or _start_step(rollout, view)
-        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) else None)
+        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) and not _spares(view) else None)
     )
 
 
@@ -112,7 +118,7 @@ def _decide_baking(rollout: Rollout, view: View, now: float) -> Action | None:
 
 def _end_bake(rollout: Rollout, view: View, now: float) -> Action | None:
     """`since` is when the bake began, when it was resumed or when this controller started: it begins anew each time."""
-    if not _is_settled(rollout, view) or now - rollout.since < rollout.settings.bake_s:
+    if not _is_settled(rollout, view) or _spares(view) or now - rollout.since < rollout.settings.bake_s:
         return None
     if view.weights is None:
         return CheckWeights(rollout.target)
@@ -146,6 +152,9 @@ _DECIDERS: dict[Phase, Callable[[Rollout, View, float], Action | None]] = {
     Phase.COMMITTING: _decide_committing,
     Phase.ROLLING_BACK: _decide_rolling_back,
 }
+
+
+_MOVES = {Phase.CANARY, Phase.ANALYZING, Phase.ROLLING, Phase.BAKING, Phase.ROLLING_BACK}
 
 
 def _give_up(rollout: Rollout, now: float, deadline_s: float) -> Action | None:
@@ -194,6 +203,8 @@ def _needs_step(rollout: Rollout, view: View, worker: str) -> bool:
     """Down and starting workers are waited for: they will come with the stable version. A load under way is let end."""
     report = view.workers.get(worker)
     if report is None or report.beside or worker in rollout.steps or _is_on_goal(rollout, view, worker):
+        return False
+    if worker in view.taken_out:  # its process ends, and the next one gets its step
         return False
     return report.state in (S.READY, S.DRAINING, S.DRAINED)
 
@@ -303,6 +314,11 @@ def _may_drain(rollout: Rollout, view: View, worker: str) -> bool:
 
 
 def _floor(rollout: Rollout, view: View) -> int:
+    """Of its steps. With spare workers no ordinary one leaves before another has come."""
+    return len(_seats(rollout, view)) if rollout.settings.strategy is Strategy.SURGE else _least(rollout, view)
+
+
+def _least(rollout: Rollout, view: View) -> int:
     return max(1, len(_seats(rollout, view)) - rollout.settings.max_unavailable)
 
 
@@ -338,7 +354,30 @@ def _movers(rollout: Rollout, view: View) -> list[str]:
 
 def _seats(rollout: Rollout, view: View) -> list[str]:
     """Those of the beginning too: a broker that was just restarted has not heard of all workers yet."""
-    return list(dict.fromkeys((*rollout.workers, *view.workers)))
+    return list(dict.fromkeys((*rollout.workers, *(worker for worker in view.workers if not is_spare(worker)))))
+
+
+# ---- spare workers
+
+
+def _spares(view: View) -> list[WorkerReport]:
+    return [worker for name, worker in view.workers.items() if is_spare(name)]
+
+
+def _set_spares(rollout: Rollout | None, view: View) -> Action | None:
+    """They serve the stable version while workers move, and leave before there is a judgement, a bake or a commit: those are
+    about the ordinary ones. None leaves while it stands in for one that is not ready. rollout: the last, under way or over."""
+    spares, wanted = _spares(view), 0
+    if rollout and rollout.settings.strategy is Strategy.SURGE and rollout.phase in _MOVES:
+        away = [worker for worker in _movers(rollout, view) if not _is_on_goal(rollout, view, worker)]
+        # One without a process moves nothing now, and is back with the stable version before it does.
+        is_moving = any(_state(view, worker) not in (S.DOWN, S.STARTING) for worker in away)
+        wanted = rollout.settings.max_surge if is_moving else 0
+    if wanted == len(spares):
+        idle = (spare for spare in spares if spare.state is S.DRAINED and rollout and spare.digest == rollout.stable)
+        return next((Undrain(spare.worker) for spare in idle), None)
+    is_needed = any(_state(view, worker) is not S.READY for worker in (_seats(rollout, view) if rollout else ()))
+    return None if wanted < len(spares) and is_needed else SetSpares(wanted)
 
 
 def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:

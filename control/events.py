@@ -15,6 +15,9 @@ class EventKind(StrEnum):
     STABLE_SET = "stable_set"  # digest: the first version of a model needs no rollout
     CONTROLLER_STARTED = "controller_started"  # pid
     WORKER_REPAIRED = "worker_repaired"  # worker, goal
+    PROBE_FAILED = "probe_failed"  # worker, incarnation, digest, version
+    ALARM_RAISED = "alarm_raised"
+    ALARM_ENDED = "alarm_ended"
 
     ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings
     PREFLIGHT_STARTED = "preflight_started"

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hotpool.messages import Report, WorkerReport
-from hotpool.states import WorkerState
+from hotpool.states import WorkerState, is_spare
 
 HOW_TO_ADD = "hotpool versions add resnet18.pth --name v1"
 
@@ -33,7 +33,7 @@ def readiness(report: Report | None, model: str, stable: str | None) -> Readines
     """How far a pool has come that was just started. stable: the digest its workers boot, if there is a version yet."""
     if report is None:
         return Readiness("waiting for the broker")
-    workers = [worker for worker in report.workers if worker.model == model]
+    workers = _ordinary(report, model)
     if not workers:  # also without a version: only their supervisor knows whether they fit on the cores
         return Readiness("waiting for the workers")
     if stable is None:
@@ -53,12 +53,14 @@ def service_health(
     stable: str | None,
     has_controller: bool,
     n_in_step: int = 0,
+    alarm: str = "",
 ) -> Health:
-    """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry."""
-    reasons = []
+    """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry. alarm: the reason of one
+    that the controller has raised."""
+    reasons = [f"alarm: {alarm}"] if alarm else []
     if not has_controller:
         reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
-    workers = [worker for worker in report.workers if worker.model == model]
+    workers = _ordinary(report, model)
     if stable is None:
         return Health((*reasons, f"no version of {model} yet; add one with: {HOW_TO_ADD}"))
     if not workers:
@@ -68,6 +70,11 @@ def service_health(
     excused = {worker.worker for worker in in_step[:n_in_step]}
     reasons += [_why(worker) for worker in missing if worker.worker not in excused]
     return Health(tuple(reasons))
+
+
+def _ordinary(report: Report, model: str) -> list[WorkerReport]:
+    """Spare workers come and go."""
+    return [worker for worker in report.workers if worker.model == model and not is_spare(worker.worker)]
 
 
 def _why(worker: WorkerReport) -> str:

@@ -36,11 +36,20 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
+class Wrong:
+    """A process that answered a probe wrongly, and with which version."""
+
+    incarnation: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """State after the event `seq`. epoch: how many controllers have started.
 
     versions: by model, alias -> digest.
     stables: by model, a stack: its top is the stable version, an undo goes down one.
+    wrong: by worker, the last that was found. n_wrong: by model, how many ever. alarms: by model, the reason of one that holds.
     """
 
     seq: int = 0
@@ -49,6 +58,9 @@ class Ledger:
     stables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rollouts: dict[int, Rollout] = field(default_factory=dict)
     repairs: dict[str, Repair] = field(default_factory=dict)
+    wrong: dict[str, Wrong] = field(default_factory=dict)
+    n_wrong: dict[str, int] = field(default_factory=dict)
+    alarms: dict[str, str] = field(default_factory=dict)
 
     def stable(self, model: str) -> str | None:
         """The digest of the version a worker boots; None before the first version was added."""
@@ -152,6 +164,13 @@ def _apply(ledger: Ledger, event: Event, now: float) -> Ledger:
             return replace(ledger, stables={**ledger.stables, event.model: (event.body["digest"],)})
         case K.WORKER_REPAIRED:
             return _repaired(ledger, event, now)
+        case K.PROBE_FAILED:
+            return _found_wrong(ledger, event)
+        case K.ALARM_RAISED:
+            return replace(ledger, alarms={**ledger.alarms, event.model: event.body["reason"]})
+        case K.ALARM_ENDED:
+            left = {model: reason for model, reason in ledger.alarms.items() if model != event.model}
+            return replace(ledger, alarms=left)
         case K.ROLLOUT_CREATED:
             rollout = created(event, now)
             return replace(ledger, rollouts={**ledger.rollouts, rollout.number: rollout}, repairs={})
@@ -176,3 +195,9 @@ def _repaired(ledger: Ledger, event: Event, now: float) -> Ledger:
     before = ledger.repairs.get(worker)
     repair = Repair(before.count + 1 if before else 1, now, f"repair-{worker}-{event.seq}")
     return replace(ledger, repairs={**ledger.repairs, worker: repair})
+
+
+def _found_wrong(ledger: Ledger, event: Event) -> Ledger:
+    wrong = Wrong(event.body["incarnation"], event.body["digest"])
+    n_wrong = {**ledger.n_wrong, event.model: ledger.n_wrong.get(event.model, 0) + 1}
+    return replace(ledger, wrong={**ledger.wrong, event.body["worker"]: wrong}, n_wrong=n_wrong)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from hotpool.errors import BadRollout, BadVersion, Conflict, NothingToDo
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase, Strategy
+from hotpool.states import Phase, Strategy, is_spare
 
 from .events import EventKind
 from .journal import Journal
@@ -204,7 +204,7 @@ def _create(
     operator: str,
     reason: str,
 ) -> Rollout:
-    seats = [worker.worker for worker in workers if worker.model == model]
+    seats = [worker.worker for worker in workers if worker.model == model and not is_spare(worker.worker)]
     _refuse_without_floor(model, len(seats), settings)
     if kind is Kind.UNDO:  # back to what served before: nothing is compared
         settings = replace(settings, eval_folder="", eval_pictures=0)
@@ -218,12 +218,12 @@ def _create(
 def _refuse_without_floor(model: str, n_workers: int, settings: Settings) -> None:
     if n_workers == 0:
         raise BadRollout(f"the pool has no workers of model {model!r}; see: hotpool status")
-    if settings.strategy is Strategy.BESIDE:
+    if settings.strategy in (Strategy.BESIDE, Strategy.SURGE):
         return
     if n_workers == 1:
         raise BadRollout(
             "one worker can't be drained without a gap in service (strategy drain); "
-            "use two workers or more, or the strategy that keeps it serving: --strategy beside"
+            "use two workers or more, or a strategy that keeps it serving: --strategy beside or --strategy surge"
         )
     if settings.max_unavailable >= n_workers:
         raise BadRollout(

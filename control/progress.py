@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase, Strategy, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState, is_spare
 
 from .plan import SHADOW
 from .preflight import judge_labelled
@@ -11,9 +11,10 @@ from .rollout import Kind, PauseCause, Rollout
 
 
 def title(rollout: Rollout) -> str:
-    """`rollout 12 of resnet18 (v6 -> v7)`, with `, beside` when no worker leaves service."""
-    beside = ", beside" if rollout.settings.strategy is Strategy.BESIDE else ""
-    return f"{_name(rollout)} ({rollout.stable_name} -> {rollout.target_name}{beside})"
+    """`rollout 12 of resnet18 (v6 -> v7)`, with `, beside` or `, surge`."""
+    strategy = rollout.settings.strategy
+    how = "" if strategy is Strategy.DRAIN else f", {strategy}"
+    return f"{_name(rollout)} ({rollout.stable_name} -> {rollout.target_name}{how})"
 
 
 def message(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
@@ -62,7 +63,8 @@ def doing(worker: WorkerReport) -> str:
 def _counts(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
     if not workers:
         return "the broker can't be reached"
-    n_updated = sum(worker.digest == rollout.goal and worker.state is WorkerState.READY for worker in workers)
+    ordinary = [worker for worker in workers if not is_spare(worker.worker)]
+    n_updated = sum(worker.digest == rollout.goal and worker.state is WorkerState.READY for worker in ordinary)
     n_ready = sum(worker.state is WorkerState.READY for worker in workers)
     goal = rollout.target_name if rollout.goal == rollout.target else rollout.stable_name
     busy = ", ".join(
@@ -70,7 +72,7 @@ def _counts(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:
         for w in workers
         if w.beside or w.state is not WorkerState.READY
     )
-    return f"{n_updated} of {len(workers)} workers on {goal}, {n_ready} ready" + (f" ({busy})" if busy else "")
+    return f"{n_updated} of {len(ordinary)} workers on {goal}, {n_ready} ready" + (f" ({busy})" if busy else "")
 
 
 def _pending(rollout: Rollout, workers: Sequence[WorkerReport]) -> str:

@@ -145,7 +145,8 @@ class Rollout:
     """One attempt to move the pool from stable to target.
 
     workers: the seats when it was created; more may come. reason: why the operator wants it.
-    cause, ending: why it went back or was rejected; the cause is abort, preflight, gate, version, worker or deadline.
+    cause, ending: why it went back or was rejected; the cause is abort, preflight, version, worker, gate, probe or
+    deadline.
     since: monotonic, when its last event was seen. attempts: steps by worker since rolling or rolling back began.
     is_promoted: the operator wants this step of the canary left. is_unjudged: and all that follow; no gate is armed any more.
     judged: the bodies of all `judged` events. evaluated: labelled pictures, so far. labelled: what came of them.

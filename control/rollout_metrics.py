@@ -35,7 +35,8 @@ def rollout_families(ledger: Ledger) -> tuple[Family, ...]:
             steps[rollout.model, step.outcome] += 1
             for part, seconds in step.seconds.items():
                 parts[rollout.model, part].observe(seconds)
-    return (ended.family(), rollbacks.family(), verdicts.family(), steps.family(), parts.family(), _phases(ledger))
+    families = (ended, rollbacks, verdicts, steps, parts)
+    return (*(one.family() for one in families), _phases(ledger), *_probes(ledger))
 
 
 def _phases(ledger: Ledger) -> Family:
@@ -45,3 +46,11 @@ def _phases(ledger: Ledger) -> Family:
         ((model, phase.value), float(rollout.phase is phase)) for model, rollout in newest.items() for phase in Phase
     ]
     return gauge("hotpool_rollout_phase", "Where the newest rollout is.", values, "model", "phase")
+
+
+def _probes(ledger: Ledger) -> tuple[Family, Family]:
+    wrong = Counter("hotpool_probes_wrong_total", "Processes whose answers to probes were wrong.", "model")
+    for model in ledger.stables:
+        wrong[model,] += ledger.n_wrong.get(model, 0)
+    alarms = [((model,), float(model in ledger.alarms)) for model in ledger.stables]
+    return wrong.family(), gauge("hotpool_alarm", "1 while the controller needs a person.", alarms, "model")

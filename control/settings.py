@@ -42,6 +42,7 @@ class Settings:
     eval_timeout_s: float = 3600.0
     eval_folder: str = ""  # of labelled pictures, see hotpool/labelled.py; empty: accuracy is not judged
     eval_pictures: int = 0  # in it, when the rollout was ordered
+    max_surge: int = 1
 
     def __post_init__(self) -> None:
         """Plain words and lists, as the journal and the configuration have them, become what they mean."""

@@ -28,11 +28,31 @@ class Evaluating:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """What a worker answered to the golden inputs of the version it serves. reason: what is wrong, empty when nothing is."""
+
+    worker: str
+    incarnation: int
+    digest: str
+    version: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Every ready worker asked once; one that had no time is missing. trouble: why some could not be asked at all."""
+
+    probed: tuple[Probed, ...]
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What is, as far as the controller can see.
 
     workers: of the model, by name. table: the broker's version table. pointer: the digest workers boot. preflight, weights: of
     the target, None while not known. counts: the broker's evidence; None while there is none.
+    round: of probes, the last one that has ended. taken_out: workers that are to be restarted because of one.
     """
 
     workers: Mapping[str, WorkerReport]
@@ -41,3 +61,6 @@ class View:
     preflight: Finding | Evaluating | None = None
     weights: Finding | None = None
     counts: Counts | None = None
+    round: Round | None = None
+    is_probe_due: bool = False
+    taken_out: frozenset[str] = frozenset()

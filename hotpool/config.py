@@ -50,8 +50,9 @@ class Pictures(_Section):
 class Rollout(_Section):
     """Defaults of `hotpool rollout start`."""
 
-    strategy: Literal["drain", "beside"] = "drain"
+    strategy: Literal["drain", "beside", "surge"] = "drain"
     max_unavailable: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
+    max_surge: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
     bake_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0
@@ -87,6 +88,12 @@ class Gates(_Section):
     accuracy_margin: float = 0.01
 
 
+class Probe(_Section):
+    """Whether workers still answer as they should."""
+
+    interval_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
 class Config(_Section):
     """All of `configs/default.toml`."""
 
@@ -95,6 +102,7 @@ class Config(_Section):
     pictures: Pictures = Pictures()
     rollout: Rollout = Rollout()
     gates: Gates = Gates()
+    probe: Probe = Probe()
 
 
 def load_config(path: Path | None) -> Config:

@@ -306,8 +306,9 @@ class Courier:
         asked = call.request
         left_us = max(1, int((call.deadline - monotonic()) * 1e6))
         request = Request(
-            asked.id, asked.model, asked.version, asked.priority, left_us, asked.work, call.times_sent, asked.route
-        )
+            asked.id, asked.model, asked.version, asked.priority, left_us, asked.work, call.times_sent, asked.route,
+            asked.worker,
+        )  # fmt: skip
         if not self._link.send([encode(request), call.payload]):
             return False
         call.times_sent += 1

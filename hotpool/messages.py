@@ -19,6 +19,7 @@ SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death,
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter
 MAX_NAME, MAX_TEXT = 128, 2000  # characters
 MAX_CLASSES = 100_000
+MAX_SPARES = 1024
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -62,7 +63,8 @@ class ClientHello(Message, tag=1, frozen=True):
 
 class Request(Message, tag=2, frozen=True):
     """Followed by one payload frame. budget_us: what is left of the deadline. resend: how often it was sent before.
-    route: requests with the same one go to the same version while a policy holds; empty: each by its id."""
+    route: requests with the same one go to the same version while a policy holds; empty: each by its id.
+    worker: makes it a probe: for this worker alone, while it serves `version`, a digest, and after all other requests."""
 
     id: RequestId
     model: Name | None
@@ -72,6 +74,7 @@ class Request(Message, tag=2, frozen=True):
     work: Raw
     resend: Count = 0
     route: Annotated[bytes, Meta(max_length=64)] = b""
+    worker: Name | None = None
 
 
 class Cancel(Message, tag=3, frozen=True):
@@ -245,7 +248,7 @@ class Released(Message, tag=50, frozen=True):
 
 
 class Kill(Message, tag=51, frozen=True):
-    """To the supervisor: end the process of this worker. cause: hung or silent."""
+    """To the supervisor: end the process of this worker. cause: hung, silent, or wrong (what it answered)."""
 
     worker: Name
     incarnation: Count
@@ -258,6 +261,12 @@ class Serve(Message, tag=52, frozen=True):
 
     token: Token
     digest: Name
+
+
+class Spares(Message, tag=53, frozen=True):
+    """To the supervisor: so many seats beside the ordinary ones. Those that are too many are emptied and removed."""
+
+    n: Annotated[int, Meta(ge=0, le=MAX_SPARES)]
 
 
 # ---- admin (controller, CLI) -> broker
@@ -331,6 +340,24 @@ class GetEvidence(Message, tag=70, frozen=True):
 
     seq: Count
     model: Name
+
+
+class Restart(Message, tag=71, frozen=True):
+    """End the process of a drained worker, if it is still this one, so that another takes its seat."""
+
+    seq: Count
+    epoch: Count
+    worker: Name
+    incarnation: Count
+
+
+class SetSpares(Message, tag=72, frozen=True):
+    """As `Spares`, for the supervisor of this model. Nobody remembers it: what is missing is ordered again."""
+
+    seq: Count
+    epoch: Count
+    model: Name
+    n: Annotated[int, Meta(ge=0, le=MAX_SPARES)]
 
 
 # ---- broker -> admin
@@ -443,6 +470,6 @@ class Evidence(Message, tag=83, frozen=True):
 FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
-ToWorker = Welcome | Job | Load | Serve | Released | Kill | Pong | Who
-FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence
+ToWorker = Welcome | Job | Load | Serve | Released | Kill | Spares | Pong | Who
+FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence | Restart | SetSpares
 ToAdmin = Ack | Report | Changed | Evidence

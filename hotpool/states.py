@@ -37,6 +37,20 @@ class Strategy(StrEnum):
 
     DRAIN = "drain"  # it is taken out of service, loads, and rejoins
     BESIDE = "beside"  # it loads beside what it serves, and swaps between two requests
+    SURGE = "surge"  # as drain, while a spare worker serves in its place
+
+
+_SPARE = "spare-"
+
+
+def spare_name(number: int) -> str:
+    """Of a worker that is there for the time of a rollout."""
+    return f"{_SPARE}{number}"
+
+
+def is_spare(worker: str) -> bool:
+    """By its name, which is all that a broker knows of a worker whose supervisor it has not heard yet."""
+    return worker.startswith(_SPARE)
 
 
 FINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.REJECTED, Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED})

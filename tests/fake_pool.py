@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -26,12 +26,12 @@ from control.plan import SHADOW, share_of
 from control.recheck import recheck
 from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Evaluating, Finding
+from control.view import Evaluating, Finding, Probed, Round
 from hotpool import messages as m
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
-from hotpool.states import Phase, Strategy, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState, is_spare, spare_name
 
 K, S = EventKind, WorkerState
 MODEL = "shapes"
@@ -107,6 +107,8 @@ class FakePool:
         self.wrong: list[str] = []  # what the controller did that it must not
         self.fewest_ready = n_workers
         self.orders = 0  # obeyed
+        self.n_restarts = 0  # that were ordered
+        self.leaving: set[str] = set()  # spares that are told to go
         self.counts: Callable[[], Counts | None] = lambda: None
         self.requests: Requests = NoRequests()
         self.is_announced: Callable[[str], bool] = lambda worker: True
@@ -145,6 +147,9 @@ class FakePool:
         if isinstance(order, m.SetVersions):
             self._set_versions(order)
             return m.Ack(order.seq)
+        if isinstance(order, m.SetSpares):
+            self._set_spares(order.n)
+            return m.Ack(order.seq)
         if not self.is_announced(order.worker):
             self.wrong.append(f"{order} came before its event")
         worker = self.workers[order.worker]
@@ -156,10 +161,12 @@ class FakePool:
             case m.Undrain():
                 if not self.admits(worker.digest):
                     return m.Ack(order.seq, "unknown_version", "not admitted")
-                if worker.state in (S.DRAINING, S.DRAINED):
+                if worker.state in (S.DRAINING, S.DRAINED) and worker.name not in self.leaving:
                     self.become(worker, S.READY)
             case m.LoadVersion():
                 return self._load(worker, order)
+            case m.Restart():
+                return self._restart(worker, order)
         return m.Ack(order.seq)
 
     def evidence(self, model: str) -> Counts | None:
@@ -180,6 +187,13 @@ class FakePool:
             if name not in self.dead:
                 self._after(worker, self.restart_s, self._start)
 
+    def restart_supervisor(self) -> None:
+        """All workers end with it, and it knows of no spares."""
+        for name in list(self.workers):
+            self.crash(name)
+            if is_spare(name):
+                self._leave(self.workers[name])
+
     def restart_broker(self) -> None:
         """Workers keep what they hold and go on with their loads; drains that were ordered are forgotten."""
         self.table, self.leader = None, 0
@@ -197,13 +211,17 @@ class FakePool:
         self.requests.pass_time(at_most_s)
         while self._due and self._due[0][0] <= self.now:
             _, _, name, epoch, what = heapq.heappop(self._due)
-            if epoch in (self.workers[name].epoch, ANY_EPOCH):
-                what(self.workers[name])
+            worker = self.workers.get(name)  # a spare may be gone
+            if worker is not None and epoch in (worker.epoch, ANY_EPOCH):
+                what(worker)
 
     # ---- inside
 
     def ready(self) -> int:
         return sum(worker.state is S.READY for worker in self.workers.values())
+
+    def is_at_rest(self) -> bool:
+        return all(worker.state is S.READY and not is_spare(worker.name) for worker in self.workers.values())
 
     def admits(self, digest: str) -> bool:
         return self.table is None or digest in (self.table.stable, self.table.target)
@@ -253,6 +271,32 @@ class FakePool:
         if worker.name not in self.stuck:
             self._at(worker, ANY_EPOCH, self.load_s, lambda worker: self._end_load(worker, order.token))
         return m.Ack(order.seq)
+
+    def _restart(self, worker: FakeWorker, order: m.Restart) -> m.Ack:
+        if worker.incarnation > order.incarnation:
+            return m.Ack(order.seq)
+        if worker.state is not S.DRAINED:
+            return m.Ack(order.seq, "conflict", "only a drained worker is restarted")
+        self.n_restarts += 1
+        self.crash(worker.name)
+        return m.Ack(order.seq)
+
+    def _set_spares(self, n: int) -> None:
+        """The supervisor's part too. A spare that is to go is drained at once, and its seat is empty a little later."""
+        spares = [worker for worker in self.workers.values() if is_spare(worker.name)]
+        for number in range(len(spares), n):
+            spare = FakeWorker(spare_name(number), "", S.DOWN, incarnation=10 * next(self._n))
+            self.workers[spare.name] = spare
+            if spare.name not in self.dead:
+                self._after(spare, self.restart_s, self._start)
+        for spare in spares[n:]:
+            self.leaving.add(spare.name)
+            self._drain(spare, "a spare leaves")
+            self._at(spare, ANY_EPOCH, self.drain_s, self._leave)
+
+    def _leave(self, spare: FakeWorker) -> None:
+        self.workers.pop(spare.name, None)
+        self.leaving.discard(spare.name)
 
     def _end_load(self, worker: FakeWorker, token: str) -> None:
         if worker.loading and worker.token == token:  # else its process ended
@@ -312,6 +356,45 @@ class FakePreflight:
         self._ends_at = None
 
 
+class FakeProber:
+    """wrong: what is wrong with a worker's answers. busy: workers that have no time for it. Off until there is an interval."""
+
+    def __init__(self, pool: FakePool) -> None:
+        self._pool = pool
+        self.interval_s, self.lasts_s = 0.0, 0.07
+        self.wrong: Callable[[FakeWorker], str] = lambda worker: ""
+        self.busy: set[str] = set()
+        self.trouble = ""
+        self.rounds = 0
+        self._due_at = 0.0
+        self._asked: list[m.WorkerReport] = []
+        self._ends_at: float | None = None
+        self._last: Round | None = None
+
+    def is_due(self, now: float) -> bool:
+        return self.interval_s > 0 and self._ends_at is None and now >= self._due_at
+
+    def start(self, workers: Sequence[m.WorkerReport], now: float) -> None:
+        self._asked, self._ends_at, self._due_at = list(workers), now + self.lasts_s, now + self.interval_s
+
+    def poll(self) -> Round | None:
+        if self._ends_at is not None and self._pool.now >= self._ends_at:
+            self._ends_at, self.rounds = None, self.rounds + 1
+            self._last = Round(tuple(probed for worker in self._asked if (probed := self._probe(worker))), self.trouble)
+        return self._last
+
+    def stop(self) -> None:
+        """Its process is no more, and with it what it has found."""
+        self._ends_at = self._last = None
+        self._due_at = 0.0
+
+    def _probe(self, asked: m.WorkerReport) -> Probed | None:
+        worker = self._pool.workers[asked.worker]
+        if asked.worker in self.busy or (worker.incarnation, worker.digest) != (asked.incarnation, asked.digest):
+            return None
+        return Probed(asked.worker, asked.incarnation, asked.digest, asked.version, self.wrong(worker))
+
+
 class CrashableController(Controller):
     """Asks before and after everything it does whether it is killed now."""
 
@@ -338,11 +421,13 @@ class World:
             self.append(EventKind.VERSION_ADDED, name=name, digest=digest)
         self.append(EventKind.STABLE_SET, digest=self.digests["v1"])
         write_stable(self.home, MODEL, self.digests["v1"])
-        floor = n_workers if settings.strategy is Strategy.BESIDE else max(1, n_workers - settings.max_unavailable)
+        is_drained = settings.strategy is Strategy.DRAIN
+        floor = max(1, n_workers - settings.max_unavailable) if is_drained else n_workers
         self.pool = FakePool(self.home, n_workers, self.digests["v1"], floor)
         self.pool.is_announced = self._is_announced
         self.preflight = FakePreflight(self.pool)
         self.open_journal: Callable[[Path], Journal] = Journal  # of the controller
+        self.prober = FakeProber(self.pool)
         self.controller: CrashableController | None = None
         self._controllers_journal: Journal | None = None
         self.crash_points = 0
@@ -420,7 +505,7 @@ class World:
     def run_to_end(self) -> Rollout:
         """Until the last rollout is over and the pool is at rest."""
         self.run(lambda: self.last().is_over)
-        self.run(lambda: all(worker.state is S.READY for worker in self.pool.workers.values()) and not self.busy())
+        self.run(lambda: self.pool.is_at_rest() and not self.busy() and self.pool.is_at_rest())
         return self.last()
 
     def run_to(self, phase: Phase) -> None:
@@ -436,6 +521,7 @@ class World:
         self.kills += 1
         self.controller = None
         self.preflight.stop()
+        self.prober.stop()
         if self._controllers_journal is not None:
             self._controllers_journal.close()
             self._controllers_journal = None
@@ -500,7 +586,7 @@ class World:
     def _start_controller(self) -> None:
         self._controllers_journal = self.open_journal(self.home.database)
         self.controller = CrashableController(
-            self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller"
+            self.home, MODEL, self._controllers_journal, self.pool, self.preflight, "controller", self.prober
         )
         self.controller.at_crash_point = self._at_crash_point
         self.controller.start(self.pool.now)
@@ -539,7 +625,7 @@ class World:
         """Read with another connection: what the controller only has in its memory does not count."""
         ledger = self.ledger()
         active = ledger.active(MODEL)
-        return worker in (active.steps if active else ledger.repairs)
+        return worker in (active.steps if active else ledger.repairs) or worker in ledger.wrong
 
 
 def check_order(events: list[Event]) -> None:

@@ -4,7 +4,8 @@
     python -m tests.noop_workers CONTROL_FD LIFELINE_FD                           its template (the supervisor starts it)
 
 A version is its digest: digests that begin with `bad` can't be loaded, those that begin with `bug` end the process, and the
-load of those that begin with `slow` lasts until there is a file `go`. Logits are (sum, number of rows, 0); a row that begins
+load of those that begin with `slow` lasts until there is a file `go`. While there is a file `wrong-PID`, that process answers
+wrongly. Logits are (sum, number of rows, 0); a row that begins
 with one of the values below does what its name says.
 """
 
@@ -53,7 +54,9 @@ class NoopVersion:
         for value in rows[:, 0, 0, 0]:
             self._misbehave(float(value))
         n = len(rows)
-        return np.stack([rows.sum(axis=(1, 2, 3)), np.full(n, n, np.float32), np.zeros(n, np.float32)], axis=1)
+        wrong = 5.0 * (self._home.root / f"wrong-{os.getpid()}").exists()
+        sums = rows.sum(axis=(1, 2, 3)) + np.float32(wrong)
+        return np.stack([sums, np.full(n, n, np.float32), np.zeros(n, np.float32)], axis=1)
 
     def _misbehave(self, value: float) -> None:
         if value == FAIL:

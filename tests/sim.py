@@ -29,6 +29,7 @@ LEASE_S = 0.5
 MAX_EVENTS = 60_000
 GRACE_S = 0.05  # promise 1: each call ends by its deadline + 50 ms
 WORK = encode_body(m.Work("picture"))
+PROBE = b"-1 good"  # the payload of a probe
 
 
 @dataclass(eq=False)
@@ -55,6 +56,7 @@ class Plan:
     poison: int = 1
     cancels: int = 3
     rollouts: bool = True
+    probes: int = 0  # and now and then a drained worker is restarted
     beside: bool = False  # rollouts load beside what is served, and some are given up half way
     arms: bool = False  # requests are split and copied by policies that change all the time; rollouts take longer
     sees_exits: bool = True  # False: as on macOS, only silence and the supervisor tell
@@ -115,6 +117,8 @@ class World:
             self.after(rng.uniform(0.2, plan.seconds), self.crash_broker)
         for _ in range(plan.cancels):
             self.after(rng.uniform(0.2, plan.seconds), self.client.cancel_one)
+        for number in range(plan.probes):
+            self.after(rng.uniform(0.2, plan.seconds), self.client.probe, number)
 
     # ---- the broker
 
@@ -156,7 +160,7 @@ class World:
             match action:
                 case ToClient(connection, message, payload) | ToWorker(connection, message, payload):
                     if isinstance(message, m.Job):
-                        self.inspect_lease(connection, message, payload)
+                        self.inspect_lease(connection, message, payload, is_probe=payload == PROBE)
                     assert payload is None or isinstance(payload, bytes)
                     self.deliver(connection, message, payload)
                 case WatchProcess(pid):
@@ -164,12 +168,14 @@ class World:
         if self.judge:
             self.judge.waiting()
 
-    def inspect_lease(self, connection: bytes, job: m.Job, payload: Any) -> None:
-        if job.budget_us <= 0:
+    def inspect_lease(self, connection: bytes, job: m.Job, payload: Any, *, is_probe: bool) -> None:
+        if job.budget_us <= 0 and not is_probe:
             self.problems.append("a request was leased after its deadline")
         worker = self.core.roster.of_connection(connection)
         if worker is None:
             return  # lost in the same breath; the lease is back in the queue
+        if is_probe and self.core.dispatch._waiting.lanes_of(worker):
+            self.problems.append(f"{worker.name} was probed while requests waited for it")
         # A fresh broker without a table may also use what might serve until a moment ago, as it takes workers at their word.
         admitted = {self.stable, self.target} | (self.ever_tabled if not self.core.routing.report() else set())
         if worker.version not in admitted:
@@ -234,6 +240,8 @@ class World:
         if self.fewest_ready < max(1, self.plan.n_workers - 1):
             problems.append(f"an ordered drain left {self.fewest_ready} ready")
         problems += self.left_over()
+        if self.plan.probes and not self.client.n_probed:
+            problems.append("no probe was ever answered")
         return problems
 
     def left_over(self) -> list[str]:
@@ -241,6 +249,8 @@ class World:
         found = []
         if held := self.core.dispatch.n_pending:
             found.append(f"the broker still holds {held} requests")
+        if parked := self.core.dispatch.probes._parked:
+            found.append(f"the broker still holds probes of {list(parked)}")
         for worker in self.core.roster:
             if worker.leases:
                 found.append(f"{worker.name} still holds {len(worker.leases)} leases")
@@ -262,7 +272,8 @@ class Client:
         self.calls: Calls[int] = Calls("sim", world.rng.random, max_bytes=10**6)
         self.outcomes: dict[int, list[str]] = {number: [] for number in range(world.plan.n_requests)}
         self.welcomed = False
-        self.numbers: dict[bytes, int] = {}
+        self.probes: dict[bytes, tuple[str, str]] = {}  # without an outcome: which worker, with which digest
+        self.n_probed = 0
         self.connect()
 
     def connect(self) -> None:
@@ -319,6 +330,26 @@ class Client:
                 bytes(call.payload),
             )
 
+    def probe(self, number: int) -> None:
+        worker = self.world.rng.choice(list(self.world.supervisor.processes))
+        asked = digest(self.world.rng.choice([self.world.stable, self.world.target or self.world.stable]))
+        request_id = b"proberid" + number.to_bytes(8, "big")
+        self.probes[request_id] = worker, asked
+        if self.welcomed:
+            budget_us = self.world.rng.choice([20_000, 2_000_000])
+            request = m.Request(request_id, MODEL, asked, 2, budget_us, WORK, worker=worker)
+            self.world.send(self.connection, request, PROBE)
+
+    def on_probed(self, message: m.Reply | m.ErrorReply) -> None:
+        worker, asked = self.probes.pop(message.id, ("", ""))
+        if not worker:
+            self.world.problems.append(f"a probe has two outcomes, the second is {message}")
+        elif isinstance(message, m.Reply):
+            self.n_probed += 1
+            version = decode_result(message.result).classes[0][1]
+            if (message.worker, message.digest, digest(version)) != (worker, asked, asked):
+                self.world.problems.append(f"a probe of {worker} with {asked} was answered by {message}")
+
     def due(self) -> None:
         again, ended = self.calls.due(self.world.now, connected=self.welcomed)
         for call in again:
@@ -348,6 +379,8 @@ class Client:
                 for call in self.calls.unanswered():
                     self.submit(call)
                 self.world.after(HEARTBEAT_S, self.ping, connection)
+            case m.Reply() | m.ErrorReply() if message.id.startswith(b"proberid"):
+                self.on_probed(message)
             case m.Reply():
                 self.on_reply(message)
             case m.ErrorReply():
@@ -614,7 +647,9 @@ class Operator:
         self.tell()
 
     def step(self, worker: Any, goal: str) -> None:
-        if worker.version == goal:
+        if self.world.plan.probes and self.world.rng.random() < 0.1:
+            self.order(m.Restart(0, 1, worker.name, worker.incarnation))
+        elif worker.version == goal:
             self.order(m.Undrain(0, 1, worker.name))
         else:
             self.load(worker, goal, beside=False)

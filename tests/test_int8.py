@@ -24,7 +24,7 @@ from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_ten
 from workers.int8 import FusedInt8Conv, PlainInt8Conv, expected_int8, max_pool
 from workers.loading import load_verified
 from workers.scratch import check
-from workers.verify import TOLERANCES
+from hotpool.logits import TOLERANCES
 
 pytestmark = pytest.mark.slow  # a ResNet-18 has 11 million weights
 ARCH, CLASSES, CROP = "resnet18", 5, 32

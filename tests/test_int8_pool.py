@@ -1,6 +1,7 @@
 """From float32 weights to a pool that serves them in int8: the command line, real processes, weights and pictures."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hotpool.home import Home
 from hotpool.manifest import WEIGHTS, version_folder
 
 from .command_line import TWO_WORKERS, CommandLine
-from .pool import short_home
+from .pool import eventually, short_home
 from .seen_resnet import seen_resnet
 
 pytestmark = pytest.mark.slow
@@ -34,13 +35,29 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def hotpool(tmp_path):
-    (tmp_path / "pool.toml").write_text(TWO_WORKERS)
+    (tmp_path / "pool.toml").write_text(TWO_WORKERS + "[probe]\ninterval_s = 0.2\n")
     with short_home() as home:
         yield CommandLine(home, tmp_path / "pool.toml")
 
 
 def weights_bytes(home: Home, digest: str) -> int:
     return (version_folder(home, digest) / WEIGHTS).stat().st_size
+
+
+def counted(hotpool: CommandLine, name: str, **labels: str) -> float:
+    """Of a counter, over all samples with these labels."""
+    families = {family["name"]: family for family in hotpool.json("metrics")}
+    samples = families[name]["samples"]
+    return float(sum(sample["value"] for sample in samples if labels.items() <= sample["labels"].items()))
+
+
+def await_probes(hotpool: CommandLine) -> None:
+    """Two rounds of two workers: each answers what is golden for its engine."""
+    answered = partial(counted, hotpool, "hotpool_probes_total", outcome="answered")
+    wanted = answered() + 2 * 2 * 8
+    eventually(lambda: answered() >= wanted, "two rounds of probes")
+    assert counted(hotpool, "hotpool_probes_wrong_total") == 0
+    assert hotpool.json("status")["health"] == "healthy"
 
 
 def test_weights_in_int8_are_added_with_their_figure_rolled_out_and_answer(hotpool, files):
@@ -60,8 +77,10 @@ def test_weights_in_int8_are_added_with_their_figure_rolled_out_and_answer(hotpo
     hotpool("up", "--detach")
     try:
         before = hotpool.json("classify", pictures)
+        await_probes(hotpool)
         hotpool("rollout", "start", "--version", "v2", "--no-analysis", "--strategy", "beside", "--bake", "0")
         after = hotpool.json("classify", pictures)
+        await_probes(hotpool)
     finally:
         hotpool("down")
     assert {answer["prediction"]["version"] for answer in after} == {"v2"}

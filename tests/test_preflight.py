@@ -1,12 +1,13 @@
 """Labelled pictures in a rollout: judged before a worker is touched, held against its first step, kept for the audit."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
 
 from control import canary, orders
-from control.checks import _read_progress
+from control.checks import Scratch, _read_progress
 from control.events import Event, EventKind
 from control.gates import judge
 from control.journal import Journal
@@ -75,6 +76,9 @@ def test_too_few_pictures_and_no_canary_need_a_person(world: World) -> None:
     world.run(lambda: world.last().paused)
     assert (world.last().phase, world.last().pause_cause) == (P.PREFLIGHT, PauseCause.INCONCLUSIVE)
     assert message(world.last(), ()).startswith("paused, the labelled pictures do not decide: right in 84 % of 50")
+    for _ in range(5):
+        world.turn()
+    assert len(events_of(world, K.PAUSED)) == 1, "it is said once"
     world.resume()
     world.run(lambda: world.last().paused)
     orders.promote(world.journal, model=MODEL, operator=OPERATOR)
@@ -129,6 +133,17 @@ def test_it_is_told_how_many_pictures_are_done(world: World) -> None:
 )
 def test_only_whole_lines_of_the_scratch_process_tell_how_far_it_is(said: bytes, read: Evaluating | None) -> None:
     assert _read_progress(said) == read
+
+
+@pytest.mark.slow
+def test_pictures_have_time_of_their_own(world: World) -> None:
+    scratch = Scratch(world.home, [sys.executable, "-c", "import time; time.sleep(60)"])
+    limits = replace(WITH_LABELS, preflight_timeout_s=0.1, eval_timeout_s=0.2)
+    scratch.start(world.digests["v2"], limits, world.digests["v1"])
+    while (finding := scratch.poll()) is None:
+        pass
+    scratch.stop()
+    assert finding == Finding(False, "preflight took longer than 0.3 s")
 
 
 def test_an_undo_compares_nothing(world: World) -> None:

@@ -87,7 +87,7 @@ def test_each_way_to_end_has_its_cause(code, cause, text):
     assert text in seat(table).note
 
 
-@pytest.mark.parametrize("cause", ["hung", "silent"])
+@pytest.mark.parametrize("cause", ["hung", "silent", "wrong"])
 def test_a_worker_is_killed_by_order_of_the_broker_and_the_cause_is_counted(cause):
     table = running()
     assert doings(table.kill("worker-0", 1, cause)) == [Signal(100, KILL)]
@@ -239,3 +239,113 @@ def test_whatever_happens_no_seat_holds_two_processes_and_every_seat_is_filled_i
         assert table.pids == set(alive)
         assert len(set(alive.values())) == len(alive), "two processes for one worker"
     assert len(alive) == 4
+
+
+# ---- spare seats
+
+
+def names(table):
+    return [s.worker for s in table.message().seats]
+
+
+def with_spare(n=1):
+    """A running table of n workers with one spare, process 200."""
+    table = running(n)
+    (fork,) = doings(table.spares(1, 1.0))
+    table.forked(fork.worker, fork.incarnation, 200, 1.0)
+    return table
+
+
+def test_a_spare_gets_a_seat_beside_the_others_and_the_same_order_again_changes_nothing():
+    table = running(2)
+    assert doings(table.spares(1, 1.0)) == [Fork("spare-0", 2, 1)]
+    assert doings(table.spares(1, 1.1)) == []
+    assert names(table) == ["worker-0", "worker-1", "spare-0"]
+
+
+def test_a_spare_that_is_not_needed_any_more_is_asked_to_stop_and_its_seat_is_removed():
+    table = with_spare()
+    assert doings(table.spares(0, 2.0)) == [Signal(200, TERM)]
+    assert doings(table.spares(0, 2.1)) == [], "asked once is enough"
+    assert names(table) == ["worker-0", "spare-0"]
+    assert Report() in table.exited(200, 0, "", 2.2)
+    assert names(table) == ["worker-0"]
+    assert doings(table.tick(60.0)) == []
+
+
+def test_a_spare_that_does_not_stop_is_ended():
+    table = with_spare()
+    table.spares(0, 2.0)
+    assert table.next_at() == 2.0 + GRACE_S
+    assert doings(table.tick(2.0 + GRACE_S)) == [Signal(200, KILL)]
+
+
+def test_a_spare_that_ends_by_itself_is_replaced_like_any_worker():
+    table = with_spare()
+    table.exited(200, -9, "", 20.0)
+    assert doings(table.tick(20.0)) == [Fork("spare-0", 1, 2)]
+
+
+def test_a_spare_that_goes_before_its_process_is_there_ends_when_it_comes():
+    table = running()
+    table.spares(1, 1.0)
+    table.spares(0, 1.1)
+    assert doings(table.forked("spare-0", 1, 200, 1.2)) == [Signal(200, TERM)]
+    table.exited(200, 0, "", 1.3)
+    assert names(table) == ["worker-0"]
+
+
+def test_a_spare_that_waits_to_be_started_again_goes_at_once():
+    table = with_spare()
+    table.exited(200, 1, "RuntimeError", 1.5)
+    assert doings(table.spares(0, 1.6)) == []
+    assert names(table) == ["worker-0"]
+
+
+def test_a_new_spare_comes_beside_one_that_still_goes_and_names_and_incarnations_do_not_come_together_again():
+    table = with_spare()
+    table.spares(0, 2.0)
+    assert doings(table.spares(1, 2.1)) == [Fork("spare-1", 1, 2)]
+    table.exited(200, 0, "", 2.2)
+    table.forked("spare-1", 2, 201, 2.2)
+    table.spares(0, 2.3)
+    table.exited(201, 0, "", 2.4)
+    assert doings(table.spares(1, 2.5)) == [Fork("spare-0", 1, 3)], "the broker refuses incarnations that it has seen"
+
+
+def test_a_table_that_stops_takes_no_spares_and_stops_those_it_has():
+    table = with_spare()
+    assert doings(table.stop(3.0)) == [Signal(100, TERM), Signal(200, TERM)]
+    assert doings(table.spares(2, 3.1)) == []
+    table.exited(100, 0, "", 3.2)
+    table.exited(200, 0, "", 3.2)
+    assert table.is_over(3.2)
+
+
+def test_spares_come_and_go_at_random_and_the_seats_stay_sound():
+    rng = random.Random(7)
+    for _ in range(30):
+        table, pids, now = running(2), {100, 101}, 1.0
+        for step in range(80):
+            now += rng.uniform(0.0, 3.0)
+            if rng.random() < 0.5:
+                actions = table.spares(rng.randrange(4), now)
+            elif pids and rng.random() < 0.6:
+                actions = table.exited(pid := rng.choice(sorted(pids)), 0, "", now)
+                pids.discard(pid)
+            else:
+                actions = table.tick(now)
+            for fork in [action for action in actions if isinstance(action, Fork)]:
+                if rng.random() < 0.8:
+                    table.forked(fork.worker, fork.incarnation, 1000 + step * 10 + len(pids), now)
+                    pids.add(1000 + step * 10 + len(pids))
+            table.check()
+        for pid in sorted(table.pids):
+            table.exited(pid, 0, "", now)
+        table.template_lost(now, set())
+        table.spares(0, now + 100)
+        for pid in sorted(table.pids):
+            table.exited(pid, 0, "", now + 100)
+        table.template_lost(now + 101, set())
+        table.tick(now + 102)
+        assert not [name for name in names(table) if name.startswith("spare")]

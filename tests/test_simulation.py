@@ -4,6 +4,7 @@ import pytest
 
 from broker.core import Core
 from broker.routing import Routing
+from broker.waiting import Waiting
 from tests.sim import Plan, World
 
 N_SEEDS = 1000  # of the full run; split over worlds of different character
@@ -18,6 +19,10 @@ WORLDS = {
     "all": Plan(n_workers=4, n_requests=60, crashes=3, hangs=1, broker_restarts=2, poison=2),
     "quiet versions": Plan(rollouts=False, crashes=3, broker_restarts=1),
     "beside": Plan(crashes=0, hangs=0, broker_restarts=0, poison=0, beside=True),
+    "probed": Plan(n_workers=2, n_requests=80, crashes=2, hangs=1, broker_restarts=1, probes=60),
+    "probed in a crowd": Plan(
+        n_requests=300, seconds=3.0, crashes=1, hangs=0, poison=0, broker_restarts=0, rollouts=False, probes=60
+    ),
     "beside, all": Plan(n_workers=2, n_requests=60, crashes=3, hangs=1, broker_restarts=2, poison=1, beside=True),
 }
 
@@ -127,6 +132,20 @@ class ForgetsIdleWorkers(Core):
         self.roster.change_offer = offer
 
 
+class ProbesBeforeRequests(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        feed, probes = self.dispatch.feed, self.dispatch.probes
+        probes._waiting = Waiting()
+        self.dispatch.feed = lambda worker, now: probes.feed(worker, now) or feed(worker, now)
+
+
+class ForgetsProbes(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.dispatch.probes.refresh = list
+
+
 class TakesAnyAnswer(Core):
     def from_worker(self, connection, message, payload, now):
         if type(message).__name__ == "Done":
@@ -150,6 +169,8 @@ FAULTS = {
     SaysServeTooLate: "beside",
     SwapsInWhatMayNotServe: "beside",
     ForgetsIdleWorkers: "calm",
+    ProbesBeforeRequests: "probed in a crowd",
+    ForgetsProbes: "probed",
     TakesAnyAnswer: "crowded",
 }
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.verify import TOLERANCES, compare_digests, compare_logits, find_misfit, find_not_finite
+from hotpool.logits import TOLERANCES, compare_logits
+from workers.verify import compare_digests, find_misfit, find_not_finite
 
 SEED = 22
 FP32, INT8 = TOLERANCES["fp32"], TOLERANCES["int8"]

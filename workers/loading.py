@@ -8,13 +8,14 @@ from time import perf_counter
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion
 from hotpool.home import Home
+from hotpool.logits import TOLERANCES, Verdict, compare_logits
 from hotpool.manifest import GOLDEN, WEIGHTS, Manifest, read_manifest, version_folder
 from hotpool.states import WorkerState
 
 from .engine import Engine, as_arrays, make_engine, map_tensors
 from .golden import compute_logits, read_golden
 from .preprocess import Preprocessor
-from .verify import TOLERANCES, Verdict, compare_digests, compare_logits
+from .verify import compare_digests
 
 OnState = Callable[[WorkerState], None]
 

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count, islice
 from math import inf
 
 from hotpool.messages import Seat as SeatMessage
 from hotpool.messages import Seats as SeatsMessage
 from hotpool.restart import Exit, GiveUp, decide_restart
+from hotpool.states import is_spare, spare_name
 
 from .orders import BOOT_FAILED, BROKER_GONE
 
@@ -28,6 +30,7 @@ class Cause(StrEnum):
     KILLED = "killed"  # by a signal that we did not send: the kernel's out-of-memory killer, an operator
     HUNG = "hung"  # the broker had it killed: a lease ran out
     SILENT = "silent"  # the broker had it killed: no heartbeat
+    WRONG = "wrong"  # the broker had it killed: the controller found its answers wrong
     BROKER_GONE = "broker_gone"
     BOOT_FAILED = "boot_failed"
 
@@ -66,7 +69,8 @@ Action = Fork | Signal | Report | Announce
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """One worker. pid: of the process in it; 0 when there is none or its fork is ordered and not yet reported."""
+    """One worker. index: of its cores; spares share those of all. pid: of the process in it; 0 when there is none or its
+    fork is ordered and not yet reported."""
 
     worker: str
     index: int
@@ -79,6 +83,11 @@ class Seat:
     exits: list[Exit] = field(default_factory=list)
     restarts: Counter[str] = field(default_factory=Counter)
     note: str = ""
+    leaves_at: float = inf  # of a spare: since when it is to go
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.leaves_at < inf
 
     @property
     def is_empty(self) -> bool:
@@ -91,7 +100,11 @@ class SeatTable:
     def __init__(self, model: str, n_workers: int, last_incarnation: int = 0) -> None:
         """last_incarnation: the highest that an earlier supervisor gave; the broker refuses lower ones than it saw."""
         self._model = model
+        self._n_workers = n_workers
         self._seats = [Seat(f"worker-{i}", i, last_incarnation) for i in range(n_workers)]
+        self._last_spare = (
+            last_incarnation  # the highest incarnation of a spare: a name comes again, an incarnation never
+        )
         self._stop_at: float | None = None
         self._killed_at = inf
         self._actions: list[Action] = []
@@ -112,7 +125,8 @@ class SeatTable:
         """When `tick` has something to do, if nothing happens before."""
         if self._stop_at is not None:
             return self._stop_at + GRACE_S if self._killed_at == inf else self._killed_at + END_S
-        return min((seat.restart_at for seat in self._seats if seat.is_empty), default=inf)
+        kills = (seat.leaves_at + GRACE_S for seat in self._seats if seat.is_leaving)
+        return min((*kills, *(seat.restart_at for seat in self._seats if seat.is_empty)), default=inf)
 
     def oldest_order_at(self) -> float:
         """When the longest unreported fork was ordered; infinite without one."""
@@ -136,6 +150,7 @@ class SeatTable:
             if now >= self._stop_at + GRACE_S and self._killed_at == inf:
                 self._kill_all(f"event=stop_forced after_s={GRACE_S:g}", now)
             return self._take()
+        self._remove_spares(now)
         for seat in self._seats:
             if not seat.is_empty or seat.restart_at > now:
                 continue
@@ -152,7 +167,7 @@ class SeatTable:
             return [Signal(pid, signal.SIGKILL)]  # ordered from a template that was thought lost
         seat.ordered_at, seat.pid, seat.started_at, seat.note = None, pid, now, ""
         self._announce(f"event=forked worker={worker} incarnation={incarnation} pid={pid}", changed=True)
-        if self._stop_at is not None:
+        if self._stop_at is not None or seat.is_leaving:
             self._actions.append(Signal(pid, signal.SIGTERM if self._killed_at == inf else signal.SIGKILL))
         return self._take()
 
@@ -167,7 +182,9 @@ class SeatTable:
             f"event=exited worker={seat.worker} incarnation={seat.incarnation} pid={pid} cause={cause} reason={text!r}"
         )
         self._announce(line, changed=True)
-        if self._stop_at is None:
+        if seat.is_leaving:
+            self._remove_spares(now)
+        elif self._stop_at is None:
             seat.restarts[cause] += 1
             ended = Exit(seat.started_at, now, text, is_fault=cause is not Cause.BROKER_GONE)
             seat.exits = [*seat.exits[1 - KEPT_EXITS :], ended]
@@ -179,10 +196,28 @@ class SeatTable:
         seat = self._seat(worker, incarnation)
         if seat is None or not seat.pid:
             return []
-        seat.kill_cause = Cause.SILENT if cause == Cause.SILENT else Cause.HUNG
+        seat.kill_cause = Cause(cause) if cause in (Cause.SILENT, Cause.WRONG) else Cause.HUNG
         self._announce(f"event=kill worker={worker} incarnation={incarnation} pid={seat.pid} cause={seat.kill_cause}")
         self._actions.append(Signal(seat.pid, signal.SIGKILL))
         return self._take()
+
+    def spares(self, n: int, now: float) -> list[Action]:
+        """So many seats beside the ordinary ones. The others are emptied first, and without haste: their workers finish what
+        they hold. The same order again changes nothing."""
+        if self._stop_at is not None:
+            return []
+        staying = [seat for seat in self._seats[self._n_workers :] if not seat.is_leaving]
+        for seat in staying[n:]:
+            self._announce(f"event=spare_leaves worker={seat.worker}")
+            seat.leaves_at = now
+            if seat.pid:
+                self._actions.append(Signal(seat.pid, signal.SIGTERM))
+        used = {seat.worker for seat in self._seats}
+        free = (name for i in count() if (name := spare_name(i)) not in used)
+        for name in islice(free, max(0, n - len(staying))):
+            self._announce(f"event=spare_comes worker={name}", changed=True)
+            self._seats.append(Seat(name, self._n_workers, self._last_spare))
+        return self.tick(now)
 
     def stop(self, now: float) -> list[Action]:
         """Asked to stop: the workers drain. Asked again: at once."""
@@ -218,6 +253,8 @@ class SeatTable:
         pids = [seat.pid for seat in self._seats if seat.pid]
         assert len(pids) == len(set(pids)), "one process in two seats"
         assert not any(seat.pid and seat.ordered_at is not None for seat in self._seats), "two processes in one seat"
+        assert len({seat.worker for seat in self._seats}) == len(self._seats), "two seats of one name"
+        assert not any(is_spare(seat.worker) for seat in self._seats[: self._n_workers])
 
     # ---- parts
 
@@ -225,8 +262,21 @@ class SeatTable:
         fits = (seat for seat in self._seats if seat.worker == worker and seat.incarnation == incarnation)
         return next(fits, None)
 
+    def _remove_spares(self, now: float) -> None:
+        """Those that are empty go; those that don't end are ended."""
+        for seat in self._seats[self._n_workers :]:
+            if not seat.is_leaving:
+                continue
+            if seat.is_empty:
+                self._seats.remove(seat)
+                self._announce(f"event=spare_left worker={seat.worker}", changed=True)
+            elif seat.pid and now >= seat.leaves_at + GRACE_S:
+                self._actions.append(Signal(seat.pid, signal.SIGKILL))
+
     def _fork(self, seat: Seat, now: float) -> None:
         seat.incarnation += 1
+        if is_spare(seat.worker):
+            self._last_spare = max(self._last_spare, seat.incarnation)
         seat.ordered_at, seat.note = now, ""
         self._actions.append(Fork(seat.worker, seat.index, seat.incarnation))
 

@@ -14,7 +14,7 @@ from hotpool.config import Config
 from hotpool.home import Home
 from hotpool.link import Link
 from hotpool.manifest import read_stable
-from hotpool.messages import Kill, ToWorker
+from hotpool.messages import Kill, Spares, ToWorker
 from hotpool.restart import Exit, GiveUp, decide_restart
 from hotpool.wire import encode, to_worker
 
@@ -113,8 +113,13 @@ class Supervisor:
 
     def _hear_broker(self, now: float) -> None:
         for message, _ in self._link.receive():
-            if isinstance(message, Kill):
-                self._do(self._seats.kill(message.worker, message.incarnation, message.cause), now)
+            match message:
+                case Kill(worker, incarnation, cause):
+                    self._do(self._seats.kill(worker, incarnation, cause), now)
+                case Spares(n):
+                    self._do(self._seats.spares(n, now), now)
+                case _:
+                    pass  # not for supervisors
 
     def _hear_template(self, now: float) -> None:
         if self._forker.control is None:
@@ -209,12 +214,14 @@ class Supervisor:
 
     def _settings(self, worker: str, index: int, incarnation: int) -> Settings:
         pool, pictures = self._config.pool, self._config.pictures
+        sets = self._plan.core_sets
+        everyones = tuple(sorted({core for cores in sets for core in cores}))  # a spare takes what the others leave
         return Settings(
             home=str(self._home.root),
             model=pool.model,
             worker=worker,
             incarnation=incarnation,
-            cores=self._plan.core_sets[index],
+            cores=sets[index] if index < len(sets) else everyones,
             threads=self._plan.threads,
             max_batch=pool.max_batch,
             max_bytes=pictures.max_bytes,
