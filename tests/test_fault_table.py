@@ -46,7 +46,7 @@ TICK_S = 0.1
 WATCH_S = 3.0
 REST_S = WATCH_S + 1  # without an event: then it is over
 SLOWEST_GATE_S = 16.0
-MOST_TURNS = 1200
+MOST_TURNS = 800
 AWAY_S = 60.0  # longer than any limit
 N_WORKERS = 4
 SETTINGS = settings(
@@ -101,6 +101,7 @@ class Cell:
                 quiet_since = pool.now
             if pool.now - quiet_since >= self.rest_s:
                 return
+            assert len(rollout.judged) < 20, "judged again and again"
             self.world.turn()
             self.each_turn()
         raise AssertionError(f"no end: {rollout.phase}, {len(rollout.judged)} times judged")
