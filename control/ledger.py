@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from hotpool.errors import BadVersion
@@ -152,7 +153,7 @@ def fold(ledger: Ledger, event: Event, now: float) -> Ledger:
 def _apply(ledger: Ledger, event: Event, now: float) -> Ledger:
     match event.kind:
         case K.CONTROLLER_STARTED:
-            return replace(ledger, epoch=ledger.epoch + 1)
+            return _watched_on(replace(ledger, epoch=ledger.epoch + 1), event, now)
         case K.VERSION_ADDED:
             known = {**ledger.versions.get(event.model, {}), event.body["name"]: event.body["digest"]}
             return replace(ledger, versions={**ledger.versions, event.model: known})
@@ -176,6 +177,17 @@ def _apply(ledger: Ledger, event: Event, now: float) -> Ledger:
             return replace(ledger, rollouts={**ledger.rollouts, rollout.number: rollout}, repairs={})
         case _:
             return _moved(ledger, event, now)
+
+
+def _watched_on(ledger: Ledger, event: Event, now: float) -> Ledger:
+    """What was committed before this controller started is watched for what is left of its window, by the time of day: other
+    clocks do not outlive their process, and begun anew at each start the watch would never be over."""
+    last = ledger.last(event.model)
+    if last is None or last.phase is not Phase.SUCCEEDED:
+        return ledger
+    ago_s = (datetime.fromisoformat(event.ts) - datetime.fromisoformat(last.ended_ts)).total_seconds()
+    analysis = replace(last.analysis, since=now - max(0.0, ago_s))
+    return replace(ledger, rollouts={**ledger.rollouts, last.number: replace(last, analysis=analysis)})
 
 
 def _moved(ledger: Ledger, event: Event, now: float) -> Ledger:

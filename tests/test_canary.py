@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -644,6 +645,26 @@ def test_later_it_is_not(world: World) -> None:
     world.check(P.SUCCEEDED)
     assert world.pool.table is not None
     assert world.pool.table.policy is None, "and nothing is counted any more"
+
+
+@pytest.mark.parametrize(("away_s", "number"), [(CANARY.watch_s + 1, 1), (CANARY.watch_s - 2, 2), (-3600.0, 2)])
+def test_a_controller_that_starts_watches_for_what_is_left_of_the_window(
+    world: World, away_s: float, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time of day. Set back, it makes the window no longer than it is."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Later":
+            return cls.fromtimestamp(datetime.now(UTC).timestamp() + away_s, tz)
+
+    traffic = in_phase(world, P.SUCCEEDED)
+    world.kill()
+    traffic.behaviours[world.digests["v2"]] = Behaviour(errors=0.3)
+    monkeypatch.setattr("control.journal.datetime", Later)
+    until = world.pool.now + CANARY.watch_s
+    world.run(lambda: world.pool.now >= until)
+    assert world.last().number == number
 
 
 def test_an_undo_is_not_watched(world: World) -> None:
