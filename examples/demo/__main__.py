@@ -22,7 +22,7 @@ from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.manifest import WEIGHTS, Manifest, version_folder
 
-from .bad_versions import flip_a_bit, retrained, swap_classes, forgetful
+from .bad_versions import flip_a_bit, forgetful, retrained, swap_classes
 from .expected import expected_classes
 from .observer import Observer
 from .pool import MODEL, DemoPool, Result
