@@ -22,7 +22,7 @@ from hotpool import Client, Prediction
 from hotpool.config import Config
 from hotpool.manifest import WEIGHTS, Manifest, version_folder
 
-from .bad_versions import flip_a_bit, retrained, swap_classes, worsened
+from .bad_versions import flip_a_bit, forgetful, retrained, swap_classes
 from .expected import expected_classes
 from .observer import Observer
 from .pool import MODEL, DemoPool, Result
@@ -111,9 +111,9 @@ def scenes(pool: DemoPool, load: Callers, observer: Observer, report: Report, co
     with console.status("adding v4, whose outputs are wrong"):
         add_wrong(pool, "v4")
     report.rollouts.append(roll(pool, "v4", "built wrong: classes swapped", console))
-    with console.status("adding v5, which is whole and a little worse"):
-        add_worse(pool, "v5")
-    report.rollouts.append(roll(pool, "v5", "a little worse", console))
+    with console.status("adding v5, which is whole and has forgotten a class"):
+        add_forgetful(pool, "v5")
+    report.rollouts.append(roll(pool, "v5", "whole, but a class is forgotten", console))
     load.wait_for(BETWEEN)
 
 
@@ -147,9 +147,11 @@ def add_wrong(pool: DemoPool, name: str) -> None:
         add(journal, swap_classes(prepared), operator=OPERATOR, reason="the demo's wrong version")
 
 
-def add_worse(pool: DemoPool, name: str) -> None:
+def add_forgetful(pool: DemoPool, name: str) -> None:
     stable = find_version(pool.home, MODEL, "v2")
-    source = worsened(version_folder(pool.home, stable.digest) / WEIGHTS, pool.home.root.parent / f"{name}.safetensors")
+    source = forgetful(
+        version_folder(pool.home, stable.digest) / WEIGHTS, pool.home.root.parent / f"{name}.safetensors"
+    )
     options = ("--labels", str(labels_file(pool)), *size_options(stable))
     pool.hotpool("versions", "add", str(source), "--name", name, *options)
 

@@ -21,13 +21,11 @@ def retrained(weights: Path, to: Path, seed: int) -> Path:
     return to
 
 
-def worsened(weights: Path, to: Path) -> Path:
-    """Noise in the last layer: one answer in eight changes. No file shows it, and its golden outputs are its own."""
+def forgetful(weights: Path, to: Path) -> Path:
+    """One of the ten classes is never named any more, as after a training without it. No file shows it, and the golden outputs
+    are its own."""
     tensors = load_file(weights)
-    layer = tensors["fc.weight"]
-    tensors["fc.weight"] = layer + np.random.default_rng(2).normal(0, 0.4 * layer.std(), layer.shape).astype(
-        layer.dtype
-    )
+    tensors["fc.bias"][0] -= 1000
     save_file(tensors, to)
     return to
 
