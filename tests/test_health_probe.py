@@ -117,6 +117,20 @@ def test_a_wrong_worker_stays_while_it_is_the_last_one_ready(world: World) -> No
     assert len(of_kind(world, K.ALARM_RAISED)) == 1
 
 
+def test_a_wrong_worker_stays_while_all_that_were_right_are_down(world: World) -> None:
+    world.prober.wrong = processes("worker-0")
+    world.pool.dead |= {"worker-1", "worker-2"}
+    world.run(lambda: bool(world.prober._asked))
+    world.pool.crash("worker-1")
+    world.pool.crash("worker-2")
+    world.run(lambda: world.prober.rounds == 1)
+    for _ in range(20):
+        world.turn()
+    assert names_of(world, K.PROBE_FAILED) == ["worker-0"]
+    assert of_kind(world, K.ALARM_RAISED) == [], "they were right"
+    assert world.pool.workers["worker-0"].state is S.READY
+
+
 def test_a_worker_that_had_no_time_is_neither_right_nor_wrong(world: World) -> None:
     world.prober.busy = {"worker-0", "worker-1", "worker-2"}
     rounds(world, 3)

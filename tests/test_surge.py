@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from bench.callers import Callers
 from control import orders
+from control.actions import SetSpares, Undrain
 from control.admin import Admin
 from control.events import EventKind
 from control.health import service_health
@@ -21,6 +23,7 @@ from tests.fake_pool import MODEL, World, fast_folder, settings
 from tests.pool import eventually
 from tests.test_broker_core import Bench
 from tests.test_prober import controlled, make_version, probed_pool
+from tests.test_rollout import NEW, NOW, OLD, asked, rollout, view, worker
 
 K, S = EventKind, WorkerState
 
@@ -180,6 +183,47 @@ def test_a_spare_is_no_reason_to_worry(world: World) -> None:
     report = world.pool.report()
     health = service_health(report, MODEL, stable=world.digests["v1"], has_controller=True)
     assert health.reasons == ()
+
+
+def spare(state: WorkerState = S.READY) -> m.WorkerReport:
+    return msgspec.structs.replace(worker(0, state), worker="spare-0")
+
+
+ON_STABLE, ON_TARGET = (
+    tuple(worker(n, digest=digest) for n in range(3)) for digest in (OLD, NEW)
+)  # fmt: skip
+BOOTING = (worker(0, S.STARTING, ""), *ON_TARGET[1:])
+
+# phase, workers as the broker reports them, how many spares are ordered then (None: nothing is)
+ORDERED: list[tuple[Phase, tuple[m.WorkerReport, ...], int | None]] = [
+    (Phase.ROLLING, ON_STABLE, 1),
+    (Phase.ROLLING, (*ON_STABLE, spare(S.STARTING)), None),
+    (Phase.ROLLING, (*ON_TARGET, spare()), 0),
+    (Phase.ROLLING, BOOTING, None),  # nothing moves until it is back
+    (Phase.ROLLING, (*BOOTING, spare()), None),  # it stands in
+    (Phase.ROLLING, ON_TARGET[:2], None),  # a broker that was just restarted has not heard of all
+    (Phase.ROLLING, (*ON_TARGET[:2], spare()), None),
+    (Phase.BAKING, (*ON_TARGET, spare()), 0),  # also when the bake is over: then the commit
+    (Phase.BAKING, (worker(0), *ON_TARGET[1:]), 1),
+    (Phase.ROLLING_BACK, ON_TARGET, 1),
+    (Phase.ROLLED_BACK, (*ON_STABLE, spare()), 0),
+    (Phase.ROLLED_BACK, (worker(0, S.DOWN), *ON_STABLE[1:], spare()), None),
+]
+
+
+@pytest.mark.parametrize(("phase", "workers", "n"), ORDERED)
+def test_how_many_spares_are_ordered(phase: Phase, workers: tuple[m.WorkerReport, ...], n: int | None) -> None:
+    made = rollout(phase, settings=settings(strategy=Strategy.SURGE))
+    action = asked(made, view(*workers), NOW + 10)
+    assert action == (None if n is None else SetSpares(n))
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [(S.DRAINED, Undrain("spare-0")), (S.DRAINING, None), (S.STARTING, None)]
+)
+def test_a_spare_that_was_sent_away_and_is_needed_after_all_comes_back(state: WorkerState, expected: object) -> None:
+    made = rollout(settings=settings(strategy=Strategy.SURGE))
+    assert asked(made, view(*ON_STABLE, spare(state))) == expected
 
 
 def test_a_share_that_comes_to_no_spare_is_refused() -> None:
