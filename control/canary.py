@@ -13,7 +13,7 @@ from hotpool.states import Phase, WorkerState
 from .actions import Record
 from .events import EventKind
 from .gates import ARMED, judge
-from .plan import SHADOW, share_of
+from .plan import SHADOW, carried_share, share_of
 from .rollout import Kind, Rollout
 from .settings import OnInconclusive
 from .verdicts import Gate, GateResult, Verdict, counts_to_json, worst
@@ -22,6 +22,7 @@ K, S = EventKind, WorkerState
 Workers = Mapping[str, WorkerReport]
 
 WHOLE = 100.0  # percent
+ABOUT_EVEN = 0.75  # of what the canary workers can carry: then they are about as busy as the others
 
 
 # ---- the share
@@ -100,12 +101,15 @@ def armed(rollout: Rollout) -> tuple[Gate, ...]:
 
 
 def _step_kind(rollout: Rollout) -> str:
-    """The key in `ARMED`: of an analysis whether its step is a shadow or a share, else the phase."""
+    """The key in `ARMED`: of an analysis what its step is, else the phase."""
     if rollout.phase is Phase.SUCCEEDED:
         return "watch"
     if rollout.phase is not Phase.ANALYZING:
         return rollout.phase
-    return SHADOW if rollout.step == SHADOW else "share"
+    if rollout.step == SHADOW:
+        return SHADOW
+    carried = carried_share(rollout.settings.canary_workers, len(rollout.workers))
+    return "even_share" if share_of(rollout.step) >= ABOUT_EVEN * carried else "share"
 
 
 def verdicts(rollout: Rollout, counts: Counts | None) -> tuple[Verdict, ...]:

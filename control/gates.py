@@ -39,15 +39,17 @@ from .verdicts import (
 
 G = Gate
 
-_SHARE = (G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT)
+_TIMED = (G.LATENCY, G.LATENCY_TAIL)
+_OF_SHARE = (G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.DRIFT)
 
-# Which gates see anything when. Only in a shadow does the target answer what stable answers too, and its service times
-# there are of copies that nobody waits for. From `rolling` on no step is left to be held, so only failures count. Accuracy
-# has all it needs before the first step, whatever that is: `canary.armed`.
+# Which gates see anything when. Only in a shadow does the target answer what stable answers too. Times are compared where the
+# workers of both are about equally busy: one that computes now and then does so with cold caches, a fifth slower than one that
+# never rests, whatever its version (docs/gates.md). From `rolling` on no step is left to be held, so only failures count.
 ARMED: dict[str, tuple[Gate, ...]] = {
     "shadow": (G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT),
-    "share": _SHARE,
-    "rolling": _SHARE,
+    "share": _OF_SHARE,
+    "even_share": (*_OF_SHARE, *_TIMED),
+    "rolling": (*_OF_SHARE, *_TIMED),
     "baking": (G.ERRORS,),
     "watch": (G.ERRORS,),
 }

@@ -10,7 +10,7 @@ from hotpool.errors import BadRollout
 
 SHADOW = "shadow"
 AUTO, NONE = "auto", "none"
-DEFAULT = (SHADOW, "5", "25", "50")
+DEFAULT = (SHADOW, "5", "25", "50")  # as far as they are below what the canary workers can carry
 
 
 def parse_steps(text: str) -> tuple[str, ...]:
@@ -56,15 +56,21 @@ def resolve_steps(steps: Sequence[str], canary_workers: int, n_workers: int) -> 
             f"{canary_workers} canary workers of {n_workers} would leave none on the stable version to compare with; "
             "use fewer, or no canary: --steps none"
         )
-    carried = 100 * canary_workers / n_workers
+    carried = carried_share(canary_workers, n_workers)
     if tuple(steps) == (AUTO,):
-        return tuple(step for step in DEFAULT if share_of(step) <= carried)
+        # The last one is all that they can carry: only there are the workers of both versions equally busy.
+        return (*(step for step in DEFAULT if share_of(step) < carried), f"{carried:g}")
     if too_large := [step for step in steps if share_of(step) > carried]:
         raise BadRollout(
             f"step {too_large[0]}: {canary_workers} of {n_workers} workers carry {carried:.3g} percent at most; "
             "use smaller shares or more --canary-workers"
         )
     return tuple(steps)
+
+
+def carried_share(canary_workers: int, n_workers: int) -> float:
+    """Percent of the requests with which the canary workers are as busy as the others, rounded down to a tenth."""
+    return 1000 * canary_workers // n_workers / 10
 
 
 def parse_count(text: str, n_workers: int, name: str) -> int:

@@ -151,7 +151,7 @@ class Tale:
         self.happens("analysis_started", {"step": index})
         self.counts = Counts(policy=self.events[-1].seq, stable=Arm(), target=Arm())
         self.wait(seconds)
-        return self.judge(index, seconds, ARMED["shadow" if self.shadow else "share"])
+        return self.judge(index, seconds, ARMED["shadow" if self.shadow else "even_share"])
 
     def judge(self, index: int, seconds: float, armed: Any) -> str:
         verdicts = judge(self.counts, GateSettings(), gates=armed)

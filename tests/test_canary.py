@@ -140,12 +140,13 @@ def test_a_shadow_gets_no_share() -> None:
     [
         (1, 1, ()),  # no second worker to compare with
         (2, 1, DEFAULT),
-        (3, 1, ("shadow", "5", "25")),
+        (3, 1, ("shadow", "5", "25", "33.3")),
         (4, 1, ("shadow", "5", "25")),
-        (5, 1, ("shadow", "5")),
+        (5, 1, ("shadow", "5", "20")),
         (20, 1, ("shadow", "5")),
-        (21, 1, ("shadow",)),
-        (21, 2, ("shadow", "5")),
+        (21, 1, ("shadow", "4.7")),
+        (21, 2, ("shadow", "5", "9.5")),
+        (400, 1, ("shadow", "0.2")),
     ],
 )
 def test_auto_is_what_the_canary_workers_can_carry(n_workers: int, canary_workers: int, steps: tuple[str, ...]) -> None:
@@ -273,6 +274,11 @@ def test_the_share_reaches_the_broker_before_a_worker_is_drained() -> None:
     [
         (judging(P.CANARY), set()),
         (judging(step=SHADOW_STEP), {G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT}),
+        (
+            judging(workers=tuple("abcdef"), step=SHARE_STEP),
+            {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT},
+        ),
+        (judging(workers=("a", "b"), step=SHARE_STEP), {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.DRIFT}),
         (judging(step=SHARE_STEP), {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT}),
         (judging(P.ROLLING), {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT}),
         (judging(P.BAKING), {G.ERRORS}),
@@ -444,7 +450,7 @@ def test_each_step_begins_a_run_of_evidence_of_its_own(kind: EventKind) -> None:
 
 def test_steps_are_fixed_for_the_pool_when_the_rollout_is_ordered(world: World) -> None:
     world.settings = replace(CANARY, steps=("auto",))
-    assert world.start("v2").settings.steps == ("shadow", "5", "25")
+    assert world.start("v2").settings.steps == ("shadow", "5", "25", "33.3")
     world.abort()
     world.run_to_end()
     world.settings = replace(CANARY, steps=("50",))

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 N_VERSIONS = 120
 GATES = GateSettings(min_windows=4)
-CANARY = replace(SETTINGS, steps=("shadow", "25"), step_min_s=0.5, step_max_s=60, watch_s=0.0, gates=GATES)
+CANARY = replace(SETTINGS, steps=("shadow", "50"), step_min_s=0.5, step_max_s=60, watch_s=0.0, gates=GATES)
 PATIENCE_S = 90.0
 ODD = (ERRS, ERRS_OFTEN, DISAGREES, SLOWER, SPIKES, COLLAPSED)
 SAME_WEIGHTS = [number for number in range(11, N_VERSIONS, 10) if number not in ODD] + [1, 11, 21, 1, 11]
@@ -177,7 +177,7 @@ def test_without_traffic_it_is_paused_inconclusive_and_an_abort_brings_it_back()
 @pytest.mark.parametrize("fault", ["canary SIGKILL", "canary SIGSTOP", "other SIGKILL", "broker SIGKILL"])
 def test_a_fault_while_analyzing_delays_the_verdict_and_nobody_notices(fault):
     with staged() as stage, load(stage) as callers:
-        stage.start(11, replace(CANARY, steps=("25",)))
+        stage.start(11, replace(CANARY, steps=("50",)))
         stage.until(lambda one: one.phase is Phase.ANALYZING, "the canary answers")
         callers.wait_for(100)
         inject(stage, fault)

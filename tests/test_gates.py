@@ -377,6 +377,7 @@ def test_the_worst_verdict_counts_and_none_at_all_is_inconclusive() -> None:
 
 def test_agreement_is_armed_only_while_there_are_pairs() -> None:
     assert {key for key, gates in ARMED.items() if G.AGREEMENT in gates} == {"shadow"}
+    assert {key for key, gates in ARMED.items() if G.LATENCY in gates} == {"even_share", "rolling"}
     assert all(G.ERRORS in gates for gates in ARMED.values())
     assert ARMED["baking"] == ARMED["watch"] == (G.ERRORS,)
 

@@ -128,7 +128,7 @@ class Ending:
 def run_step(machine: Machine, look_every: int, min_s: int = MIN_S) -> Ending:
     """A look at every so many replies of the target, until one gate fails or, after `min_s`, all pass."""
     counts = Counts(policy=1)
-    gates = ARMED["share" if machine.share else "shadow"]
+    gates = ARMED["even_share" if machine.share else "shadow"]
     verdicts: tuple[Verdict, ...] = ()
     for second in range(1, MAX_S + 1):
         times: dict[tuple[int, bool], list[float]] = defaultdict(list)

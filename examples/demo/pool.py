@@ -19,7 +19,7 @@ MODEL = "shapes"
 # A demo can't watch each step for minutes.
 QUICK = """[rollout]
 bake_s = 1.0
-steps = "shadow,25"
+steps = "shadow,50"
 step_min_s = 2.0
 step_max_s = 90.0
 [gates]
