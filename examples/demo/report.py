@@ -83,6 +83,9 @@ def show(report: Report, console: Console) -> None:
     console.print(_figures(report))
     console.print(_steps(report))
     console.print(_rollouts(report))
+    for rollout in report.rollouts:
+        if Path(rollout.page).exists():
+            console.print(f"the rollout of {rollout.version} in pictures: {rollout.page}", soft_wrap=True)
     for claim, holds in report.claims.items():
         console.print(f"  {'[green]holds[/]' if holds else '[bold red]FAILS[/]'}  {claim}")
     console.print(f"{'[bold green]passed' if report.passed else '[bold red]failed'}[/] in {report.seconds:g} s")
