@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -197,7 +198,7 @@ def rollout_report(pool: DemoPool, version: str, what: str, done: Result) -> Rol
     steps = [
         {"worker": step["worker"], **step["seconds"]} for step in view["ended_steps"] if step["outcome"] == "finished"
     ]
-    page = str(report_path(pool.home, view["number"]))
+    page = os.path.relpath(report_path(pool.home, view["number"]))
     return RolloutReport(version, what, view["phase"], done.exit_code, view["ending"], steps, view["cause"], page)
 
 
