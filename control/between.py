@@ -19,16 +19,16 @@ REPAIR_DOUBLINGS = 12  # of one second: in the end about once an hour
 
 def take_back(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
     """The undo of a rollout that has succeeded, when what it brought turns out to be bad."""
-    last = ledger.last(model)
-    if last is None or not canary.is_watched(last, now):
+    watched = ledger.watched(model)
+    if watched is None or not canary.is_watched(watched, now):
         return None
-    reason = canary.watch_failure(last, view.counts)
+    reason = canary.watch_failure(watched, view.counts)
     return undo_of(ledger, model, view, reason) if reason else None
 
 
 def undo_of(ledger: Ledger, model: str, view: View, reason: str) -> Action | None:
-    """Back to the stable version before. None: there is none any more, and an alarm is all that is left."""
-    last, previous = ledger.last(model), ledger.previous_stable(model)
+    """Back to the stable version before. None: there is none any more."""
+    last, previous = ledger.watched(model), ledger.previous_stable(model)
     if last is None or previous is None or previous not in ledger.versions.get(model, {}).values():
         return None
     settings = replace(last.settings, steps=(), eval_folder="", eval_pictures=0)

@@ -14,7 +14,7 @@ from .actions import Record
 from .events import EventKind
 from .gates import ARMED, judge
 from .plan import SHADOW, carried_share, share_of
-from .rollout import Kind, Rollout
+from .rollout import Kind, PauseCause, Rollout
 from .settings import OnInconclusive
 from .verdicts import Gate, GateResult, Verdict, counts_to_json, worst
 
@@ -149,10 +149,8 @@ def catch_failure(rollout: Rollout, counts: Counts | None, now: float) -> Record
 
 
 def end_step(rollout: Rollout, counts: Counts | None, now: float) -> Record | None:
-    """What follows in the phase `analyzing`, when nothing has failed and no canary worker is missing."""
+    """What follows in the phase `analyzing`, when nothing has failed, nobody holds it and no canary worker is missing."""
     analysis, settings = rollout.analysis, rollout.settings
-    if rollout.paused:
-        return None
     if _is_left(rollout):
         return _next_step(rollout)
     if analysis.result is GateResult.INCONCLUSIVE:  # and it was resumed: evidence is gathered anew
@@ -160,6 +158,16 @@ def end_step(rollout: Rollout, counts: Counts | None, now: float) -> Record | No
     found, elapsed_s = verdicts(rollout, counts), now - analysis.since
     has_passed = worst(found) is GateResult.PASS and elapsed_s >= settings.step_min_s
     return _judged(rollout, found, counts, now) if has_passed or elapsed_s >= settings.step_max_s else None
+
+
+def wait_for_workers(rollout: Rollout, counts: Counts | None, now: float) -> Record | None:
+    """While a canary worker is missing nothing passes, whatever is counted already."""
+    if rollout.paused or now - rollout.analysis.since < rollout.settings.step_max_s:
+        return None
+    reason = f"not all canary workers ({', '.join(rollout.canary_workers)}) are ready with {rollout.target_name}"
+    if rollout.settings.on_inconclusive is OnInconclusive.ABORT:
+        return Record(K.ROLLBACK_STARTED, {"cause": "worker", "reason": reason}, rollout.number)
+    return Record(K.PAUSED, {"cause": PauseCause.INCONCLUSIVE, "reason": reason}, rollout.number)
 
 
 def begin(rollout: Rollout) -> Record:

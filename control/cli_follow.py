@@ -45,8 +45,8 @@ def has_controller(terminal: Terminal) -> bool:
 def find(terminal: Terminal, model: str, number: int | None) -> Rollout:
     ledger = terminal.ledger()
     one = ledger.last(model) if number is None else ledger.rollouts.get(number)
-    if one is None:
-        which = f"rollout of model {model}" if number is None else f"rollout {number}"
+    if one is None or one.model != model:
+        which = f"rollout of model {model}" if number is None else f"rollout {number} of model {model}"
         raise NothingToDo(f"there is no {which}; see: hotpool rollout history")
     return one
 

@@ -15,7 +15,7 @@ from . import orders
 from .cli_follow import created, ordered, pool_under_control
 from .exits import Exit
 from .gates import accuracy
-from .plan import parse_count
+from .plan import parse_count, share_of
 from .progress import title
 from .render_rollouts import rollout_view
 from .rollout import Rollout
@@ -130,6 +130,8 @@ def start(
     """
     model = model or terminal.config.pool.model
     _require_version(terminal, model, version)
+    if canary is not None and share_of(canary) == 0:
+        raise click.UsageError("--canary takes a share in percent; for a shadow use --steps")
     chosen["steps"] = _one_of(steps=chosen["steps"], canary=canary, no_analysis="none" if no_analysis else None)
     if eval_folder is not None:
         chosen |= _evaluation(terminal, model, version, eval_folder)

@@ -35,7 +35,8 @@ from .decide import decide
 from .events import Event, EventKind
 from .journal import Journal
 from .ledger import Ledger, fold, replay
-from .recorder import Recorder
+from .recorder import Recorder, report_path
+from .rollout import PauseCause
 from .settings import Settings
 from .view import Evaluating, Finding, Round, View
 
@@ -121,6 +122,9 @@ class Controller:
         )
         self._epoch = started.epoch
         self._ledger = replay(self._journal.events(), now)
+        last = self._ledger.last(self._model)
+        if last and last.is_over and not report_path(self._home, last.number).exists():  # whoever ended it had no time
+            Recorder(self._home, self._model, last.number, last.created_ts).finish(self._journal)
         log.info("started epoch=%d events=%d model=%s", self._epoch, self._ledger.seq, self._model)
 
     def run(self, stopping: Flag) -> None:
@@ -204,8 +208,9 @@ class Controller:
             self._recorder.note(report, counts, now)
 
     def _counts(self, now: float) -> Counts | None:
-        rollout = self._ledger.last(self._model)
-        if rollout is None or not (armed(rollout) if not rollout.is_over else is_watched(rollout, now)):
+        rollout, watched = self._ledger.active(self._model), self._ledger.watched(self._model)
+        is_asked = bool(armed(rollout)) if rollout else watched is not None and is_watched(watched, now)
+        if not is_asked:
             return None
         return self._broker.evidence(self._model)
 
@@ -220,6 +225,9 @@ class Controller:
             self._fold(event, now)  # inside: an event that can't follow must not stay in the journal
 
     def _fold(self, event: Event, now: float) -> None:
+        rollout = self._ledger.active(self._model)
+        if event.kind is EventKind.RESUMED and rollout and rollout.pause_cause is PauseCause.INCONCLUSIVE:
+            self._preflight.stop()  # what it has found did not decide: it is asked anew
         self._ledger = fold(self._ledger, event, now)
         self._weights = None  # a finding holds for the moment only
         details = " ".join(f"{key}={value!r}" for key, value in event.body.items())

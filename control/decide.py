@@ -44,11 +44,11 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
-    rollout, policy = ledger.last(model), None
-    if rollout is not None and not rollout.is_over:
-        policy = canary.policy(rollout, view.workers, _floor(rollout, view))
-    elif rollout is not None and canary.is_watched(rollout, now):
-        policy = canary.watch_policy(rollout)
+    rollout, watched, policy = ledger.active(model), ledger.watched(model), None
+    if rollout is not None:
+        policy = canary.policy(rollout, view.workers, _least(rollout, view))
+    elif watched is not None and canary.is_watched(watched, now):
+        policy = canary.watch_policy(watched)
     names = ledger.versions.get(model, {})
     wanted = ModelReport(model, ledger.epoch, stable, ledger.target(model), names, policy)
     return None if view.table == wanted else SetTable(wanted.stable, wanted.target, wanted.names, policy)
@@ -88,11 +88,12 @@ def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:
 
 def _decide_analyzing(rollout: Rollout, view: View, now: float) -> Action | None:
     """Waiting for evidence is no lack of progress: a step has a limit of its own."""
+    go_on = canary.end_step if _is_settled(rollout, view) else canary.wait_for_workers
     return (
         _give_up(rollout, now, inf)
         or canary.catch_failure(rollout, view.counts, now)
         or _start_step(rollout, view)
-        or canary.end_step(rollout, view.counts, now)
+        or go_on(rollout, view.counts, now)
     )
 
 

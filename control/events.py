@@ -15,7 +15,7 @@ class EventKind(StrEnum):
     STABLE_SET = "stable_set"  # digest: the first version of a model needs no rollout
     CONTROLLER_STARTED = "controller_started"  # pid
     WORKER_REPAIRED = "worker_repaired"  # worker, goal
-    PROBE_FAILED = "probe_failed"  # worker, incarnation, digest, version
+    PROBE_FAILED = "probe_failed"  # worker, incarnation, digest, version, token: of the load before
     ALARM_RAISED = "alarm_raised"
     ALARM_ENDED = "alarm_ended"
 

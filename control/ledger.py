@@ -38,10 +38,11 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A process that answered a probe wrongly, and with which version."""
+    """A process that answered a probe wrongly, with which version, and by which load of it."""
 
     incarnation: int
     digest: str
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,14 @@ class Ledger:
         """The rollout that is under way; there is never more than one."""
         last = self.last(model)
         return None if last is None or last.is_over else last
+
+    def watched(self, model: str) -> Rollout | None:
+        """The rollout that made the stable version stable, while no other is under way; how long it is watched is not said."""
+        if self.active(model):
+            return None
+        known = (one for one in reversed(self.rollouts.values()) if one.model == model)
+        succeeded = next((one for one in known if one.phase is Phase.SUCCEEDED), None)
+        return succeeded if succeeded and succeeded.target == self.stable(model) else None
 
     def target(self, model: str) -> str | None:
         """What may serve beside the stable version now."""
@@ -182,8 +191,8 @@ def _apply(ledger: Ledger, event: Event, now: float) -> Ledger:
 def _watched_on(ledger: Ledger, event: Event, now: float) -> Ledger:
     """What was committed before this controller started is watched for what is left of its window, by the time of day: other
     clocks do not outlive their process, and begun anew at each start the watch would never be over."""
-    last = ledger.last(event.model)
-    if last is None or last.phase is not Phase.SUCCEEDED:
+    last = ledger.watched(event.model)
+    if last is None:
         return ledger
     ago_s = (datetime.fromisoformat(event.ts) - datetime.fromisoformat(last.ended_ts)).total_seconds()
     analysis = replace(last.analysis, since=now - max(0.0, ago_s))
@@ -210,6 +219,6 @@ def _repaired(ledger: Ledger, event: Event, now: float) -> Ledger:
 
 
 def _found_wrong(ledger: Ledger, event: Event) -> Ledger:
-    wrong = Wrong(event.body["incarnation"], event.body["digest"])
+    wrong = Wrong(event.body["incarnation"], event.body["digest"], event.body["token"])
     n_wrong = {**ledger.n_wrong, event.model: ledger.n_wrong.get(event.model, 0) + 1}
     return replace(ledger, wrong={**ledger.wrong, event.body["worker"]: wrong}, n_wrong=n_wrong)

@@ -218,6 +218,10 @@ def _create(
 def _refuse_without_floor(model: str, n_workers: int, settings: Settings) -> None:
     if n_workers == 0:
         raise BadRollout(f"the pool has no workers of model {model!r}; see: hotpool status")
+    if settings.strategy is Strategy.SURGE and settings.max_surge > n_workers:
+        raise BadRollout(
+            f"max_surge = {settings.max_surge}: allowed are 1 to {n_workers}, as many as there are workers"
+        )
     if settings.strategy in (Strategy.BESIDE, Strategy.SURGE):
         return
     if n_workers == 1:

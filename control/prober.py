@@ -109,7 +109,7 @@ class Prober:
             ValueError,
         ) as error:  # it refuses what it must take, or its answers have different sizes
             reason = f"a golden input failed: {error}"
-        return Probed(worker.worker, worker.incarnation, worker.digest, worker.version, reason)
+        return Probed(worker.worker, worker.incarnation, worker.digest, worker.version, reason, worker.token)
 
     def _ask(self, courier: Courier, worker: WorkerReport, row: FloatArray) -> FloatArray:
         """Raises HotpoolError."""

@@ -5,6 +5,8 @@ out would help nobody: within the watch after its rollout the version is taken b
 When all that serve a target are wrong its rollout goes back. What was found is in the journal before anything is done about it.
 """
 
+from dataclasses import asdict
+
 from hotpool.messages import WorkerReport
 from hotpool.states import Phase, WorkerState
 
@@ -56,8 +58,7 @@ def taken_out(ledger: Ledger, model: str, view: View) -> frozenset[str]:
 def _write_down(ledger: Ledger, view: View) -> Action | None:
     for probed in _wrong_now(view):
         if not _is_wrong(ledger, view.workers[probed.worker]):
-            body = {"worker": probed.worker, "incarnation": probed.incarnation, "digest": probed.digest}
-            return Record(K.PROBE_FAILED, {**body, "version": probed.version, "reason": probed.reason})
+            return Record(K.PROBE_FAILED, asdict(probed))
     return None
 
 
@@ -104,8 +105,8 @@ def _judge_version(ledger: Ledger, model: str, view: View, now: float) -> Action
     found = _all_wrong(view, stable) if stable else ()
     if not found and not trouble:
         return None
-    last = ledger.last(model)
-    if found and rollout is None and last and is_recent(last, now):
+    last = ledger.watched(model)
+    if found and last and is_recent(last, now):
         why = f"within {last.settings.watch_s:g} s after the commit {_reason(found)}"
         if undo := undo_of(ledger, model, view, why):
             return undo
@@ -128,8 +129,8 @@ def _all_wrong(view: View, digest: str) -> tuple[Probed, ...]:
     """What was found, if it was wrong in every worker that was asked, and none is ready with this version that was not."""
     asked = tuple(probed for probed in view.round.probed if probed.digest == digest) if view.round else ()
     ready = [worker for worker in view.workers.values() if worker.state is S.READY and worker.digest == digest]
-    known = {(probed.worker, probed.incarnation) for probed in asked if probed.reason}
-    is_all = bool(ready) and len(known) == len(asked) and {(w.worker, w.incarnation) for w in ready} <= known
+    known = {(probed.worker, probed.incarnation, probed.token) for probed in asked if probed.reason}
+    is_all = bool(ready) and len(known) == len(asked) and {(w.worker, w.incarnation, w.token) for w in ready} <= known
     return asked if is_all else ()
 
 
@@ -147,11 +148,13 @@ def _wrong_now(view: View) -> list[Probed]:
         for probed in view.round.probed
         if probed.reason
         and (worker := view.workers.get(probed.worker)) is not None
-        and (worker.incarnation, worker.digest) == (probed.incarnation, probed.digest)
+        and (worker.incarnation, worker.digest, worker.token) == (probed.incarnation, probed.digest, probed.token)
     ]
 
 
 def _is_wrong(ledger: Ledger, worker: WorkerReport) -> bool:
     """Whether this process with this version was found wrong, and it is in the journal."""
     wrong = ledger.wrong.get(worker.worker)
-    return wrong is not None and (wrong.incarnation, wrong.digest) == (worker.incarnation, worker.digest)
+    if wrong is None:
+        return False
+    return (wrong.incarnation, wrong.digest, wrong.token) == (worker.incarnation, worker.digest, worker.token)

@@ -302,7 +302,9 @@ def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
 
 
 def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return replace(rollout, paused=True, pause_cause=PauseCause(event.body.get("cause", PauseCause.USER)))
+    cause = PauseCause(event.body.get("cause", PauseCause.USER))
+    reason = event.body["reason"] if cause is PauseCause.INCONCLUSIVE else rollout.analysis.reason
+    return replace(rollout, paused=True, pause_cause=cause, analysis=replace(rollout.analysis, reason=reason))
 
 
 def _resumed(rollout: Rollout, event: Event, now: float) -> Rollout:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hotpool.errors import BadRollout
 from hotpool.states import Strategy
 
 from .plan import parse_steps
@@ -45,7 +46,9 @@ class Settings:
     max_surge: int = 1
 
     def __post_init__(self) -> None:
-        """Plain words and lists, as the journal and the configuration have them, become what they mean."""
+        """Plain words and lists, as the journal and the configuration have them, become what they mean. Raises BadRollout."""
+        if self.steps and self.step_min_s > self.step_max_s:
+            raise BadRollout(f"step_min_s is {self.step_min_s:g}; it must not be above step_max_s, {self.step_max_s:g}")
         gates = self.gates if isinstance(self.gates, GateSettings) else GateSettings(**self.gates)
         typed = {
             "strategy": Strategy(self.strategy),

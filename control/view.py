@@ -29,13 +29,17 @@ class Evaluating:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a worker answered to the golden inputs of the version it serves. reason: what is wrong, empty when nothing is."""
+    """What a worker answered to the golden inputs of the version it serves.
+
+    reason: what is wrong, empty when nothing is. token: of its last load before it was asked.
+    """
 
     worker: str
     incarnation: int
     digest: str
     version: str
     reason: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,9 @@ class Sight:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Of the gates that are armed now."""
-        return verdicts(self.rollout, self.counts) if armed(self.rollout) else ()
+        """Of the gates that are armed now; one that is over is judged while it is watched."""
+        is_judged = self.counts is not None or not self.rollout.is_over
+        return verdicts(self.rollout, self.counts) if is_judged and armed(self.rollout) else ()
 
     @property
     def share(self) -> str:
@@ -87,9 +88,10 @@ def _counts(admin: Admin, rollout: Rollout) -> Counts | None:
     if not armed(rollout):
         return None
     try:
-        return admin.evidence(rollout.model, _REPORT_TIMEOUT_S)
+        counts = admin.evidence(rollout.model, _REPORT_TIMEOUT_S)
     except BrokerUnreachable:
         return None
+    return counts if counts and counts.policy == rollout.analysis.policy else None
 
 
 def _workers(admin: Admin, model: str) -> tuple[WorkerReport, ...]:

@@ -392,7 +392,7 @@ class FakeProber:
         worker = self._pool.workers[asked.worker]
         if asked.worker in self.busy or (worker.incarnation, worker.digest) != (asked.incarnation, asked.digest):
             return None
-        return Probed(asked.worker, asked.incarnation, asked.digest, asked.version, self.wrong(worker))
+        return Probed(asked.worker, asked.incarnation, asked.digest, asked.version, self.wrong(worker), asked.token)
 
 
 class CrashableController(Controller):

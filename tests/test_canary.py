@@ -22,7 +22,7 @@ from control.view import Finding, View
 from hotpool.errors import BadRollout, BadVersion, Conflict, JournalCorrupt, NothingToDo
 from hotpool.evidence import Counts
 from hotpool.messages import ModelReport, Policy, WorkerReport
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, World, fast_folder, settings
 from tests.fake_traffic import Behaviour, Traffic
 from tests.test_rollout import NAMES, NEW, NOW, OLD, rollout, view, worker
@@ -273,7 +273,7 @@ def test_the_share_reaches_the_broker_before_a_worker_is_drained() -> None:
     ("wanted", "gates"),
     [
         (judging(P.CANARY), set()),
-        (judging(step=SHADOW_STEP), {G.ERRORS, G.AGREEMENT, G.COLLAPSE, G.DRIFT}),
+        (judging(step=SHADOW_STEP), {G.ERRORS, G.AGREEMENT, G.DRIFT}),
         (
             judging(workers=tuple("abcdef"), step=SHARE_STEP),
             {G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.LATENCY, G.LATENCY_TAIL, G.DRIFT},
@@ -320,6 +320,17 @@ def test_a_lost_canary_worker_is_brought_back_and_its_step_begins_anew() -> None
     again = asked(judging(), old[0], old[1], old[2], counts=good(), now=NOW + 100)
     assert (kind_of(again), body_of(again)["worker"]) == (K.STEP_STARTED, "worker-0")
     assert asked(judging(P.CANARY, step=SHARE_STEP)) == Record(K.ANALYSIS_STARTED, {"step": SHARE_STEP}, 1)
+
+
+def test_while_a_canary_worker_is_missing_no_step_passes_and_at_its_limit_a_person_is_asked() -> None:
+    gone = worker(0, S.DOWN)
+    for now in (NOW + CANARY.step_min_s, NOW + CANARY.step_max_s - 0.01):
+        assert asked(judging(), gone, old[1], old[2], counts=good(), now=now) is None
+    paused = asked(judging(), gone, old[1], old[2], counts=good(), now=NOW + CANARY.step_max_s)
+    assert (kind_of(paused), body_of(paused)["cause"]) == (K.PAUSED, "inconclusive")
+    no_person = judging(settings=replace(CANARY, on_inconclusive=OnInconclusive.ABORT))
+    back = asked(no_person, gone, old[1], old[2], counts=good(), now=NOW + CANARY.step_max_s)
+    assert (kind_of(back), body_of(back)["cause"]) == (K.ROLLBACK_STARTED, "worker")
 
 
 def test_a_step_that_was_left_is_not_begun_again_for_a_lost_worker() -> None:
@@ -644,6 +655,32 @@ def test_a_version_that_errs_soon_after_the_commit_is_taken_back(world: World) -
     assert (undo.kind, undo.target_name, undo.operator) == (Kind.UNDO, "v1", "controller")
     assert undo.reason.startswith("within 6 s after the commit gate errors:")
     assert undo.settings.steps == ()
+
+
+def test_it_is_watched_on_after_another_version_was_rejected(world: World) -> None:
+    in_phase(world, P.SUCCEEDED)
+    world.preflight.finding = Finding(False, "a tensor is missing")
+    world.start("v3")
+    assert world.run_to_end().phase is P.REJECTED
+    world.turn()
+    assert world.pool.table is not None
+    assert world.pool.table.policy is not None
+    assert world.ledger().watched(MODEL) == world.ledger().rollouts[1]
+
+
+def test_with_surge_what_failed_gets_nothing_any_more_although_no_spare_is_there_yet() -> None:
+    surge = replace(CANARY, strategy=Strategy.SURGE)
+    back = judged(FAIL, phase=P.ROLLING_BACK, settings=surge)
+    ledger = Ledger(1, 4, {MODEL: NAMES}, {MODEL: (OLD,)}, {1: back})
+    table = decide(ledger, MODEL, view(new[0], old[1], old[2]), NOW)
+    assert isinstance(table, SetTable)
+    assert table.policy is not None
+    assert table.policy.share == 0
+
+
+def test_a_step_can_not_last_longer_at_least_than_at_most() -> None:
+    with pytest.raises(BadRollout, match="step_min_s is 700; it must not be above step_max_s, 600"):
+        replace(CANARY, step_min_s=700.0, step_max_s=600.0)
 
 
 def test_later_it_is_not(world: World) -> None:

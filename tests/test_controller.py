@@ -14,6 +14,7 @@ from control.checks import Scratch, check_weights
 from control.controller import Controller
 from control.events import EventKind
 from control.journal import Journal
+from control.recorder import report_path
 from control.rollout import Outcome
 from control.view import Finding
 from hotpool import messages as m
@@ -499,3 +500,13 @@ def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(wo
     nice, has_own_session = finding.reason.split()
     assert int(nice) > os.nice(0)
     assert has_own_session == "True", "or the kernel would not look at niceness"
+
+
+def test_a_page_that_the_last_controller_had_no_time_to_write_is_written_at_the_next_start(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    page = report_path(world.home, 1)
+    page.unlink(missing_ok=True)
+    world.kill()
+    world.turn()
+    assert "v2 is stable" in page.read_text()

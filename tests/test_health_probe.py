@@ -14,7 +14,7 @@ from control.rollout_metrics import rollout_families
 from hotpool import messages as m
 from hotpool.manifest import read_stable
 from hotpool.states import Phase, WorkerState
-from tests.fake_pool import MODEL, FakeWorker, World, fast_folder, settings
+from tests.fake_pool import MODEL, OPERATOR, FakeWorker, World, fast_folder, settings
 
 K, S = EventKind, WorkerState
 DIFFERS = "golden logits differ by up to 3.1 at input 2, allowed 0.009"
@@ -86,7 +86,8 @@ def test_a_wrong_worker_is_taken_out_and_restarted_and_it_is_written_down(world:
     assert [worker.incarnation for worker in world.pool.workers.values()] == [1, 2, 1]
     (body,) = of_kind(world, K.PROBE_FAILED)
     digest = world.digests["v1"]
-    assert body == {"worker": "worker-1", "incarnation": 1, "digest": digest, "version": digest[:4], "reason": DIFFERS}
+    found = {"worker": "worker-1", "incarnation": 1, "digest": digest, "version": digest[:4], "reason": DIFFERS}
+    assert body == {**found, "token": ""}
     assert (world.pool.fewest_ready, world.pool.n_restarts, world.pool.wrong) == (2, 1, [])
     assert of_kind(world, K.ALARM_RAISED) == []
 
@@ -316,6 +317,18 @@ def test_a_target_that_is_wrong_everywhere_goes_back(world: World) -> None:
     assert rollout.cause == "probe"
     assert DIFFERS in rollout.ending
     assert world.pool.n_restarts == 0
+
+
+def test_what_was_found_of_an_earlier_load_is_not_held_against_the_next(world: World) -> None:
+    paused_after(world, 1)
+    world.prober.wrong = version(world.digests["v2"])
+    world.run_to_end()
+    world.prober.wrong = lambda worker: ""
+    assert orders.retry(
+        world.journal, model=MODEL, workers=world.pool.report().workers, operator=OPERATOR
+    ).target == world.digests["v2"]  # fmt: skip
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
 
 
 def test_a_stable_version_that_is_wrong_everywhere_raises_an_alarm_and_the_rollout_waits_on(world: World) -> None:

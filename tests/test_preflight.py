@@ -79,8 +79,10 @@ def test_too_few_pictures_and_no_canary_need_a_person(world: World) -> None:
     for _ in range(5):
         world.turn()
     assert len(events_of(world, K.PAUSED)) == 1, "it is said once"
+    assert world.preflight.runs == 1
     world.resume()
     world.run(lambda: world.last().paused)
+    assert world.preflight.runs == 2, "they are asked again"
     orders.promote(world.journal, model=MODEL, operator=OPERATOR)
     world.run_to_end()
     world.check(P.SUCCEEDED)
