@@ -36,12 +36,16 @@ def closed_loop(submit: Submit, n_requests: int, in_flight: int) -> float:
     return n_requests / (perf_counter() - begin)
 
 
-def round_trips_ms(submit: Submit, n_requests: int) -> list[float]:
-    """Milliseconds of each request, one after another."""
+def answered(submit: Submit) -> object:
+    return submit().result()
+
+
+def round_trips_ms(ask: Callable[[], object], n_requests: int) -> list[float]:
+    """Milliseconds of each request, one after another. ask: returns when it is answered."""
     times = []
     for _ in range(n_requests):
         begin = perf_counter()
-        submit().result()
+        ask()
         times.append((perf_counter() - begin) * 1e3)
     return times
 
