@@ -90,7 +90,10 @@ def retry(journal: Journal, *, model: str, workers: Sequence[WorkerReport], oper
         if last is None or last.phase is Phase.SUCCEEDED:
             raise NothingToDo(f"model {model!r} has no failed rollout to try again; see: hotpool rollout history")
         target = ledger.find(model, last.target)
-        return _create(journal, ledger, model, last.kind, target, workers, last.settings, operator, reason)
+        try:
+            return _create(journal, ledger, model, last.kind, target, workers, last.settings, operator, reason)
+        except BadRollout as error:  # the pool has changed, and a retry takes no options
+            raise BadRollout(f"{error}; order it anew with: hotpool rollout start") from None
 
 
 def preview(journal: Journal, order: Callable[[], T]) -> T:

@@ -23,7 +23,7 @@ from hotpool.errors import BadRollout, BadVersion, Conflict, JournalCorrupt, Not
 from hotpool.evidence import Counts
 from hotpool.messages import ModelReport, Policy, WorkerReport
 from hotpool.states import Phase, Strategy, WorkerState
-from tests.fake_pool import MODEL, World, fast_folder, settings
+from tests.fake_pool import MODEL, OPERATOR, World, fast_folder, settings
 from tests.fake_traffic import Behaviour, Traffic
 from tests.test_rollout import NAMES, NEW, NOW, OLD, rollout, view, worker
 
@@ -553,6 +553,15 @@ def test_a_failed_rollout_is_tried_again_from_its_beginning(world: World) -> Non
     world.run_to_end()
     world.check(P.SUCCEEDED)
     assert traffic.answered[again.target] > 0
+
+
+def test_a_retry_that_the_pool_can_not_carry_any_more_says_what_to_do(world: World) -> None:
+    world.preflight.finding = Finding(False, "a tensor is missing")
+    world.start("v2")
+    world.run_to_end()
+    only = world.pool.report().workers[:1]
+    with pytest.raises(BadRollout, match="order it anew with: hotpool rollout start"):
+        orders.retry(world.journal, model=MODEL, workers=only, operator=OPERATOR)
 
 
 def test_what_has_not_failed_or_is_gone_is_not_tried_again(world: World) -> None:
