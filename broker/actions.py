@@ -28,9 +28,10 @@ class ToWorker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchProcess:
-    """Report at once when this local process ends."""
+    """Report at once when this local process ends. threads: of it, and with it they end."""
 
     pid: int
+    threads: tuple[int, ...] = ()
 
 
 Action = ToClient | ToWorker | WatchProcess

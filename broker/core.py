@@ -220,7 +220,7 @@ class Core:
         worker = self.roster.join(connection, hello, admitted=admitted, now=now)
         if worker.is_loading:
             self.loads.begin(worker, now)
-        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid)]
+        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid, hello.lifelong)]
         return actions + self.dispatch.feed_all(now)
 
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:

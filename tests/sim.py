@@ -163,7 +163,7 @@ class World:
                         self.inspect_lease(connection, message, payload, is_probe=payload == PROBE)
                     assert payload is None or isinstance(payload, bytes)
                     self.deliver(connection, message, payload)
-                case WatchProcess(pid):
+                case WatchProcess(pid, _):
                     self.supervisor.watch(pid)
         if self.judge:
             self.judge.waiting()

@@ -1,12 +1,18 @@
 """The broker as a process: one at a time, and it stops when told to."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+import zmq
 
-from tests.pool import ROOT, running_pool
+from control.admin import Admin
+from hotpool.messages import PROTOCOL, WorkerHello
+from hotpool.wire import encode
+from tests.pool import ROOT, eventually, running_pool
 
 pytestmark = pytest.mark.slow
 
@@ -33,3 +39,25 @@ def test_a_bad_configuration_is_one_line_and_no_traceback(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {config}: unknown key 'pool.workerz'; did you mean 'pool.workers'?"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a thread's end")
+def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
+    """Of a process that is killed, some threads end long before it does."""
+    may_end = threading.Event()
+    thread = threading.Thread(target=may_end.wait)
+    thread.start()
+    hello = WorkerHello(
+        PROTOCOL, "worker-9", 1, os.getpid(), "noop", "v1", "d" * 64, 0, (0,), 1, lifelong=(thread.native_id or 0,)
+    )
+    with running_pool(1) as pool, zmq.Context() as context, context.socket(zmq.DEALER) as worker:
+        worker.connect(pool.home.endpoint("workers"))
+        with Admin(pool.home.endpoint("admin"), watch=True) as admin:
+            admin.report()  # so the broker has heard that we watch
+            try:
+                worker.send(encode(hello))
+                eventually(lambda: [change.worker for change in admin.changes(0.1)] == ["worker-9"], "it has joined")
+            finally:
+                may_end.set()
+            (lost,) = admin.changes(0.5)
+    assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "exit")

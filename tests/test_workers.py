@@ -180,6 +180,14 @@ def test_a_killed_worker_is_noticed_in_milliseconds_and_replaced(start, hub):
     assert hub.seats["worker-1"].restarts == {}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's threads")
+def test_a_worker_names_its_threads_of_which_at_most_one_is_the_last_to_end(start, hub):
+    start()
+    hello = hub.hello()
+    assert len(hello.lifelong) >= 2
+    assert set(hello.lifelong) <= {int(name) for name in os.listdir(f"/proc/{hello.pid}/task")} - {hello.pid}
+
+
 def test_a_bug_ends_the_process_and_the_supervisor_knows_why(start, hub):
     start()
     hub.hello()

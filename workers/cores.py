@@ -114,3 +114,11 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def other_threads() -> tuple[int, ...]:
+    """The system's ids of this process's threads but for the main one; empty where there is no list of them."""
+    try:
+        return tuple(sorted({int(name) for name in os.listdir("/proc/self/task")} - {os.getpid()}))
+    except OSError:
+        return ()

@@ -41,13 +41,13 @@ class PulseThread(threading.Thread):
         self._worker, self._incarnation = worker, incarnation
         self._lifeline = lifeline
         self._stop_read, self._stop_write = os.pipe()
+        self._socket = self._open()  # here, so that the context's own threads run from now on
 
     def run(self) -> None:
-        socket = self._open()
         try:
-            self._beat(socket)
+            self._beat(self._socket)
         finally:
-            socket.close(linger=0)
+            self._socket.close(linger=0)
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""

@@ -50,6 +50,7 @@ from .batch import (
     pixels_array,
     tensor_rows,
 )
+from .cores import other_threads
 from .heap import give_back
 from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
@@ -146,6 +147,7 @@ class Worker:
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
         self._polled_session = 0
+        self._lifelong = other_threads()  # now: those that compute come later, and may go
         self._rows = PictureRows(settings.max_batch, 1)
         # With one thread all computing is the main thread's, and a load beside, in another one, does not count.
         self._cpu_clock = thread_time if settings.threads == 1 else process_time
@@ -330,6 +332,7 @@ class Worker:
                 token=self._token,
                 load_reason=self._load_reason,
                 loading=self._order.token if self._order else "",
+                lifelong=self._lifelong,
             )
         )
 
