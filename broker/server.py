@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import secrets
+import select
 import signal
 import socket
 from math import ceil
@@ -69,6 +70,10 @@ class Server:
         self._watchers: set[bytes] = set()
         self._processes: dict[int, int] = {}  # pidfd of a process or of a thread of it -> pid
         self._poller = zmq.Poller()
+        self._ends: "select.epoll | None" = None  # macOS has none
+        if hasattr(os, "pidfd_open"):  # Linux: one descriptor for all, or each turn would cost more with each worker
+            self._ends = select.epoll()
+            self._poller.register(self._ends.fileno(), zmq.POLLIN)
         self._wakeup, self._waker = socket.socketpair()
         for polled in (self._clients, self._workers, self._admin, self._wakeup):
             self._poller.register(polled, zmq.POLLIN)
@@ -90,7 +95,8 @@ class Server:
                 self._read_admin()
             if self._workers in ready:
                 self._read_workers()
-            self._reap(ready)
+            if self._ends is not None and self._ends.fileno() in ready:
+                self._reap(self._ends)
             if self._clients in ready:
                 self._read_clients()
             self._do(self._core.tick(monotonic()))
@@ -100,6 +106,8 @@ class Server:
     def close(self) -> None:
         for pidfd in self._processes:
             os.close(pidfd)
+        if self._ends is not None:
+            self._ends.close()
         # LINGER 0 was set at birth; destroy closes what is open and never waits for peers (pyzmq#1003).
         self._context.destroy(linger=0)
 
@@ -145,11 +153,10 @@ class Server:
             _send(self._admin, connection, reply, None)
             self._do(actions)
 
-    def _reap(self, ready: "dict[object, int]") -> None:
-        for pid in {self._processes[polled] for polled in ready if polled in self._processes}:
+    def _reap(self, ends: "select.epoll") -> None:
+        for pid in {self._processes[pidfd] for pidfd, _ in ends.poll(0)}:
             for pidfd in [pidfd for pidfd, of in self._processes.items() if of == pid]:
-                self._poller.unregister(pidfd)
-                os.close(pidfd)
+                os.close(pidfd)  # and it is watched no more
                 del self._processes[pidfd]
             self._do(self._core.process_ended(pid, monotonic()))
 
@@ -176,14 +183,14 @@ class Server:
     def _watch(self, pid: int, threads: tuple[int, ...]) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last
         of its threads does that; the others are told of at once. So two threads are as good as all."""
-        if not hasattr(os, "pidfd_open") or pid in self._processes.values():
+        if self._ends is None or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
         for id, flags in [(pid, 0), *((thread, PIDFD_THREAD) for thread in threads[:2])]:
             # Gone already, not of this host, or a kernel that tells only of processes: silence will tell.
             with contextlib.suppress(OSError, OverflowError):
                 pidfd = os.pidfd_open(id, flags)
                 self._processes[pidfd] = pid
-                self._poller.register(pidfd, zmq.POLLIN)
+                self._ends.register(pidfd, select.EPOLLIN)
 
     def _announce(self, changed: Changed) -> None:
         log.info(
