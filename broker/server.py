@@ -70,7 +70,7 @@ class Server:
         self._watchers: set[bytes] = set()
         self._processes: dict[int, int] = {}  # pidfd of a process or of a thread of it -> pid
         self._poller = zmq.Poller()
-        self._ends: "select.epoll | None" = None  # macOS has none
+        self._ends: select.epoll | None = None  # macOS has none
         if hasattr(os, "pidfd_open"):  # Linux: one descriptor for all, or each turn would cost more with each worker
             self._ends = select.epoll()
             self._poller.register(self._ends.fileno(), zmq.POLLIN)
