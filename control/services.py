@@ -1,4 +1,4 @@
-"""Shell: runs broker, workers and control as child processes, starts again what dies, stops all in order.
+"""Shell: runs broker, workers, control and gateway as child processes, starts again what dies, stops all in order.
 
 `Runner` knows nothing of what the services do; `up.py` says when the pool is ready.
 """
@@ -28,7 +28,7 @@ _LIBC = ctypes.CDLL(None)  # before any fork: the child must not load libraries
 # Of a process that checks a version: low enough that requests hardly notice, not so low that a busy pool makes it take minutes.
 # The first counts within a session, the second between sessions.
 _NICE, _SESSION_NICE = 10, 5
-SERVICE_NAMES = ("broker", "workers", "control")
+SERVICE_NAMES = ("broker", "workers", "control", "gateway")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,11 +48,13 @@ def services(home: Home, config_path: Path | None, config: Config) -> tuple[Serv
     if config_path is not None:
         options += ["--config", str(config_path.absolute())]
     drain_s = config.rollout.drain_timeout_s
-    return (
+    made = (
         Service("broker", module_command("broker", options), grace_s=5.0),
         Service("workers", module_command("workers", options), grace_s=drain_s + 10.0),
         Service("control", module_command("control", options), grace_s=5.0, is_essential=False),
+        Service("gateway", module_command("gateway", options), grace_s=10.0, is_essential=False),
     )
+    return made if config.gateway.enabled else made[:-1]
 
 
 def module_command(package: str, options: Sequence[str]) -> tuple[str, ...]:

@@ -94,6 +94,14 @@ class Probe(_Section):
     interval_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
 
 
+class Gateway(_Section):
+    """HTTP and the Web page."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+
+
 class Config(_Section):
     """All of `configs/default.toml`."""
 
@@ -103,6 +111,7 @@ class Config(_Section):
     rollout: Rollout = Rollout()
     gates: Gates = Gates()
     probe: Probe = Probe()
+    gateway: Gateway = Gateway()
 
 
 def load_config(path: Path | None) -> Config:

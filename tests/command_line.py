@@ -13,7 +13,7 @@ from hotpool.home import Home
 
 from .pool import ROOT
 
-TWO_WORKERS = "[pool]\nworkers = 2\nallow_oversubscription = true\n"
+TWO_WORKERS = "[gateway]\nenabled = false\n[pool]\nworkers = 2\nallow_oversubscription = true\n"
 # Of tests.small_versions. `exact`, because answers are compared with those of torchvision's own transforms.
 SMALL_NETWORK = ("--arch", "shufflenet_v2_x0_5", "--resize", "36", "--crop", "32", "--preprocess", "exact")
 

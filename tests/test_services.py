@@ -15,7 +15,7 @@ import pytest
 from control.exits import Exit
 from control.services import Runner, Service, Signals, decide, describe_exit, module_command, services
 from control.up import create_folders, run_pool, start_detached, stop_pool
-from hotpool.config import Config
+from hotpool.config import Config, Gateway
 from hotpool.errors import Conflict, NothingToDo
 from hotpool.home import Home
 from hotpool.locks import hold
@@ -73,7 +73,7 @@ def said():
 
 def test_services_start_with_the_broker_and_carry_home_and_config(tmp_path):
     made = services(Home(tmp_path), Path("pool.toml"), Config())
-    assert [one.name for one in made] == ["broker", "workers", "control"]
+    assert [one.name for one in made] == ["broker", "workers", "control", "gateway"]
     assert made[0].command[1:] == (
         "-m",
         "broker",
@@ -82,8 +82,13 @@ def test_services_start_with_the_broker_and_carry_home_and_config(tmp_path):
         "--config",
         str(Path("pool.toml").absolute()),
     )
-    assert [one.is_essential for one in made] == [True, True, False]
+    assert [one.is_essential for one in made] == [True, True, False, False]
     assert made[1].grace_s > Config().rollout.drain_timeout_s
+
+
+def test_a_pool_can_do_without_the_gateway(tmp_path):
+    made = services(Home(tmp_path), None, Config(gateway=Gateway(enabled=False)))
+    assert [one.name for one in made] == ["broker", "workers", "control"]
 
 
 def test_a_module_is_named_as_our_own_package_is(monkeypatch):

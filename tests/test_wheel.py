@@ -15,7 +15,13 @@ from .pool import ROOT, short_home
 from .small_versions import make_tensors, save
 
 pytestmark = pytest.mark.slow
-FOLDERS = {"hotpool": "hotpool", "broker": "hotpool/broker", "workers": "hotpool/workers", "control": "hotpool/control"}
+FOLDERS = {
+    "hotpool": "hotpool",
+    "broker": "hotpool/broker",
+    "workers": "hotpool/workers",
+    "control": "hotpool/control",
+    "gateway": "hotpool/gateway",
+}
 
 
 def run(*command):

@@ -47,9 +47,8 @@ class DemoPool:
         self.config = folder / "hotpool.toml"
         self.n_workers = n_workers
         # Two workers even where a machine grants fewer cores: the demo must run there too.
-        self.config.write_text(
-            f'[pool]\nmodel = "{MODEL}"\nworkers = {n_workers}\nallow_oversubscription = true\n{QUICK}'
-        )
+        pool = f'[pool]\nmodel = "{MODEL}"\nworkers = {n_workers}\nallow_oversubscription = true\n'
+        self.config.write_text(f"[gateway]\nenabled = false\n{pool}{QUICK}")
 
     def hotpool(self, *arguments: str, may_fail: bool = False) -> Result:
         """Runs one command to its end."""
