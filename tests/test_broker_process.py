@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from bench.noop import MODEL
 from tests.pool import ROOT, running_pool
 
 pytestmark = pytest.mark.slow
@@ -33,3 +35,16 @@ def test_a_bad_configuration_is_one_line_and_no_traceback(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {config}: unknown key 'pool.workerz'; did you mean 'pool.workers'?"
+
+
+def test_a_pointer_that_can_t_be_read_keeps_nobody_from_being_answered():
+    with running_pool(1) as pool, pool.client() as client:
+        pointer = pool.home.stable_pointer(MODEL)
+        pointer.unlink()
+        pointer.mkdir()
+        pool.kill("broker")
+        pool.start_broker()
+        assert client.classify(np.zeros((8, 8, 3), np.uint8)).version == "v1"
+        log = (pool.home.root / "broker.log").read_text()
+    assert f"the stable version of model {MODEL} can't be read" in log
+    assert "Traceback" not in log
