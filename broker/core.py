@@ -10,7 +10,6 @@ Liveness is judged here: a session is lost when its process ends, when it is sil
 takes longer than allowed (then the process is hung and the supervisor is told to end it).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -80,7 +79,7 @@ class Settings:
 
     boot: int
     default_model: str
-    stable: Mapping[str, str]
+    stable: dict[str, str]
     heartbeat_s: float
     load_timeout_s: float
     max_bytes: int

@@ -4,7 +4,7 @@ The controller's table is the rule. A broker that was just started has none. Unt
 for the version it holds, which it has verified; for requests that name none there is the pointer to the stable version.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -40,7 +40,7 @@ class Admitted:
 class Routing:
     """The controller's table, by model. stable: by model, see `Settings`."""
 
-    def __init__(self, default_model: str, stable: Mapping[str, str]) -> None:
+    def __init__(self, default_model: str, stable: dict[str, str]) -> None:
         self._default_model, self._stable = default_model, stable
         self._admitted: dict[str, Admitted] = {}
         self.epoch = 0
