@@ -49,7 +49,7 @@ class Side:
 
     def __init__(self, context: Context, n_workers: int, n_queued: int) -> None:
         limits = Limits(2 * n_queued + 1000, 1 << 40, max_batch=4, max_attempts=3, lease_s=3600.0)
-        self._core = Core(Settings(1, MODEL, 3600.0, 60.0, 1 << 24, limits), monotonic())
+        self._core = Core(Settings(1, MODEL, {}, 3600.0, 60.0, 1 << 24, limits), monotonic())
         self._clients, self._workers = (Wire(context, f"{kind}-{n_workers}") for kind in ("clients", "workers"))
         self._numbers = count(1)
         self._leased: deque[tuple[bytes, int]] = deque()  # connection and job, the oldest first

@@ -1,8 +1,12 @@
-"""Pure: where requests that name no version go while a policy splits them between stable and target.
+"""Pure: where requests that name no version go while a policy splits them between stable and target, and before the controller
+has said whether one does.
 
 The arm of a request is a matter of its key alone: never of who is free, or slow requests would choose the worker. The
 target's arm falls back to stable while no worker of the target is ready; stable's arm waits, whatever happens, until
 stable answers.
+
+A broker that the controller has not told anything yet can't know whose arm a request is: all go to stable. Where no worker is
+ready with it they go to any, after a wait: all may hold the target of a rollout that was about to end, and serving must go on.
 """
 
 from dataclasses import dataclass
@@ -14,6 +18,10 @@ from .evidence import Run
 from .leases import Lease, Pending
 from .roster import Roster
 from .routing import Routing, point
+
+# How long a broker waits for a worker with the stable version to say hello before others may answer. Workers connect again
+# within 0.55 s (the longest pause of `hotpool.link`) and what they just compute; a call has 10 s unless it says otherwise.
+WAIT_FOR_STABLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +45,57 @@ class Split:
 
 class Arms:
     """splits: by model, derived from the version table and the workers' states whenever they change, since every request asks.
-    runs: by model, the evidence of its policy. Both are empty while there is no policy."""
+    runs: by model, the evidence of its policy. Both are empty while there is no policy. presumed: by model, the stable version
+    while it alone may answer, derived likewise; empty once the controller has spoken."""
 
-    def __init__(self, routing: Routing, roster: Roster) -> None:
+    def __init__(self, routing: Routing, roster: Roster, now: float) -> None:
         self._routing, self._roster = routing, roster
         self.splits: dict[str, Split] = {}
         self.runs: dict[str, Run] = {}
+        self.wait_ends_at, self._is_waiting = now + WAIT_FOR_STABLE_S, True
+        self.presumed = self._presume()
 
     def goes_to(self, pending: Pending) -> str | None:
         """Alias or digest of what may answer this request; None: any that is admitted."""
-        split = self.splits.get(pending.model)
-        if pending.version is not None or split is None:
+        if pending.version is not None:
             return pending.version
-        return split.digest_for(pending.route or pending.id)
+        split = self.splits.get(pending.model)
+        return split.digest_for(pending.route or pending.id) if split else self.presumed.get(pending.model)
 
     def refresh(self, now: float) -> list[str]:
-        """After a change of the table or of workers: the models whose requests may have to go elsewhere."""
-        before, self.splits = self.splits, self._derive()
-        if before == self.splits:
+        """After a change of the table or of workers, or when the wait is over: the models whose requests may have to go
+        elsewhere."""
+        before, self._is_waiting = self._rules(), now < self.wait_ends_at
+        self.splits, self.presumed = self._derive(), self._presume()
+        after = self._rules()
+        if before == after:
             return []
         self.runs = {model: self._run(model, split, now) for model, split in self.splits.items()}
-        return [model for model in before | self.splits if before.get(model) != self.splits.get(model)]
+        return [model for model in before | after if before.get(model) != after.get(model)]
+
+    def is_due(self, now: float) -> bool:
+        """Whether the wait for stable is over, and nobody has looked since."""
+        return self._is_waiting and now >= self.wait_ends_at
 
     def run_of(self, model: str, lease: Lease) -> Run | None:
         """Where the end of this lease counts: what was leased before a policy is no evidence of it."""
         run = self.runs.get(model)
         return run if run and lease.sent_at >= run.began_at else None
 
+    def _rules(self) -> dict[str, Split | str]:
+        """By model: none is both split and presumed."""
+        return {**self.splits, **self.presumed}
+
+    def _ready(self) -> set[tuple[str, str]]:
+        """Model and version of all ready workers."""
+        return {(worker.model, worker.digest) for worker in self._roster if worker.state is WorkerState.READY}
+
+    def _presume(self) -> dict[str, str]:
+        ready, untold = self._ready(), self._routing.untold()
+        return {model: stable for model, stable in untold.items() if self._is_waiting or (model, stable) in ready}
+
     def _derive(self) -> dict[str, Split]:
-        ready = {(worker.model, worker.digest) for worker in self._roster if worker.state is WorkerState.READY}
+        ready = self._ready()
         return {
             model: Split(policy, stable, target, (model, target) in ready)
             for model, policy, stable, target in self._routing.policies()
@@ -78,6 +108,7 @@ class Arms:
     def check(self) -> None:
         """Invariants; tests call this after every event."""
         assert self.splits == self._derive(), "arms were not looked at after a change"
+        assert self.presumed == self._presume(), "what is presumed was not looked at after a change"
         assert self.splits.keys() == self.runs.keys()
         for model, split in self.splits.items():
             assert split.key == self.runs[model].key

@@ -74,10 +74,12 @@ SWEEP_S = 0.05  # how often silence and overdue leases are looked for; small aga
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of one broker process. boot: random, names it; all durations in seconds."""
+    """Of one broker process. boot: random, names it; all durations in seconds. stable: by model, the digest in the pointer to
+    its stable version when this process started; empty where it can't be read."""
 
     boot: int
     default_model: str
+    stable: dict[str, str]
     heartbeat_s: float
     load_timeout_s: float
     max_bytes: int
@@ -91,11 +93,11 @@ class Core:
         self.settings, self.started_at, self._sweep_at = settings, now, now + SWEEP_S
         self.metrics = Metrics()
         self.roster = Roster()
-        self.routing = Routing(settings.default_model)
+        self.routing = Routing(settings.default_model, settings.stable)
         self.loads = Loads(self.roster, self.routing, settings.load_timeout_s)
         # 20 bits of the boot's random number and 2**32 jobs: together below 2**53, the limit of `messages.Count`.
         first_job = (settings.boot & 0xFFFFF) << 32
-        self.arms = Arms(self.routing, self.roster)
+        self.arms = Arms(self.routing, self.roster, now)
         self.dispatch = Dispatcher(self.roster, self.arms, self.metrics, settings.limits, first_job)
         self._clients: dict[bytes, float] = {}  # connection -> last heard
         self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
@@ -350,6 +352,8 @@ class Core:
                 self.loads.expire(worker, now)
                 if worker.state is not S.DOWN and (cause := self._overdue(worker, now)):
                     actions += self._give_up(worker, cause, now)
+            if self.arms.is_due(now):
+                actions += self.dispatch.feed_all(now)
         return actions
 
     def next_tick(self) -> float:
@@ -382,6 +386,7 @@ class Core:
         if pause <= self.settings.heartbeat_s:
             return
         self._clients = {connection: heard_at + pause for connection, heard_at in self._clients.items()}
+        self.arms.wait_ends_at += pause
         for worker in self.roster:
             worker.heard_at += pause
             worker.lease_ends_at += pause

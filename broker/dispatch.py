@@ -90,7 +90,8 @@ class Dispatcher:
             known.client = pending.client  # sent again over a new connection: the answer goes there
             self._metrics.duplicates[()] += 1
             return []
-        pending.goes_to = self._arms.goes_to(pending) if self._arms.splits else pending.version
+        arms = self._arms
+        pending.goes_to = arms.goes_to(pending) if arms.splits or arms.presumed else pending.version
         worker = self._roster.next_free(pending.model, pending.goes_to)
         if worker is None:
             self._refuse_if_full(pending)

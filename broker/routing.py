@@ -1,7 +1,7 @@
 """Pure: which versions of a model may serve, and whose word counts.
 
-The controller's table is the rule. A broker that was just started has none: until the controller speaks it takes the workers at
-their word, since each has verified what it holds and none starts by itself on anything but the stable version.
+The controller's table is the rule. A broker that was just started has none. Until the controller speaks any worker may answer
+for the version it holds, which it has verified; for requests that name none there is the pointer to the stable version.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,10 +38,10 @@ class Admitted:
 
 
 class Routing:
-    """The controller's table, by model."""
+    """The controller's table, by model. stable: by model, see `Settings`."""
 
-    def __init__(self, default_model: str) -> None:
-        self._default_model = default_model
+    def __init__(self, default_model: str, stable: dict[str, str]) -> None:
+        self._default_model, self._stable = default_model, stable
         self._admitted: dict[str, Admitted] = {}
         self.epoch = 0
 
@@ -82,6 +82,10 @@ class Routing:
         if digest not in (admitted.stable, admitted.target):
             served = ", ".join(admitted.served())
             raise UnknownVersion(f"version {version!r} of {model!r} is not served now; served: {served}")
+
+    def untold(self) -> dict[str, str]:
+        """The stable version by model, where the controller has not spoken yet."""
+        return {model: digest for model, digest in self._stable.items() if model not in self._admitted}
 
     def policies(self) -> Iterator[tuple[str, Policy, str, str]]:
         """Model, policy, stable and target, where a policy holds. Without a target, after a rollout, what is judged is the one

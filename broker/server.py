@@ -23,6 +23,7 @@ from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
 from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
+from hotpool.manifest import read_stable
 from hotpool.messages import Changed, Message, Watch
 from hotpool.wire import Decoder, check_count, encode, from_admin, from_client, from_worker
 
@@ -42,16 +43,28 @@ HEADER_SLACK_BYTES = 64 * 1024
 PIDFD_THREAD = os.O_EXCL  # Linux 6.9; Python has no name for it
 
 
-def core_settings(config: Config) -> Settings:
-    """What the core needs of the configuration, and a random name for this process."""
+def core_settings(home: Home, config: Config) -> Settings:
+    """What the core needs of the configuration, what is stable now, and a random name for this process."""
     dispatch, pool = config.dispatch, config.pool
     limits = Limits(
         dispatch.queue_max_requests, dispatch.queue_max_bytes, pool.max_batch, dispatch.max_attempts, dispatch.lease_s
     )
     return Settings(
-        secrets.randbits(48), pool.model, dispatch.heartbeat_s, config.rollout.load_timeout_s, config.pictures.max_bytes,
-        limits,
+        secrets.randbits(48), pool.model, _stable_versions(home), dispatch.heartbeat_s, config.rollout.load_timeout_s,
+        config.pictures.max_bytes, limits,
     )  # fmt: skip
+
+
+def _stable_versions(home: Home) -> dict[str, str]:
+    """By model, of all that have one. Read once: from the controller's first word on its table is the rule."""
+    found = {}
+    for model in [path.parent.name for path in home.root.glob("models/*/stable")]:
+        try:
+            found[model] = read_stable(home, model) or ""
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("the stable version of model %s can't be read: %s", model, error)
+            found[model] = ""
+    return found
 
 
 class Server:
@@ -60,7 +73,7 @@ class Server:
     def __init__(self, home: Home, config: Config) -> None:
         _raise_file_limit()
         self._context: zmq.Context[Socket] = zmq.Context()
-        self._core = Core(core_settings(config), monotonic())
+        self._core = Core(core_settings(home, config), monotonic())
         max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
         self._clients = self._bind(home.endpoint("clients"), max_bytes, high_water=1000)
         self._workers = self._bind(

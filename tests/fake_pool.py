@@ -98,6 +98,7 @@ class FakePool:
         self.home, self.floor, self.now = home, floor, 100.0
         self.workers = {f"worker-{i}": FakeWorker(f"worker-{i}", stable) for i in range(n_workers)}
         self.table: m.ModelReport | None = None
+        self.booted_at = self.now  # the broker
         self.leader = 0  # highest epoch obeyed
         self.drain_s, self.load_s, self.restart_s, self.boot_s = 0.11, 0.23, 0.31, 0.17
         self.bad: dict[str, str] = {}  # digest -> why no worker can load it
@@ -196,7 +197,7 @@ class FakePool:
 
     def restart_broker(self) -> None:
         """Workers keep what they hold and go on with their loads; drains that were ordered are forgotten."""
-        self.table, self.leader = None, 0
+        self.table, self.leader, self.booted_at = None, 0, self.now
         self.requests.forget()
         for worker in self.workers.values():
             if worker.state not in (S.DOWN, S.STARTING):

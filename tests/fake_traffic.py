@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.arms import WAIT_FOR_STABLE_S
 from hotpool.evidence import Arm, Counts, log_percent
+from hotpool.manifest import read_stable
 from hotpool.messages import ModelReport, Policy
 from hotpool.states import WorkerState
-from tests.fake_pool import FakePool
+from tests.fake_pool import MODEL, FakePool
 
 SERVICE_US = 20_000.0
 LEAST_IN_WINDOW = 3  # as in broker/evidence.py
@@ -108,7 +110,9 @@ class Traffic:
     def _split(self, policy: Policy | None, n: int, n_workers: Mapping[str, int]) -> int:
         """How many find nobody to answer them."""
         table = self._pool.table
-        if policy is None or table is None:
+        if table is None:
+            return self._untold(n, n_workers)
+        if policy is None:
             return self._among_all(n, n_workers)
         has_target = table.target in n_workers
         n_target = int(self._rng.binomial(n, policy.share / 100)) if has_target else 0
@@ -120,6 +124,13 @@ class Traffic:
         if policy.shadow and has_target and self._run:
             self._copy(int(self._rng.binomial(n - n_target, COPIED * policy.shadow / 100)))
         return 0
+
+    def _untold(self, n: int, n_workers: Mapping[str, int]) -> int:
+        """A broker that was just started lets stable alone answer; where it is missing, any after a while."""
+        stable = read_stable(self._pool.home, MODEL)
+        if stable not in n_workers and self._pool.now - self._pool.booted_at >= WAIT_FOR_STABLE_S:
+            return self._among_all(n, n_workers)
+        return self._among_all(n, {digest: held for digest, held in n_workers.items() if digest == stable})
 
     def _among_all(self, n: int, n_workers: Mapping[str, int]) -> int:
         """Without a policy any worker does."""

@@ -43,6 +43,10 @@ class Pool:
         self._incarnations[name] = self._incarnations.get(name, 0) + 1
         self._start(name, self._module, str(self.home.root), name, str(self._incarnations[name]))
 
+    def start_control(self) -> None:
+        """The versions of the home must be in its journal by now."""
+        self._start("control", "tests.control_process", str(self.home.root))
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         self.processes[name].send_signal(number)
         if number == signal.SIGKILL:

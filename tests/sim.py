@@ -15,13 +15,14 @@ from typing import Any
 from broker.actions import Action, ToClient, ToWorker, WatchProcess
 from broker.core import Core, Settings
 from broker.dispatch import Limits
+from broker.leases import Pending
 from hotpool import messages as m
 from hotpool.calls import Call, Calls
 from hotpool.errors import HotpoolError, error_from
 from hotpool.states import Executed, WorkerState
 from hotpool.wire import decode_result, encode_body
 
-from .sim_arms import Judge
+from .sim_arms import WAIT_FOR_STABLE_S, Judge
 
 MODEL = "shapes"
 HEARTBEAT_S = 0.05
@@ -59,6 +60,7 @@ class Plan:
     probes: int = 0  # and now and then a drained worker is restarted
     beside: bool = False  # rollouts load beside what is served, and some are given up half way
     arms: bool = False  # requests are split and copied by policies that change all the time; rollouts take longer
+    silences: int = 0  # of the operator, and some more before commits: a broker that comes meanwhile has no table
     sees_exits: bool = True  # False: as on macOS, only silence and the supervisor tell
     queue_max: int = 1000
     max_batch: int = 3
@@ -119,14 +121,18 @@ class World:
             self.after(rng.uniform(0.2, plan.seconds), self.client.cancel_one)
         for number in range(plan.probes):
             self.after(rng.uniform(0.2, plan.seconds), self.client.probe, number)
+        for _ in range(plan.silences):
+            self.after(rng.uniform(0.2, plan.seconds), self.operator.fall_silent)
 
     # ---- the broker
 
     def start_broker(self) -> None:
-        self.boot += 1
+        self.boot, self.booted_at = self.boot + 1, self.now
         self.is_down = False
         limits = Limits(self.plan.queue_max, 10**9, self.plan.max_batch, max_attempts=3, lease_s=LEASE_S)
-        settings = Settings(self.boot, MODEL, HEARTBEAT_S, load_timeout_s=1.0, max_bytes=10**6, limits=limits)
+        settings = Settings(
+            self.boot, MODEL, {MODEL: digest(self.stable)}, HEARTBEAT_S, load_timeout_s=1.0, max_bytes=10**6, limits=limits,
+        )  # fmt: skip
         self.core = self.core_type(settings, self.now)
         self.tick(self.boot)
 
@@ -176,14 +182,21 @@ class World:
             return  # lost in the same breath; the lease is back in the queue
         if is_probe and self.core.dispatch._waiting.lanes_of(worker):
             self.problems.append(f"{worker.name} was probed while requests waited for it")
-        # A fresh broker without a table may also use what might serve until a moment ago, as it takes workers at their word.
-        admitted = {self.stable, self.target} | (self.ever_tabled if not self.core.routing.report() else set())
+        admitted = self.admitted(worker.leases[job.job].pending)
         if worker.version not in admitted:
-            self.problems.append(
-                f"{worker.name} got a request on {worker.version}, admitted are {self.stable} {self.target}"
-            )
+            self.problems.append(f"{worker.name} got a request on {worker.version}, admitted are {admitted}")
         if self.judge:
             self.judge.leased(worker, worker.leases[job.job], int(payload.split()[0]))
+
+    def admitted(self, pending: Pending | None, wait_s: float = WAIT_FOR_STABLE_S) -> set[str | None]:
+        """What may answer now. A broker without a table takes workers at their word for those who name a version; for others
+        stable alone, unless there was time to say hello and nobody has come who holds it."""
+        if self.core.routing.report():
+            return {self.stable, self.target}
+        has_stable = any(w.version == self.stable and w.state is WorkerState.READY for w in self.core.roster)
+        has_waited = self.now - self.booted_at >= wait_s
+        is_named = pending is None or pending.version is not None
+        return {*self.ever_tabled} if is_named or (has_waited and not has_stable) else {self.stable}
 
     # ---- the network
 
@@ -261,7 +274,7 @@ class World:
     def allowed_kills(self) -> int:
         # Once in a batch (not blamed alone), then twice alone, and its one copy; a broker that restarts forgets, so the count
         # starts again.
-        return (3 + self.plan.arms) * (1 + self.plan.broker_restarts)
+        return (3 + self.plan.arms) * self.boot
 
 
 class Client:
@@ -598,12 +611,18 @@ class Operator:
 
     def __init__(self, world: World) -> None:
         self.world, self.n, self.boot, self.attempt, self.n_policies = world, 1, 0, 0, 0
+        self.silent_until = 0.0
         world.after(0.3, self.act)
+
+    def fall_silent(self) -> None:
+        self.silent_until = self.world.now + self.world.rng.uniform(0.2, 2.0)
 
     def act(self) -> None:
         world = self.world
         if world.now < world.plan.seconds + 1:
             world.after(0.02, self.act)
+        if world.now < self.silent_until:
+            return
         if self.boot != world.boot:
             self.boot = world.boot
             self.tell()
@@ -625,6 +644,10 @@ class Operator:
             elif worker.state is WorkerState.READY and not worker.is_loading:
                 self.load(worker, goal, beside=True)
         if workers and not behind and all(worker.state is WorkerState.READY for worker in workers):
+            if world.plan.silences and world.rng.random() < 0.3:
+                self.fall_silent()  # killed at the worst moment, and the broker with it
+                world.crash_broker()
+                return
             world.stable, world.target, world.policy = goal, None, None
             self.tell()
         elif world.plan.beside and world.rng.random() < 0.02:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.core import SWEEP_S
 from hotpool import messages as m
 from hotpool.states import WorkerState
 
 if TYPE_CHECKING:
     from .sim import World
+
+
+WAIT_FOR_STABLE_S = 1.0  # how long a new broker that nobody has told anything keeps others than stable from answering
 
 
 def own_point(key: bytes, salt: int) -> float:
@@ -59,6 +63,7 @@ class Judge:
         self.originals[lease.job] = number
         self.holders.setdefault(number, set()).add((worker.name, worker.version))
         if policy is None or request.version is not None:
+            self.seen_untold(worker, request)
             return
         is_target = worker.version == self.world.target
         belongs = self.belongs_to_target(request, policy)
@@ -69,6 +74,14 @@ class Judge:
         self.seen["fell back to stable"] += belongs and not is_target
         if worker.version != self.expected(request, policy):
             self.problem(f"request {number} went to {worker.version} by {policy}")
+
+    def seen_untold(self, worker: Any, request: m.Request) -> None:
+        """By a broker that was just started. `World.admitted` has judged it."""
+        if request.version is None and not self.world.core.routing.report():
+            self.seen["untold"] += 1
+            held = {w.version for w in self.world.core.roster if w.state is WorkerState.READY}
+            self.seen["untold, while others are ready too"] += bool(held - {self.world.stable})
+            self.seen["untold, and stable is missing"] += worker.version != self.world.stable
 
     def copied(self, worker: Any, number: int, policy: m.Policy | None) -> None:
         self.seen["copies"] += 1
@@ -99,13 +112,15 @@ class Judge:
 
     def waiting(self) -> None:
         """Nobody waits while a worker that may answer is free."""
-        policy = self.policy
-        if policy is None:
+        world, policy = self.world, self.policy
+        if not world.core.dispatch.queued:
             return
-        for pending in self.world.core.dispatch._waiting:
+        free = {worker.version for worker in world.core.roster if worker.is_free}
+        for pending in world.core.dispatch._waiting:
             request = self.requests[int.from_bytes(pending.id[8:], "big")]
-            wanted = self.expected(request, policy)
-            if request.version is None and any(w.is_free and w.version == wanted for w in self.world.core.roster):
+            admitted = world.admitted(pending, WAIT_FOR_STABLE_S + 2 * SWEEP_S)
+            wanted = {self.expected(request, policy)} if policy else admitted
+            if request.version is None and wanted & free:
                 self.problem(f"request waits for {pending.goes_to} while a worker of {wanted} is free")
 
     def problem(self, text: str) -> None:

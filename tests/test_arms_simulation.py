@@ -1,7 +1,9 @@
 """Requests split between two versions in a hostile world, and the faults that must not survive there."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
+from math import inf
 
 import pytest
 
@@ -19,6 +21,12 @@ WORLDS = {
         n_workers=3, n_requests=60, seconds=3, crashes=3, hangs=1, broker_restarts=0, beside=True, arms=True
     ),
     "restarts": Plan(n_workers=4, n_requests=60, seconds=3, crashes=2, hangs=0, broker_restarts=3, arms=True),
+    "untold": Plan(
+        n_workers=3, n_requests=100, seconds=4, crashes=2, hangs=0, broker_restarts=3, silences=3, arms=True
+    ),
+    "untold at the end": Plan(
+        n_workers=2, n_requests=150, seconds=5, crashes=0, hangs=0, broker_restarts=1, silences=1, arms=True
+    ),
     "crowded": Plan(
         n_workers=3, n_requests=120, seconds=1, queue_max=30, crashes=2, broker_restarts=0, beside=True, arms=True
     ),
@@ -35,10 +43,9 @@ def test_every_request_goes_to_its_arm_and_has_exactly_one_outcome(character):
 @pytest.mark.timeout(600)
 def test_of_fifty_thousand_requests_none_outside_its_share_gets_the_target():
     seen: Counter[str] = Counter()
+    common = Plan(n_workers=4, n_requests=200, seconds=6, crashes=4, hangs=1, arms=True)
     plans = [
-        Plan(n_workers=4, n_requests=200, seconds=6, crashes=4, hangs=1, broker_restarts=n, beside=beside, arms=True)
-        for n in (0, 0, 0, 2)
-        for beside in (False, True)
+        replace(common, broker_restarts=n, silences=n, beside=beside) for n in (0, 0, 0, 2) for beside in (False, True)
     ]
     seeds = count(5000)
     while seen["split"] < N_SPLIT:
@@ -55,11 +62,55 @@ def test_of_fifty_thousand_requests_none_outside_its_share_gets_the_target():
         "to the target, of a share below 100": 5000,
         "fell back to stable": 1000,
         "copies": 2000,
+        "untold, while others are ready too": 1000,
+        "untold, and stable is missing": 10,
     }
     assert all(seen[what] >= n for what, n in least.items()), seen
 
 
 # ---- planted faults
+
+
+class TakesWorkersAtTheirWord(Core):
+    """As long as nobody has said otherwise any may answer."""
+
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.routing.untold = dict
+        self.arms.presumed = {}
+
+
+class WaitsNotAtAll(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.arms.wait_ends_at = now
+
+
+class WaitsForStableForEver(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.arms.wait_ends_at = inf
+
+
+class TakesAnyAfterTheWait(Core):
+    """Although workers with the stable version are ready."""
+
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        untold = self.routing.untold
+        self.routing.untold = lambda: untold() if self.arms._is_waiting else {}
+
+
+class KeepsToStableWhenTold(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.routing.untold = lambda: settings.stable
+
+
+class ForgetsToLookWhenTheWaitIsOver(Core):
+    def __init__(self, settings, now):
+        super().__init__(settings, now)
+        self.arms.is_due = lambda now: False
 
 
 class RoutesByLeastLoaded(Core):
@@ -177,6 +228,12 @@ class TriesACopyAgain(Core):
 
 
 FAULTS = {
+    TakesWorkersAtTheirWord: "untold",
+    WaitsNotAtAll: "untold",
+    WaitsForStableForEver: "untold at the end",
+    TakesAnyAfterTheWait: "untold at the end",
+    KeepsToStableWhenTold: "untold",
+    ForgetsToLookWhenTheWaitIsOver: "untold at the end",
     RoutesByLeastLoaded: "drain",
     FallsBackTheWrongWay: "drain",
     NeverFallsBack: "drain",

@@ -21,10 +21,18 @@ class Bench:
     """A core with one client and as many workers as asked for; remembers what was sent."""
 
     def __init__(
-        self, workers: int = 1, *, max_batch: int = 1, max_requests: int = 100, max_bytes: int = 10_000
+        self,
+        workers: int = 1,
+        *,
+        max_batch: int = 1,
+        max_requests: int = 100,
+        max_bytes: int = 10_000,
+        stable: str | None = "digest-v1",
     ) -> None:
+        """stable: as the pointer said when the broker started; None: there was none yet."""
+        pointers = {} if stable is None else {"shapes": stable}
         limits = Limits(max_requests, max_bytes, max_batch, max_attempts=3, lease_s=LEASE_S)
-        self.core = Core(Settings(7, "shapes", HEARTBEAT_S, LOAD_S, 5_000, limits), now=0.0)
+        self.core = Core(Settings(7, "shapes", pointers, HEARTBEAT_S, LOAD_S, 5_000, limits), now=0.0)
         self.now, self.n = 0.0, 0
         self.to_client: list[m.Message] = []
         self.to_worker: dict[str, list[m.Message]] = {}

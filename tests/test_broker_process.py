@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import zmq
 
+from bench.noop import MODEL
 from control.admin import Admin
 from hotpool.messages import PROTOCOL, WorkerHello
 from hotpool.wire import encode
@@ -61,3 +63,16 @@ def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
                 may_end.set()
             (lost,) = admin.changes(0.5)
     assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "exit")
+
+
+def test_a_pointer_that_can_t_be_read_keeps_nobody_from_being_answered():
+    with running_pool(1) as pool, pool.client() as client:
+        pointer = pool.home.stable_pointer(MODEL)
+        pointer.unlink()
+        pointer.mkdir()
+        pool.kill("broker")
+        pool.start_broker()
+        assert client.classify(np.zeros((8, 8, 3), np.uint8)).version == "v1"
+        log = (pool.home.root / "broker.log").read_text()
+    assert f"the stable version of model {MODEL} can't be read" in log
+    assert "Traceback" not in log

@@ -115,7 +115,7 @@ class SaysServeTooLate(Core):
 class SwapsInWhatMayNotServe(Core):
     def __init__(self, settings, now):
         super().__init__(settings, now)
-        self.loads._routing = Routing("shapes")
+        self.loads._routing = Routing("shapes", {})
 
 
 class LoadsWhileServing(Core):
