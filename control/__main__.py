@@ -9,13 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+from hotpool.admin import Admin
 from hotpool.config import find_config, find_home, load_config
 from hotpool.errors import HotpoolError
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
-from .admin import Admin
 from .checks import Scratch
 from .controller import NO_PROBES, Controller, Preflight
 from .controller import Prober as AnyProber

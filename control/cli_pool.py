@@ -10,13 +10,13 @@ import msgspec
 from rich.live import Live
 from rich.text import Text
 
+from hotpool.admin import Admin
 from hotpool.exposition import to_prometheus
 from hotpool.locks import holder
 from hotpool.messages import Family, Report
 
 from . import render
 from . import up as pool
-from .admin import Admin
 from .exits import Exit
 from .health import Health, service_health
 from .ledger import Ledger

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
+from hotpool.admin import Admin
 from hotpool.config import Config
 from hotpool.errors import BrokerUnreachable, Conflict, NothingToDo
 from hotpool.home import Home
@@ -15,7 +16,6 @@ from hotpool.locks import hold, holder
 from hotpool.manifest import read_stable
 from hotpool.messages import Report
 
-from .admin import Admin
 from .exits import Exit
 from .health import Readiness, readiness
 from .services import SERVICE_NAMES, Runner, Signals, child_environment, log_path, module_command, services

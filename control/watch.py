@@ -8,13 +8,13 @@ from time import monotonic
 
 from rich.live import Live
 
+from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.evidence import Counts
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
 from hotpool.states import Phase
 
-from .admin import Admin
 from .canary import armed, verdicts
 from .exits import PHASE_EXITS, Exit
 from .journal import Journal
