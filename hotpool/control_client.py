@@ -15,13 +15,12 @@ from typing import Any, Self
 import zmq
 
 from .errors import BadInput, ControllerUnreachable, LocalProtocolError, TooLarge, error_from
+from .frames import Socket
 from .messages import Answer, Ask
 from .states import Executed
 from .wire import MAX_ASK_BYTES, decode_value, encode, encode_value, from_control
 
 DEFAULT_TIMEOUT_S = 5.0
-
-Socket = zmq.Socket[bytes]
 
 
 class ControlClient:
