@@ -22,7 +22,7 @@ from .services import SERVICE_NAMES, Runner, Signals, child_environment, log_pat
 
 Say = Callable[[str], None]
 
-_SOCKETS = ("clients", "workers", "admin")
+_SOCKETS = ("clients", "workers", "admin", "control")
 _LOOK_S = 0.1  # between two looks at a pool that is not ready yet
 _SETTLE_S = 5.0  # the end of a service shows in the broker's report only after its heartbeats
 _IDLE_S = 3600.0  # a ready pool wakes us by a signal

@@ -106,9 +106,8 @@ def prepare(
         BadVersion: what is wrong with the source, and what to do.
         Conflict: the model has a version of this name already, or `stopping` was set.
     """
-    for field, value in (("model", model), ("name", name)):
-        _check_name(field, value)
-    refuse_taken_name(home, model, name)
+    _check_name("model", model)
+    refuse_name(home, model, name)
     home.versions.mkdir(parents=True, exist_ok=True)
     _sweep(home)
     folder = _work_folder(home, "adding")
@@ -141,7 +140,7 @@ def publish(prepared: Prepared) -> Manifest:
     final = version_folder(home, manifest.digest)
     try:
         with _locked(home):
-            refuse_taken_name(home, manifest.model, manifest.name)
+            refuse_name(home, manifest.model, manifest.name)
             if final.exists():
                 present = read_manifest(final)
                 raise Conflict(
@@ -197,8 +196,9 @@ def find_version(home: Home, model: str | None, reference: str) -> Manifest:
     return found[0]
 
 
-def refuse_taken_name(home: Home, model: str, name: str) -> None:
-    """Raises Conflict: the model has a version of this name already."""
+def refuse_name(home: Home, model: str, name: str) -> None:
+    """Raises BadVersion: it can be no version's name. Conflict: the model has a version of this name already."""
+    _check_name("name", name)
     for manifest in list_versions(home, model):
         if manifest.name == name:
             raise Conflict(f"model {model} has a version {name} already ({manifest.digest[:12]}); choose another name")
