@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from bench.noop import MODEL
-from control.admin import Admin
+from hotpool.admin import Admin
 from hotpool.messages import PROTOCOL, WorkerHello
 from hotpool.wire import encode
 from tests.pool import ROOT, eventually, running_pool
