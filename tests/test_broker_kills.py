@@ -16,9 +16,9 @@ import pytest
 from bench.callers import Callers
 from bench.noop import MODEL, noop_manifest
 from control import orders
-from control.admin import Admin
 from control.journal import Journal
 from hotpool import Client, Prediction
+from hotpool.admin import Admin
 from hotpool.manifest import read_stable
 from hotpool.states import Phase
 from tests.pool import eventually, running_pool
