@@ -24,6 +24,7 @@ from .exits import Exit, exit_for
 from .journal import Journal
 from .prober import Prober
 from .services import module_command
+from .versions import picture_options
 
 log = logging.getLogger("hotpool.control")
 
@@ -41,7 +42,7 @@ def main() -> int:
         home, config = find_home(arguments.home), load_config(find_config(arguments.config))
         # The journal's transactions and the epoch would stop a second controller too, but only once it has begun to act.
         with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
-            options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}"]
+            options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}", *picture_options(config.pictures)]
             scratch = Scratch(home, module_command("workers.scratch", options))
             with closing(Prober(home, config.probe.interval_s)) as prober:
                 serve(home, config, scratch, prober)

@@ -255,8 +255,9 @@ def evaluate(terminal: Terminal, version: str, model: str | None, folder: Path, 
     n = len(read_labelled(folder))
     with terminal.err.status(f"asking {version} about {n} pictures in a process of its own"):
         found = evaluate_version(
-            terminal.home, digest, folder, memory_mb=limits.preflight_memory_mb, timeout_s=limits.eval_timeout_s
-        )
+            terminal.home, digest, folder, limits=terminal.config.pictures, memory_mb=limits.preflight_memory_mb,
+            timeout_s=limits.eval_timeout_s,
+        )  # fmt: skip
     low, high = wilson(found.right, found.pictures, z(0.95))
     made = render.table("VERSION", "DIGEST", "PICTURES", "RIGHT", "TOP-1", "90 % INTERVAL", "UNREADABLE")
     made.add_row(

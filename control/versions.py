@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from hotpool.config import Pictures
 from hotpool.errors import BadVersion, Conflict, UnknownVersion
 from hotpool.home import Home
 from hotpool.manifest import (
@@ -224,7 +225,9 @@ class Evaluated:
     unreadable: int
 
 
-def evaluate_version(home: Home, digest: str, folder: Path, *, memory_mb: int, timeout_s: float) -> Evaluated:
+def evaluate_version(
+    home: Home, digest: str, folder: Path, *, limits: Pictures, memory_mb: int, timeout_s: float
+) -> Evaluated:
     """Asks a stored version about a folder of labelled pictures, in a scratch process.
 
     Raises:
@@ -232,7 +235,13 @@ def evaluate_version(home: Home, digest: str, folder: Path, *, memory_mb: int, t
     """
     where = version_folder(home, digest)
     read_manifest(where)
-    return Evaluated(**_run_scratch(["evaluate", f"--eval={folder}", "--", str(where)], memory_mb, timeout_s))
+    options = [f"--eval={folder}", *picture_options(limits)]
+    return Evaluated(**_run_scratch(["evaluate", *options, "--", str(where)], memory_mb, timeout_s))
+
+
+def picture_options(limits: Pictures) -> list[str]:
+    """For a scratch process that reads pictures: it refuses what the pool's workers would."""
+    return [f"--max-bytes={limits.max_bytes}", f"--max-pixels={limits.max_pixels}"]
 
 
 def remove_version(home: Home, digest: str, *, keep: Set[str]) -> None:

@@ -16,6 +16,7 @@ from control.checks import Scratch
 from control.services import module_command
 from control.verdicts import Labelled
 from control.view import Evaluating, Finding
+from hotpool.config import Pictures
 from hotpool.errors import BadLabels, BadVersion
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, version_folder
@@ -95,8 +96,8 @@ def expected(known):
     }
 
 
-def compared(folder, versions, n=N, tell=lambda pictures: None):
-    return compare(folder, versions[0], versions[1], n, tell)
+def compared(folder, versions, n=N, tell=lambda pictures: None, limits=Pictures()):  # noqa: B008  it is frozen
+    return compare(folder, versions[0], versions[1], n, limits, tell)
 
 
 def test_the_counts_are_those_of_the_versions_own_answers(labelled, versions, known):
@@ -104,7 +105,11 @@ def test_the_counts_are_those_of_the_versions_own_answers(labelled, versions, kn
     assert all(0 < counts[key] < N for key in ("both_right", "only_stable", "only_target")), counts
     assert compared(labelled, versions) == {"labelled": counts, "unreadable": 0}
     right = counts["both_right"] + counts["only_stable"]
-    assert measure(labelled, versions[0], lambda n: None) == {"pictures": N, "right": right, "unreadable": 0}
+    assert measure(labelled, versions[0], Pictures(), lambda n: None) == {
+        "pictures": N,
+        "right": right,
+        "unreadable": 0,
+    }
 
 
 def test_it_says_ten_times_how_far_it_is(labelled, versions):
@@ -124,6 +129,13 @@ def test_a_few_files_that_are_no_pictures_are_counted_and_more_are_refused_with_
     )
     with pytest.raises(BadLabels, match=said):
         compared(labelled, versions, N + 4)
+
+
+def test_the_limits_are_those_of_the_pool(labelled, versions):
+    """All the pictures are 80 x 60."""
+    assert compared(labelled, versions, limits=Pictures(max_pixels=4800))["unreadable"] == 0
+    with pytest.raises(BadLabels, match="80 x 60 = 4800 pixels, allowed are 4799"):
+        compared(labelled, versions, limits=Pictures(max_pixels=4799))
 
 
 def test_where_no_picture_can_be_read_nothing_is_told_of_the_versions(tmp_path, versions):
@@ -150,7 +162,7 @@ def test_it_is_told_which_of_the_versions_can_not_be_loaded(labelled, versions, 
     broken.mkdir(parents=True)
     (broken / MANIFEST).write_bytes((versions[0] / MANIFEST).read_bytes())
     with pytest.raises(BadVersion, match=f"stable: {WEIGHTS} can't be read"):
-        compare(labelled, broken, versions[1], N, lambda n: None)
+        compare(labelled, broken, versions[1], N, Pictures(), lambda n: None)
 
 
 # ---- the process

@@ -30,7 +30,7 @@ class Outcome:
     unreadable: int
 
 
-def compare(folder: Path, stable: Path, target: Path, expected: int, tell: Tell) -> dict[str, Any]:
+def compare(folder: Path, stable: Path, target: Path, expected: int, limits: Pictures, tell: Tell) -> dict[str, Any]:
     """The counts by which accuracy is judged. stable, target: folders of versions. expected: pictures, when it was ordered.
 
     Raises:
@@ -42,7 +42,7 @@ def compare(folder: Path, stable: Path, target: Path, expected: int, tell: Tell)
         raise BadLabels(
             f"{folder} has {len(pictures)} pictures, it had {expected} when the rollout was ordered; order it again"
         )
-    outcome = evaluate(pictures, [_load(stable, "stable"), _load(target, "target")], tell)
+    outcome = evaluate(pictures, [_load(stable, "stable"), _load(target, "target")], limits, tell)
     answers = outcome.answers
     labelled = {
         "n": len(answers),
@@ -53,15 +53,16 @@ def compare(folder: Path, stable: Path, target: Path, expected: int, tell: Tell)
     return {"labelled": labelled, "unreadable": outcome.unreadable}
 
 
-def measure(folder: Path, version: Path, tell: Tell) -> dict[str, Any]:
+def measure(folder: Path, version: Path, limits: Pictures, tell: Tell) -> dict[str, Any]:
     """How often one version is right. Raises as `compare`."""
-    outcome = evaluate(read_labelled(folder), [_load(version, "version")], tell)
+    outcome = evaluate(read_labelled(folder), [_load(version, "version")], limits, tell)
     n, right = len(outcome.answers), outcome.answers.count((True,))
     return {"pictures": n, "right": right, "unreadable": outcome.unreadable}
 
 
-def evaluate(pictures: LabelledFolder, versions: Sequence[TorchVersion], tell: Tell) -> Outcome:
-    """Asks every version about every picture. tell: hears up to ten times how many pictures it has been through.
+def evaluate(pictures: LabelledFolder, versions: Sequence[TorchVersion], limits: Pictures, tell: Tell) -> Outcome:
+    """Asks every version about every picture. limits: those of the pool; what a worker would refuse can't be read.
+    tell: hears up to ten times how many pictures it has been through.
 
     Raises:
         BadLabels: a folder is no class of a version, or more than a few pictures can't be read.
@@ -70,7 +71,7 @@ def evaluate(pictures: LabelledFolder, versions: Sequence[TorchVersion], tell: T
     n, answers, unreadable = len(pictures), list[Answers](), list[str]()
     for number, (name, path) in enumerate(pictures.pictures, start=1):
         try:
-            inputs = list(_inputs(path, versions))
+            inputs = list(_inputs(path, versions, limits))
         except (HotpoolError, OSError) as error:
             unreadable.append(f"{path}: {error}")
             _refuse_many(unreadable, pictures)
@@ -91,11 +92,10 @@ def _load(folder: Path, who: str) -> TorchVersion:
         raise BadVersion(f"{who}: {error}") from None
 
 
-def _inputs(path: Path, versions: Sequence[TorchVersion]) -> Iterator[FloatArray]:
+def _inputs(path: Path, versions: Sequence[TorchVersion], limits: Pictures) -> Iterator[FloatArray]:
     """For each version; what two of them prepare in the same way is prepared once."""
-    data, decoded = _read(path), dict[int | None, Picture]()
+    data, decoded = _read(path, limits.max_bytes), dict[int | None, Picture]()
     made: dict[tuple[Preprocessing, Preprocess], FloatArray] = {}
-    limits = Pictures()
     for version in versions:
         way, least = (version.manifest.preprocessing, version.manifest.preprocess), version.least_side
         if least not in decoded:
@@ -107,8 +107,7 @@ def _inputs(path: Path, versions: Sequence[TorchVersion]) -> Iterator[FloatArray
         yield made[way]
 
 
-def _read(path: Path) -> bytes:
-    limit = Pictures().max_bytes
+def _read(path: Path, limit: int) -> bytes:
     if (size := path.stat().st_size) > limit:
         raise TooLarge(f"the picture has {size} bytes, allowed are {limit}")
     return path.read_bytes()

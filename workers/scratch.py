@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from hotpool.config import Pictures
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion, HotpoolError
 from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocess, Preprocessing, read_manifest
@@ -176,10 +177,10 @@ def _run(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
         if args.load_memory_mb:
             check_limit(args.folder / WEIGHTS, args.load_memory_mb)
         return check(args.folder) | (
-            compare(args.eval, args.stable, args.folder, args.pictures, tell) if args.eval else {}
+            compare(args.eval, args.stable, args.folder, args.pictures, _limits(args), tell) if args.eval else {}
         )
     if args.command == "evaluate":
-        return measure(args.eval, args.folder, tell)
+        return measure(args.eval, args.folder, _limits(args), tell)
     try:
         preprocessing = Preprocessing.model_validate_json(args.preprocessing)
     except ValidationError as error:
@@ -196,6 +197,10 @@ def _run(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
         md5=args.md5,
         wish=Wish(args.precision, args.calibrate, args.min_agreement),
     )
+
+
+def _limits(args: argparse.Namespace) -> Pictures:
+    return Pictures(max_bytes=args.max_bytes, max_pixels=args.max_pixels)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,6 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = commands.add_parser("evaluate")
     evaluating.add_argument("folder", type=Path)
     evaluating.add_argument("--eval", type=Path, required=True)
+    for command in (checking, evaluating):
+        command.add_argument("--max-bytes", type=int, default=Pictures().max_bytes, help="of a labelled picture's file")
+        command.add_argument("--max-pixels", type=int, default=Pictures().max_pixels)
     for command in (building, checking, evaluating):
         command.add_argument(
             "--memory-mb", type=int, default=8192, help="beyond what the interpreter and libraries take"
