@@ -23,9 +23,9 @@ from PIL import Image
 
 from bench.callers import Callers, History
 from bench.figures import Bar, Figure, Findings
-from control.admin import Admin
 from control.versions import prepare, publish
 from hotpool import Client, Prediction
+from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
 from hotpool.manifest import Manifest, Preprocessing, write_stable

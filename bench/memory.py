@@ -6,8 +6,8 @@ python -m bench memory
 import tempfile
 from pathlib import Path
 
-from control.admin import Admin
 from hotpool import Client
+from hotpool.admin import Admin
 from hotpool.home import Home
 from hotpool.messages import Report
 

@@ -13,10 +13,10 @@ import psutil
 from PIL import Image
 
 from control import orders
-from control.admin import Admin
 from control.journal import Journal
 from control.services import module_command
 from control.settings import Settings
+from hotpool.admin import Admin
 from hotpool.config import Config
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home

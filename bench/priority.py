@@ -20,8 +20,8 @@ from time import perf_counter
 
 import workers.cores
 import workers.template
-from control.admin import Admin
 from hotpool import Client
+from hotpool.admin import Admin
 from hotpool.config import load_config
 from hotpool.home import Home
 from workers.__main__ import plan_for

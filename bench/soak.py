@@ -21,9 +21,9 @@ from time import monotonic
 import numpy as np
 import psutil
 
-from control.admin import Admin
 from control.versions import list_versions
 from hotpool import Client, Prediction
+from hotpool.admin import Admin
 from hotpool.home import Home
 from hotpool.states import Phase, Strategy
 

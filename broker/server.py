@@ -8,14 +8,12 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import secrets
 import select
 import signal
 import socket
 from math import ceil
 from time import monotonic
-from typing import TypeVar
 
 import zmq
 
@@ -24,15 +22,14 @@ from hotpool.errors import RemoteProtocolError
 from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
 from hotpool.messages import Changed, Message, Watch
-from hotpool.wire import Decoder, check_count, encode, from_admin, from_client, from_worker
+from hotpool.router import bind, decode, raise_file_limit
+from hotpool.wire import encode, from_admin, from_client, from_worker
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
 from .dispatch import Limits
 
 log = logging.getLogger("hotpool.broker")
-
-T = TypeVar("T")
 
 # How many messages one socket may deliver before the others have their turn. Answers free workers, so they go first.
 WORKER_BUDGET, CLIENT_BUDGET, ADMIN_BUDGET = 256, 64, 16
@@ -58,15 +55,18 @@ class Server:
     """The broker's process. `run` returns after `stop`."""
 
     def __init__(self, home: Home, config: Config) -> None:
-        _raise_file_limit()
+        raise_file_limit()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._core = Core(core_settings(config), monotonic())
         max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
-        self._clients = self._bind(home.endpoint("clients"), max_bytes, high_water=1000)
-        self._workers = self._bind(
-            home.endpoint("workers"), RESULT_MAX_BYTES, high_water=2 * config.pool.max_batch + 16
+        self._clients = bind(self._context, home.endpoint("clients"), max_bytes=max_bytes, high_water=1000)
+        self._workers = bind(
+            self._context,
+            home.endpoint("workers"),
+            max_bytes=RESULT_MAX_BYTES,
+            high_water=2 * config.pool.max_batch + 16,
         )
-        self._admin = self._bind(home.endpoint("admin"), ADMIN_MAX_BYTES, high_water=1000)
+        self._admin = bind(self._context, home.endpoint("admin"), max_bytes=ADMIN_MAX_BYTES, high_water=1000)
         self._watchers: set[bytes] = set()
         self._processes: dict[int, int] = {}  # pidfd of a process or of a thread of it -> pid
         self._poller = zmq.Poller()
@@ -119,7 +119,7 @@ class Server:
             if frames is None:
                 return
             try:
-                connection, message, payload = _decode(from_client, frames)
+                connection, message, payload = decode(from_client, frames)
             except RemoteProtocolError as error:
                 self._drop("clients", error)
                 continue
@@ -131,7 +131,7 @@ class Server:
             if frames is None:
                 return
             try:
-                connection, message, payload = _decode(from_worker, frames)
+                connection, message, payload = decode(from_worker, frames)
             except RemoteProtocolError as error:
                 self._drop("workers", error)
                 continue
@@ -143,7 +143,7 @@ class Server:
             if frames is None:
                 return
             try:
-                connection, message, _payload = _decode(from_admin, frames)
+                connection, message, _payload = decode(from_admin, frames)
             except RemoteProtocolError as error:
                 self._drop("admin", error)
                 continue
@@ -202,35 +202,6 @@ class Server:
     def _wait_ms(self) -> int:
         # Rounded up: never wake early and spin.
         return max(0, ceil((self._core.next_tick() - monotonic()) * 1000))
-
-    def _bind(self, endpoint: str, max_bytes: int, high_water: int) -> Socket:
-        router = self._context.socket(zmq.ROUTER)
-        # An unknown or full peer must be an error, not a silent loss (pitfall 5); NOBLOCK on every send, or one full peer
-        # would block us all. No HANDOVER: it lets a stranger take over a name (pitfall 4). No HEARTBEAT_IVL (pitfalls 1, 2).
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.LINGER, 0)
-        router.setsockopt(zmq.MAXMSGSIZE, max_bytes)
-        router.setsockopt(zmq.SNDHWM, high_water)
-        router.setsockopt(zmq.BACKLOG, 1024)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        router.bind(endpoint)
-        return router
-
-
-def _decode(decoder: Decoder[T], frames: list[zmq.Frame]) -> tuple[bytes, T, zmq.Frame | None]:
-    """The connection it came on, the message, and its payload, which is not looked into and not copied."""
-    connection = frames[0].bytes
-    if len(connection) != 5 or connection[0] != 0:
-        # Only ROUTER itself makes such ids; a peer that brings a name of its own wants to be taken for another (pitfall 4).
-        raise RemoteProtocolError("the connection has a name of its own; hotpool's peers have none")
-    check_count(len(frames) - 1)
-    return connection, decoder.decode_header(frames[1].bytes), frames[2] if len(frames) == 3 else None
-
-
-def _raise_file_limit() -> None:
-    """libzmq aborts the process when it runs out of file descriptors on a Unix socket (libzmq#1306, pitfall 9)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _send(router: Socket, connection: bytes, message: Message, payload: Payload | None) -> bool:

@@ -9,16 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from hotpool.config import find_config, find_home, load_config
+from hotpool.admin import Admin
+from hotpool.config import Config, find_config, find_home, load_config
 from hotpool.errors import HotpoolError
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
-from .admin import Admin
 from .checks import Scratch
 from .controller import NO_PROBES, Controller, Preflight
 from .controller import Prober as AnyProber
+from .desk_socket import open_desk
 from .exits import Exit, exit_for
 from .journal import Journal
 from .prober import Prober
@@ -43,7 +44,7 @@ def main() -> int:
             options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}"]
             scratch = Scratch(home, module_command("workers.scratch", options))
             with closing(Prober(home, config.probe.interval_s)) as prober:
-                serve(home, config.pool.model, scratch, prober)
+                serve(home, config, scratch, prober)
     except HotpoolError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_for(error)
@@ -53,12 +54,16 @@ def main() -> int:
     return 0
 
 
-def serve(home: Home, model: str, preflight: Preflight, prober: AnyProber = NO_PROBES) -> None:
+def serve(home: Home, config: Config, preflight: Preflight, prober: AnyProber = NO_PROBES) -> None:
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with Admin(home.endpoint("admin"), watch=True) as broker, Journal(home.database) as journal:
-        Controller(home, model, journal, broker, preflight, "controller", prober).run(stopping)
+    with (
+        Admin(home.endpoint("admin"), watch=True) as broker,
+        Journal(home.database) as journal,
+        open_desk(home, config, stopping),
+    ):
+        Controller(home, config.pool.model, journal, broker, preflight, "controller", prober).run(stopping)
     log.info("stopped")
 
 

@@ -1,4 +1,4 @@
-"""Shell: what commands of `hotpool rollout` share: whether there is a controller, which rollout is meant, how it goes."""
+"""Shell: what commands of `hotpool rollout` share: whether there is a controller, how a rollout goes."""
 
 import time
 from time import monotonic
@@ -6,26 +6,26 @@ from typing import Any
 
 import msgspec
 
-from hotpool.errors import NothingToDo
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
-from hotpool.states import is_spare
 
 from .cli_pool import fetch_report
 from .exits import Exit
+from .facts import rollout_view
+from .health import ordinary
 from .progress import title
-from .render_rollouts import rollout_view, steps_table
+from .render_rollouts import steps_table
 from .rollout import PauseCause, Rollout
+from .sight import Sight
 from .terminal import Terminal, end
-from .watch import Sight, follow
+from .watch import follow
 
 _CONTROLLER_WAIT_S = 5.0  # it may just be starting, or starting again
 
 
 def pool_under_control(terminal: Terminal, model: str) -> tuple[WorkerReport, ...]:
     """The model's ordinary workers, once a controller is there to roll them: else a rollout would begin who knows when."""
-    known = fetch_report(terminal).workers
-    workers = tuple(worker for worker in known if worker.model == model and not is_spare(worker.worker))
+    workers = tuple(ordinary(fetch_report(terminal), model))
     if not has_controller(terminal):
         terminal.complain("no controller is running, nothing was ordered; start it with: hotpool up")
         end(Exit.UNREACHABLE)
@@ -40,15 +40,6 @@ def has_controller(terminal: Terminal) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def find(terminal: Terminal, model: str, number: int | None) -> Rollout:
-    ledger = terminal.ledger()
-    one = ledger.last(model) if number is None else ledger.rollouts.get(number)
-    if one is None or one.model != model:
-        which = f"rollout of model {model}" if number is None else f"rollout {number} of model {model}"
-        raise NothingToDo(f"there is no {which}; see: hotpool rollout history")
-    return one
 
 
 def created(terminal: Terminal, made: Rollout, detach: bool, timeout_s: float | None, output: str) -> None:

@@ -1,23 +1,21 @@
 """Shell: `hotpool rollout` and `hotpool analysis`: looking at rollouts without changing them."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 import click
-import msgspec
 from rich.console import RenderableType
 
-from .cli_follow import find, finish
+from .cli_follow import finish
 from .cli_rollout import model_argument, rollout, timeout_option
 from .exits import PHASE_EXITS, Exit
+from .facts import history_view
 from .preflight import judge_labelled
 from .progress import title
 from .recorder import write_report
-from .render_rollouts import gates_table, history_table, judged_table, live_view, rollout_view, steps_table
+from .render_rollouts import gates_table, history_table, judged_table, live_view, steps_table
+from .sight import find
 from .terminal import Terminal, output_option, pass_terminal
-from .verdicts import counts_to_json
-from .watch import Sight, follow, look
+from .watch import follow, look
 
 
 @rollout.command()
@@ -36,7 +34,7 @@ def status(
     Example:
       hotpool rollout status --no-wait
     """
-    one = find(terminal, model or terminal.config.pool.model, number)
+    one = find(terminal.ledger(), model or terminal.config.pool.model, number)
     if no_wait or one.is_over:
         sight = look(terminal, one.number)
         paused = sight.rollout.paused
@@ -58,8 +56,8 @@ def history(terminal: Terminal, model: str | None, output: str) -> None:
       hotpool rollout history -o json
     """
     model = model or terminal.config.pool.model
-    known = [one for one in terminal.ledger().rollouts.values() if one.model == model]
-    terminal.show(output, [rollout_view(one) for one in known], history_table(known, datetime.now(UTC)))
+    ledger = terminal.ledger()
+    terminal.show(output, history_view(ledger, model), history_table(ledger.history(model), datetime.now(UTC)))
 
 
 @rollout.command()
@@ -74,10 +72,10 @@ def get(terminal: Terminal, model: str | None, number: int | None, output: str) 
     Example:
       hotpool rollout get -o json
     """
-    one = find(terminal, model or terminal.config.pool.model, number)
+    one = find(terminal.ledger(), model or terminal.config.pool.model, number)
     sight = look(terminal, one.number)
     shown = live_view(sight.rollout, sight.workers, sight.message, sight.at, sight.verdicts, sight.share)
-    terminal.show(output, _sight_view(sight), title(sight.rollout), shown, steps_table(sight.rollout))
+    terminal.show(output, sight.view(), title(sight.rollout), shown, steps_table(sight.rollout))
 
 
 @rollout.command()
@@ -92,7 +90,7 @@ def report(terminal: Terminal, model: str | None, number: int | None, output: st
     Example:
       hotpool rollout report --rollout 12
     """
-    one = find(terminal, model or terminal.config.pool.model, number)
+    one = find(terminal.ledger(), model or terminal.config.pool.model, number)
     with terminal.journal() as journal:
         path = str(write_report(terminal.home, journal, one.number))
     terminal.show(output, {"rollout": one.number, "report": path}, path)
@@ -120,7 +118,7 @@ def show(terminal: Terminal, model: str | None, number: int | None, output: str)
     Example:
       hotpool analysis show -o json
     """
-    one = find(terminal, model or terminal.config.pool.model, number)
+    one = find(terminal.ledger(), model or terminal.config.pool.model, number)
     sight = look(terminal, one.number)
     parts: list[RenderableType] = [f"{title(sight.rollout)}: {sight.message}"]
     if sight.verdicts:
@@ -131,14 +129,4 @@ def show(terminal: Terminal, model: str | None, number: int | None, output: str)
         parts += ["judged:", judged_table(sight.rollout)]
     if len(parts) == 1:
         parts.append("nothing is judged: no step of a canary has begun")
-    terminal.show(output, _sight_view(sight), *parts)
-
-
-def _sight_view(sight: Sight) -> dict[str, Any]:
-    return {
-        "message": sight.message,
-        "rollout": rollout_view(sight.rollout),
-        "workers": msgspec.to_builtins(sight.workers),
-        "verdicts": [asdict(verdict) for verdict in sight.verdicts],
-        "counts": counts_to_json(sight.counts) if sight.counts else None,
-    }
+    terminal.show(output, sight.view(), *parts)

@@ -10,18 +10,18 @@ import msgspec
 from rich.live import Live
 from rich.text import Text
 
+from hotpool.admin import Admin
 from hotpool.exposition import to_prometheus
 from hotpool.locks import holder
 from hotpool.messages import Family, Report
 
 from . import render
 from . import up as pool
-from .admin import Admin
 from .exits import Exit
-from .health import Health, service_health
+from .facts import status_view
+from .health import Health, pool_health
 from .ledger import Ledger
 from .progress import message, title
-from .render_rollouts import rollout_view
 from .rollout_metrics import rollout_families
 from .terminal import Terminal, end, output_option, pass_terminal
 
@@ -81,17 +81,9 @@ def status(terminal: Terminal, output: str) -> None:
     model = terminal.config.pool.model
     report, ledger = fetch_report(terminal), terminal.ledger()
     controller = holder(terminal.home.lock("control"))
-    active = ledger.active(model)
-    health = service_health(
-        report,
-        model,
-        stable=ledger.stable(model),
-        has_controller=controller is not None,
-        n_in_step=max(active.settings.max_unavailable, active.settings.max_surge) if active else 0,
-        alarm=ledger.alarms.get(model, ""),
-    )
+    health = pool_health(report, ledger, model, has_controller=controller is not None)
     lines = _status_lines(report, ledger, model, controller, health)
-    terminal.show(output, _status_view(report, ledger, model, controller, health), render.status(lines, report))
+    terminal.show(output, status_view(report, ledger, model, controller, health), render.status(lines, report))
     end(Exit.DEGRADED if health.reasons else Exit.OK)
 
 
@@ -114,21 +106,6 @@ def _status_lines(
 
 def _version_text(ledger: Ledger, model: str, digest: str | None) -> str:
     return "none yet" if digest is None else f"{ledger.name(model, digest)} ({render.short(digest)})"
-
-
-def _status_view(report: Report, ledger: Ledger, model: str, controller: int | None, health: Health) -> dict[str, Any]:
-    stable, active = ledger.stable(model), ledger.active(model)
-    return {
-        "health": health.word,
-        "reasons": list(health.reasons),
-        "model": model,
-        "stable": stable and {"name": ledger.name(model, stable), "digest": stable},
-        "broker": {"uptime_s": report.uptime_s, "epoch": report.epoch, "boot": report.boot},
-        "controller": {"is_running": controller is not None, "pid": controller, "epoch": ledger.epoch},
-        "queue": msgspec.to_builtins(report.queue),
-        "rollout": active and rollout_view(active),
-        "workers": msgspec.to_builtins(report.workers),
-    }
 
 
 @click.command()

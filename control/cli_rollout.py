@@ -6,22 +6,19 @@ from typing import Any, NoReturn
 
 import click
 
-from hotpool.errors import BadVersion, UnknownVersion
-from hotpool.labelled import find_classes, read_labelled
-from hotpool.manifest import read_manifest, version_folder
-from hotpool.states import Phase, Strategy
+from hotpool.states import Strategy
 
-from . import orders
+from . import intake, orders
 from .cli_follow import created, ordered, pool_under_control
 from .exits import Exit
+from .facts import rollout_view
 from .gates import accuracy
-from .plan import parse_count, share_of
+from .plan import share_of
 from .progress import title
-from .render_rollouts import rollout_view
 from .rollout import Rollout
-from .settings import OnInconclusive, Settings
+from .settings import OnInconclusive
 from .terminal import FOLDER, Terminal, end, output_option, pass_terminal, reason_option
-from .verdicts import GateResult, GateSettings, Labelled
+from .verdicts import GateResult, Labelled
 
 Command = Callable[..., None]
 
@@ -129,23 +126,18 @@ def start(
       hotpool rollout start --version v2 --eval pictures/
     """
     model = model or terminal.config.pool.model
-    _require_version(terminal, model, version)
+    intake.require_version(terminal.ledger(), model, version)
     if canary is not None and share_of(canary) == 0:
         raise click.UsageError("--canary takes a share in percent; for a shadow use --steps")
     chosen["steps"] = _one_of(steps=chosen["steps"], canary=canary, no_analysis="none" if no_analysis else None)
     if eval_folder is not None:
-        chosen |= _evaluation(terminal, model, version, eval_folder)
+        chosen |= _labelled(terminal, model, version, eval_folder)
     workers = pool_under_control(terminal, model)
-    settings = _settings(terminal, len(workers), chosen)
-
-    def order() -> Rollout | None:
-        return orders.start(
-            journal, model=model, version=version, workers=workers, settings=settings,
-            operator=terminal.operator, reason=reason,
-        )  # fmt: skip
-
     with terminal.journal() as journal:
-        made = orders.preview(journal, order) if dry_run else order()
+        made = intake.start(
+            journal, terminal.config, model=model, version=version, workers=workers, chosen=chosen,
+            operator=terminal.operator, reason=reason, dry_run=dry_run,
+        )  # fmt: skip
     if made is None:
         terminal.show(output, {"result": "unchanged"}, f"unchanged: {version} is the stable version of {model} already")
         end(Exit.OK)
@@ -187,16 +179,11 @@ def undo(
     """
     model = model or terminal.config.pool.model
     workers = pool_under_control(terminal, model)
-    chosen["strategy"] = chosen["strategy"] or _strategy_undone(terminal, model)
-    settings = _settings(terminal, len(workers), chosen)
-
-    def order() -> Rollout:
-        return orders.undo(
-            journal, model=model, workers=workers, settings=settings, operator=terminal.operator, reason=reason
-        )
-
     with terminal.journal() as journal:
-        made = orders.preview(journal, order) if dry_run else order()
+        made = intake.undo(
+            journal, terminal.config, model=model, workers=workers, chosen=chosen, operator=terminal.operator,
+            reason=reason, dry_run=dry_run,
+        )  # fmt: skip
     if dry_run:
         _show_plan(terminal, made, output)
     created(terminal, made, detach, timeout_s, output)
@@ -315,30 +302,15 @@ def promote(
     ordered(terminal, made, "promote", detach, timeout_s, output)
 
 
-def _require_version(terminal: Terminal, model: str, version: str) -> None:
-    """A name that does not exist is a mistake in the command, not a version that was refused."""
-    try:
-        terminal.ledger().find(model, version)
-    except BadVersion as error:
-        raise UnknownVersion(str(error)) from None
-
-
-def _evaluation(terminal: Terminal, model: str, version: str, folder: Path) -> dict[str, Any]:
-    """The settings for labelled pictures. What can't be right is told now, and not by a rollout that is rejected.
-
-    Raises:
-        BadLabels: the folder holds no pictures, or is not of the classes of both versions.
-    """
-    pictures, ledger = read_labelled(folder), terminal.ledger()
-    for digest in filter(None, (ledger.stable(model), ledger.find(model, version))):
-        manifest = read_manifest(version_folder(terminal.home, digest))
-        find_classes(pictures.files, manifest.labels, manifest.name)
-    n = len(pictures)
-    if accuracy(Labelled(n, n, 0, 0), GateSettings(**terminal.config.gates.model_dump())).result is not GateResult.PASS:
+def _labelled(terminal: Terminal, model: str, version: str, folder: Path) -> dict[str, Any]:
+    """Raises BadLabels."""
+    chosen = intake.labelled_settings(terminal.home, terminal.ledger(), model, version, folder)
+    n = chosen["eval_pictures"]
+    if accuracy(Labelled(n, n, 0, 0), intake.gate_settings(terminal.config)).result is not GateResult.PASS:
         terminal.warn(
             f"{n} pictures are too few to decide: versions that never differ would not pass (see docs/gates.md)"
         )
-    return {"eval_folder": str(folder), "eval_pictures": n}
+    return chosen
 
 
 def _one_of(**given: str | None) -> str | None:
@@ -349,24 +321,9 @@ def _one_of(**given: str | None) -> str | None:
     return named[0][1] if named else None
 
 
-def _settings(terminal: Terminal, n_workers: int, chosen: dict[str, Any]) -> Settings:
-    config = terminal.config
-    values = config.rollout.model_dump() | {name: value for name, value in chosen.items() if value is not None}
-    values["max_unavailable"] = parse_count(str(values["max_unavailable"]), n_workers, "max_unavailable")
-    uses_spares = values["strategy"] == Strategy.SURGE
-    values["max_surge"] = parse_count(str(values["max_surge"]), n_workers, "max_surge") if uses_spares else 1
-    return Settings(**values, gates=GateSettings(**config.gates.model_dump()))
-
-
 def _show_plan(terminal: Terminal, made: Rollout, output: str) -> NoReturn:
     steps = ", ".join(made.settings.steps) or "none, nothing is judged"
     labelled = f"; labelled pictures: {made.settings.eval_pictures}" if made.settings.eval_folder else ""
     text = f"would order {title(made)}; steps of the canary: {steps}{labelled}"
     terminal.show(output, {"rollout": rollout_view(made)}, text)
     end(Exit.OK)
-
-
-def _strategy_undone(terminal: Terminal, model: str) -> Strategy | None:
-    """Of the rollout that made the stable version stable."""
-    known = reversed(terminal.ledger().rollouts.values())
-    return next((one.settings.strategy for one in known if (one.model, one.phase) == (model, Phase.SUCCEEDED)), None)

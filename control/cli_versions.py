@@ -10,16 +10,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from hotpool.errors import BadVersion
 from hotpool.labelled import read_labelled
-from hotpool.manifest import Manifest, Preprocess, Preprocessing, public_view
+from hotpool.manifest import Manifest, Preprocess, public_view
 
 from . import registry, render
 from .ledger import Ledger
 from .statistics import wilson, z
 from .terminal import FOLDER, Terminal, model_option, output_option, pass_terminal, reason_option
 from .verdicts import percent
-from .versions import evaluate_version, find_version, list_versions, prepare, verify_version
+from .versions import evaluate_version, find_version, list_versions, overrides, prepare, verify_version
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as manifest.Name; here it fails before the work
 
@@ -103,7 +102,6 @@ def add(
     """
     if calibrate and precision == "fp32":
         raise click.UsageError("--calibrate is for int8: add --precision int8 or --precision auto")
-    given = {key: value for key, value in (("resize", resize), ("crop", crop)) if value is not None}
     model = model or terminal.config.pool.model
     since = monotonic()
     with terminal.journal() as journal:
@@ -111,7 +109,7 @@ def add(
             prepared = prepare(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,
                 memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
-                preprocessing=Preprocessing.model_validate(given), preprocess=preprocess, sha256=sha256, md5=md5,
+                preprocessing=overrides(resize, crop), preprocess=preprocess, sha256=sha256, md5=md5,
                 precision=precision, calibrate=calibrate, min_agreement=min_agreement,
             )  # fmt: skip
         is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)
@@ -156,8 +154,7 @@ def list_(terminal: Terminal, model: str | None, output: str) -> None:
       hotpool versions list -o json
     """
     known, ledger = list_versions(terminal.home, model), terminal.ledger()
-    views = [{**public_view(manifest), "use": _use(ledger, manifest)} for manifest in known]
-    terminal.show(output, views, _table(known, ledger))
+    terminal.show(output, [registry.version_view(ledger, manifest) for manifest in known], _table(known, ledger))
 
 
 def _table(known: list[Manifest], ledger: Ledger) -> Table:
@@ -165,11 +162,12 @@ def _table(known: list[Manifest], ledger: Ledger) -> Table:
         "MODEL", "VERSION", "DIGEST", "USE", "ARCH", "PRECISION", "CLASSES", "ADDED", "BY", "SOURCE", right=["CLASSES"]
     )
     for manifest in known:
+        use = ledger.use(manifest.model, manifest.digest)
         made.add_row(
             manifest.model,
             manifest.name,
             render.short(manifest.digest),
-            Text(_use(ledger, manifest) or "-", style="green" if _use(ledger, manifest) == "stable" else ""),
+            Text(use or "-", style="green" if use == "stable" else ""),
             manifest.arch,
             manifest.precision,
             str(manifest.classes),
@@ -178,15 +176,6 @@ def _table(known: list[Manifest], ledger: Ledger) -> Table:
             Text(manifest.source, style="dim"),
         )
     return made
-
-
-def _use(ledger: Ledger, manifest: Manifest) -> str:
-    uses = {
-        ledger.previous_stable(manifest.model): "previous stable",
-        ledger.target(manifest.model): "target",
-        ledger.stable(manifest.model): "stable",
-    }
-    return uses.get(manifest.digest, "")
 
 
 @versions.command()
@@ -202,7 +191,7 @@ def show(terminal: Terminal, version: str, model: str | None, output: str) -> No
       hotpool versions show v2
     """
     manifest = find_version(terminal.home, model or terminal.config.pool.model, version)
-    view = {**public_view(manifest), "use": _use(terminal.ledger(), manifest)}
+    view = registry.version_view(terminal.ledger(), manifest)
     rows = Table.grid(padding=(0, 2, 0, 0))
     for key, value in view.items():
         rows.add_row(Text(key, style="bold"), Text(_field(value)))
@@ -232,7 +221,8 @@ def verify(terminal: Terminal, version: str, model: str | None, output: str) -> 
     Example:
       hotpool versions verify v2
     """
-    digest = _digest(terminal, model or terminal.config.pool.model, version)
+    model = model or terminal.config.pool.model
+    digest = registry.find_digest(terminal.home, terminal.ledger(), model, version)
     with terminal.err.status(f"checking {version} in a process of its own"):
         checked = verify_version(terminal.home, digest, memory_mb=terminal.config.rollout.preflight_memory_mb)
     text = (
@@ -260,7 +250,8 @@ def evaluate(terminal: Terminal, version: str, model: str | None, folder: Path, 
     Example:
       hotpool versions evaluate v2 --eval pictures/
     """
-    digest, limits = _digest(terminal, model or terminal.config.pool.model, version), terminal.config.rollout
+    model, limits = model or terminal.config.pool.model, terminal.config.rollout
+    digest = registry.find_digest(terminal.home, terminal.ledger(), model, version)
     n = len(read_labelled(folder))
     with terminal.err.status(f"asking {version} about {n} pictures in a process of its own"):
         found = evaluate_version(
@@ -290,15 +281,7 @@ def remove(terminal: Terminal, version: str, model: str | None, reason: str, out
       hotpool versions remove v1 --reason "older than a year"
     """
     model = model or terminal.config.pool.model
-    digest = _digest(terminal, model, version)
+    digest = registry.find_digest(terminal.home, terminal.ledger(), model, version)
     with terminal.journal() as journal:
         registry.remove(journal, terminal.home, model, digest, operator=terminal.operator, reason=reason)
     terminal.show(output, {"removed": digest}, f"removed {version} ({render.short(digest)}) from {model}")
-
-
-def _digest(terminal: Terminal, model: str, version: str) -> str:
-    """From the journal, else from the store: so a version whose manifest is damaged can be named too."""
-    try:
-        return terminal.ledger().find(model, version)
-    except BadVersion:
-        return find_version(terminal.home, model, version).digest

@@ -28,6 +28,7 @@ ERROR_EXITS: dict[type[errors.HotpoolError], Exit] = {
     errors.RequestError: Exit.USAGE,
     errors.DeadlineExceeded: Exit.TIMEOUT,
     errors.BrokerUnreachable: Exit.UNREACHABLE,
+    errors.ControllerUnreachable: Exit.UNREACHABLE,
     errors.CapacityError: Exit.UNEXPECTED,
     errors.OperatorError: Exit.USAGE,
     errors.ConfigError: Exit.USAGE,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from hotpool.messages import Report, WorkerReport
 from hotpool.states import WorkerState, is_spare
 
+from .ledger import Ledger
+
 HOW_TO_ADD = "hotpool versions add resnet18.pth --name v1"
 
 
@@ -33,7 +35,7 @@ def readiness(report: Report | None, model: str, stable: str | None) -> Readines
     """How far a pool has come that was just started. stable: the digest its workers boot, if there is a version yet."""
     if report is None:
         return Readiness("waiting for the broker")
-    workers = _ordinary(report, model)
+    workers = ordinary(report, model)
     if not workers:  # also without a version: only their supervisor knows whether they fit on the cores
         return Readiness("waiting for the workers")
     if stable is None:
@@ -60,7 +62,7 @@ def service_health(
     reasons = [f"alarm: {alarm}"] if alarm else []
     if not has_controller:
         reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
-    workers = _ordinary(report, model)
+    workers = ordinary(report, model)
     if stable is None:
         return Health((*reasons, f"no version of {model} yet; add one with: {HOW_TO_ADD}"))
     if not workers:
@@ -72,8 +74,21 @@ def service_health(
     return Health(tuple(reasons))
 
 
-def _ordinary(report: Report, model: str) -> list[WorkerReport]:
-    """Spare workers come and go."""
+def pool_health(report: Report, ledger: Ledger, model: str, *, has_controller: bool) -> Health:
+    """By the journal: what a rollout under way holds out of service is no reason to worry."""
+    active = ledger.active(model)
+    return service_health(
+        report,
+        model,
+        stable=ledger.stable(model),
+        has_controller=has_controller,
+        n_in_step=max(active.settings.max_unavailable, active.settings.max_surge) if active else 0,
+        alarm=ledger.alarms.get(model, ""),
+    )
+
+
+def ordinary(report: Report, model: str) -> list[WorkerReport]:
+    """The model's workers without spare ones, which come and go."""
     return [worker for worker in report.workers if worker.model == model and not is_spare(worker.worker)]
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from hotpool.errors import BadVersion
-from hotpool.states import Phase
+from hotpool.states import Phase, Strategy
 
 from .events import Event, EventKind
 from .rollout import Kind, Rollout, advance, created
@@ -74,6 +74,10 @@ class Ledger:
         stack = self.stables.get(model, ())
         return stack[-2] if len(stack) > 1 else None
 
+    def history(self, model: str) -> list[Rollout]:
+        """The rollouts of a model, the oldest first."""
+        return [one for one in self.rollouts.values() if one.model == model]
+
     def last(self, model: str) -> Rollout | None:
         """The newest rollout of a model, under way or over."""
         return next((rollout for rollout in reversed(self.rollouts.values()) if rollout.model == model), None)
@@ -95,6 +99,20 @@ class Ledger:
         """What may serve beside the stable version now."""
         last = self.last(model)
         return last.target if last and last.phase in _BOTH_SERVE else None
+
+    def use(self, model: str, digest: str) -> str:
+        """What a version is for now, in words; empty when it is for nothing."""
+        uses = {
+            self.previous_stable(model): "previous stable",
+            self.target(model): "target",
+            self.stable(model): "stable",
+        }
+        return uses.get(digest, "")
+
+    def strategy_undone(self, model: str) -> Strategy | None:
+        """Of the rollout that made the stable version stable, if one did."""
+        known = (one for one in reversed(self.rollouts.values()) if one.model == model)
+        return next((one.settings.strategy for one in known if one.phase is Phase.SUCCEEDED), None)
 
     def in_use(self, model: str) -> set[str]:
         """Digests that must not be removed: stable, the one before it, and the target of a rollout."""

@@ -48,8 +48,13 @@ def write_report(home: Home, journal: Journal, number: int) -> Path:
         OSError: it can't be written; a page that was there is still there.
     """
     path = report_path(home, number)
-    _write(path, render(number, _events(journal, number), read_samples(home, number)).encode())
+    _write(path, render_report(home, journal, number).encode())
     return path
+
+
+def render_report(home: Home, journal: Journal, number: int) -> str:
+    """The page of a rollout as it is now."""
+    return render(number, _events(journal, number), read_samples(home, number))
 
 
 class Recorder:

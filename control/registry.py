@@ -1,17 +1,20 @@
-"""Shell: changes of the version store that also stand in the journal.
+"""Shell: versions as the store and the journal have them together, and changes of both.
 
 Store and journal are two places, and a process may be killed between them. `reconcile` brings the journal up to what the
 store holds, at the start of every change: nobody has to know where the last one stopped.
 """
 
+from typing import Any
+
+from hotpool.errors import BadVersion
 from hotpool.home import Home
-from hotpool.manifest import Manifest, read_stable, version_folder, write_stable
+from hotpool.manifest import Manifest, public_view, read_stable, version_folder, write_stable
 
 from .events import EventKind
 from .journal import Journal
 from .ledger import Ledger
 from .orders import read
-from .versions import Prepared, list_versions, publish, remove_version
+from .versions import Prepared, find_version, list_versions, publish, remove_version
 
 
 def add(journal: Journal, prepared: Prepared, *, operator: str, reason: str) -> bool:
@@ -46,6 +49,23 @@ def remove(journal: Journal, home: Home, model: str, digest: str, *, operator: s
         body = {"name": ledger.name(model, digest), "digest": digest, "reason": reason}
         journal.append(EventKind.VERSION_REMOVED, model=model, operator=operator, body=body)
         remove_version(home, digest, keep=ledger.in_use(model))
+
+
+def find_digest(home: Home, ledger: Ledger, model: str, version: str) -> str:
+    """From the journal, else from the store: so a version whose manifest is damaged can be named too.
+
+    Raises:
+        UnknownVersion: it is in neither.
+    """
+    try:
+        return ledger.find(model, version)
+    except BadVersion:
+        return find_version(home, model, version).digest
+
+
+def version_view(ledger: Ledger, manifest: Manifest) -> dict[str, Any]:
+    """As plain values: its manifest, and what it is for now."""
+    return {**public_view(manifest), "use": ledger.use(manifest.model, manifest.digest)}
 
 
 def reconcile(journal: Journal, home: Home, operator: str) -> None:

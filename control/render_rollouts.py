@@ -1,7 +1,6 @@
 """Pure: rollouts and the audit as the CLI shows them, in the same way as `render.py`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +14,7 @@ from hotpool.states import Phase, WorkerState
 
 from .events import Event, EventKind
 from .render import duration, short, state_text, table
-from .rollout import Rollout, Step
+from .rollout import Rollout
 from .verdicts import GateResult, Verdict
 
 _PHASE_STYLES = {
@@ -97,21 +96,6 @@ def _value(value: object) -> str:
     if isinstance(value, str) and len(value) == DIGEST_LENGTH and " " not in value:
         return short(value)
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def rollout_view(rollout: Rollout) -> dict[str, Any]:
-    """For `-o json`. Without the clocks of this process, which mean nothing to another."""
-    view = asdict(rollout)
-    del view["since"], view["analysis"]["since"]
-    view["steps"] = [_step_view(step) for step in rollout.steps.values()]
-    view["ended_steps"] = [_step_view(step) for step in rollout.ended_steps]
-    return view
-
-
-def _step_view(step: Step) -> dict[str, Any]:
-    view = asdict(step)
-    del view["since"]
-    return view
 
 
 def history_table(rollouts: Iterable[Rollout], now: datetime) -> Table:

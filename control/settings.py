@@ -1,12 +1,14 @@
 """Pure: what an operator may choose for one rollout."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from hotpool.errors import BadRollout
 from hotpool.states import Strategy
 
-from .plan import parse_steps
+from .plan import parse_count, parse_steps
 from .verdicts import GateSettings
 
 DEFAULT_GATES = GateSettings()
@@ -58,3 +60,18 @@ class Settings:
         }
         for name, value in typed.items():
             object.__setattr__(self, name, value)
+
+
+def choose(configured: Mapping[str, Any], gates: GateSettings, chosen: Mapping[str, Any], n_workers: int) -> Settings:
+    """The settings of one rollout in a pool of so many workers.
+
+    configured: `[rollout]` of the configuration. chosen: what the operator wants otherwise; None is as configured.
+
+    Raises:
+        BadRollout: names the value that can't be.
+    """
+    values = {**configured, **{name: value for name, value in chosen.items() if value is not None}}
+    values["max_unavailable"] = parse_count(str(values["max_unavailable"]), n_workers, "max_unavailable")
+    uses_spares = values["strategy"] == Strategy.SURGE
+    values["max_surge"] = parse_count(str(values["max_surge"]), n_workers, "max_surge") if uses_spares else 1
+    return Settings(**values, gates=gates)

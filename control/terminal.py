@@ -25,6 +25,7 @@ from .events import Event
 from .exits import Exit, exit_for
 from .journal import Journal
 from .ledger import Ledger, replay
+from .trouble import describe_trouble
 from .up import create_folders
 
 _PIPE_WIDTH = 200  # without a terminal rich assumes 80 columns and cuts tables that a pipe could hold
@@ -122,10 +123,8 @@ def failures() -> Iterator[None]:
         _fail(str(error), exit_for(error))
     except BrokenPipeError:
         raise  # click ends quietly when the reader of our output has gone
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), Exit.UNEXPECTED)
-    except sqlite3.OperationalError as error:
-        _fail(f"the database can't be used: {error}", Exit.UNEXPECTED)
+    except (OSError, sqlite3.OperationalError) as error:
+        _fail(describe_trouble(error), Exit.UNEXPECTED)
     except KeyboardInterrupt:
         _console(stderr=True).print("interrupted")
         end(Exit.INTERRUPTED)

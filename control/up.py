@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
+from hotpool.admin import Admin
 from hotpool.config import Config
 from hotpool.errors import BrokerUnreachable, Conflict, NothingToDo
 from hotpool.home import Home
@@ -15,14 +16,13 @@ from hotpool.locks import hold, holder
 from hotpool.manifest import read_stable
 from hotpool.messages import Report
 
-from .admin import Admin
 from .exits import Exit
 from .health import Readiness, readiness
 from .services import SERVICE_NAMES, Runner, Signals, child_environment, log_path, module_command, services
 
 Say = Callable[[str], None]
 
-_SOCKETS = ("clients", "workers", "admin")
+_SOCKETS = ("clients", "workers", "admin", "control")
 _LOOK_S = 0.1  # between two looks at a pool that is not ready yet
 _SETTLE_S = 5.0  # the end of a service shows in the broker's report only after its heartbeats
 _IDLE_S = 3600.0  # a ready pool wakes us by a signal

@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -44,6 +46,8 @@ DEFAULT_TIMEOUT_S = 600.0
 MIN_PREFIX = 4  # hexadecimal digits by which a version may be called
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _IN_PROGRESS = re.compile(r"\.(adding|removing)-(\d+)-")
+_LOOK_S = 0.1  # how often `stopping` is looked at
+_NEVER = Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def prepare(
     min_agreement: float = 0.98,
     parent: str | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    stopping: Event = _NEVER,
 ) -> Prepared:
     """Reads SOURCE in a scratch process, checks it, and builds a version beside the store. Takes seconds.
 
@@ -95,21 +100,21 @@ def prepare(
             pictures. They and those it is calibrated by are from the folder `calibrate`, or drawn.
         preprocess: "exact" for inputs bit for bit those of torchvision's reference transforms.
         parent: digest of the version it was made from, if known.
+        stopping: once it is set, this ends within a tenth of a second and leaves nothing.
 
     Raises:
         BadVersion: what is wrong with the source, and what to do.
-        Conflict: the model has a version of this name already.
+        Conflict: the model has a version of this name already, or `stopping` was set.
     """
-    for field, value in (("model", model), ("name", name)):
-        _check_name(field, value)
-    _refuse_taken_name(home, model, name)
+    _check_name("model", model)
+    refuse_name(home, model, name)
     home.versions.mkdir(parents=True, exist_ok=True)
     _sweep(home)
     folder = _work_folder(home, "adding")
     try:
         options = _scratch_options(arch, labels, preprocessing, sha256, md5)
         options += [f"--preprocess={preprocess}", *_precision_options(precision, calibrate, min_agreement)]
-        content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s)
+        content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s, stopping)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
         manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})
         (folder / MANIFEST).write_bytes(manifest_json(manifest))
@@ -117,6 +122,12 @@ def prepare(
         shutil.rmtree(folder)
         raise
     return Prepared(home, folder, manifest)
+
+
+def overrides(resize: int | None, crop: int | None) -> Preprocessing:
+    """What is given wins over what the source knows of itself, see `prepare`."""
+    given = {"resize": resize, "crop": crop}
+    return Preprocessing.model_validate({name: value for name, value in given.items() if value is not None})
 
 
 def publish(prepared: Prepared) -> Manifest:
@@ -129,7 +140,7 @@ def publish(prepared: Prepared) -> Manifest:
     final = version_folder(home, manifest.digest)
     try:
         with _locked(home):
-            _refuse_taken_name(home, manifest.model, manifest.name)
+            refuse_name(home, manifest.model, manifest.name)
             if final.exists():
                 present = read_manifest(final)
                 raise Conflict(
@@ -183,6 +194,14 @@ def find_version(home: Home, model: str | None, reference: str) -> Manifest:
         candidates = ", ".join(f"{manifest.model}/{manifest.name} ({manifest.digest[:12]})" for manifest in found)
         raise UnknownVersion(f"{reference!r} could be {candidates}; name the model or give more digits of the digest")
     return found[0]
+
+
+def refuse_name(home: Home, model: str, name: str) -> None:
+    """Raises BadVersion: it can be no version's name. Conflict: the model has a version of this name already."""
+    _check_name("name", name)
+    for manifest in list_versions(home, model):
+        if manifest.name == name:
+            raise Conflict(f"model {model} has a version {name} already ({manifest.digest[:12]}); choose another name")
 
 
 def verify_version(home: Home, digest: str, *, memory_mb: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> Checked:
@@ -244,12 +263,6 @@ def _folders(home: Home) -> list[Path]:
     return sorted(path for path in home.versions.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _refuse_taken_name(home: Home, model: str, name: str) -> None:
-    for manifest in list_versions(home, model):
-        if manifest.name == name:
-            raise Conflict(f"model {model} has a version {name} already ({manifest.digest[:12]}); choose another name")
-
-
 @contextmanager
 def _locked(home: Home) -> Iterator[None]:
     # The folder itself carries the lock: it is there, and its owner's death frees it.
@@ -309,23 +322,39 @@ def _check_name(field: str, value: str) -> None:
         ) from None
 
 
-def _run_scratch(arguments: Sequence[str], memory_mb: int, timeout_s: float) -> dict[str, Any]:
+def _run_scratch(
+    arguments: Sequence[str], memory_mb: int, timeout_s: float, stopping: Event = _NEVER
+) -> dict[str, Any]:
     command, *rest = arguments
     argv = module_command("workers.scratch", [command, f"--memory-mb={memory_mb}", *rest])
-    try:
-        # A session of its own: Ctrl-C is for this process, which then ends the child.
-        ended = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=timeout_s,
-            start_new_session=True,
-            preexec_fn=give_way,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        raise BadVersion(f"reading and checking it took longer than {timeout_s:g} s and was ended") from None
-    return _answer(ended.stdout, ended.returncode, memory_mb)
+    # A session of its own: Ctrl-C is for this process, which then ends the child.
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=give_way,
+        env=child_environment(),
+    )
+    with process:
+        try:
+            said = _hear(process, timeout_s, stopping)
+        except BaseException:
+            process.kill()
+            raise
+    return _answer(said, process.returncode, memory_mb)
+
+
+def _hear(process: "subprocess.Popen[bytes]", timeout_s: float, stopping: Event) -> bytes:
+    """All it has said when it has ended."""
+    give_up_at = monotonic() + timeout_s
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=min(_LOOK_S, max(0.0, give_up_at - monotonic())))[0]
+        if stopping.is_set():
+            raise Conflict("whoever read and checked it was told to stop; add it again")
+        if monotonic() >= give_up_at:
+            raise BadVersion(f"reading and checking it took longer than {timeout_s:g} s and was ended")
 
 
 def _answer(stdout: bytes, returncode: int, memory_mb: int) -> dict[str, Any]:

@@ -3,65 +3,24 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from time import monotonic
 
 from rich.live import Live
 
-from hotpool.errors import BrokerUnreachable
-from hotpool.evidence import Counts
+from hotpool.admin import Admin
 from hotpool.locks import holder
-from hotpool.messages import WorkerReport
-from hotpool.states import Phase
 
-from .admin import Admin
-from .canary import armed, verdicts
 from .exits import PHASE_EXITS, Exit
 from .journal import Journal
 from .ledger import Ledger, replay
-from .plan import share_of
-from .progress import message
-from .render_rollouts import live_view, share_text
+from .render_rollouts import live_view
 from .rollout import Rollout
+from .sight import CONTROLLER_MISSED_S, Sight, see
 from .terminal import Terminal
-from .verdicts import Verdict
 
 _LOOK_S = 0.1
 _REPORT_TIMEOUT_S = 0.5
-# `hotpool up` starts a lost controller again within seconds: short absences are not worth a line.
-_CONTROLLER_MISSED_S, _CONTROLLER_GONE_S = 3.0, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen of a rollout at one instant.
-
-    workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running.
-    """
-
-    rollout: Rollout
-    workers: tuple[WorkerReport, ...]
-    unattended_s: float
-    at: float
-    counts: Counts | None = None
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """Of the gates that are armed now; one that is over is judged while it is watched."""
-        is_judged = self.counts is not None or not self.rollout.is_over
-        return verdicts(self.rollout, self.counts) if is_judged and armed(self.rollout) else ()
-
-    @property
-    def share(self) -> str:
-        asked = share_of(self.rollout.step) if self.rollout.phase is Phase.ANALYZING else 0.0
-        return share_text(asked, self.counts) if self.counts else ""
-
-    @property
-    def message(self) -> str:
-        text = message(self.rollout, self.workers)
-        if self.unattended_s < _CONTROLLER_MISSED_S or self.rollout.is_over:
-            return text
-        return f"no controller is running, nothing changes until it is back; {text}"
+_CONTROLLER_GONE_S = 30.0
 
 
 def look(terminal: Terminal, number: int) -> Sight:
@@ -72,7 +31,7 @@ def look(terminal: Terminal, number: int) -> Sight:
 def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
     """One after the other, as fast as they are asked for. Reads each event once."""
     lock, ledger = terminal.home.lock("control"), Ledger()
-    seen_at = monotonic() - (0.0 if holder(lock) is not None else _CONTROLLER_MISSED_S)
+    seen_at = monotonic() - (0.0 if holder(lock) is not None else CONTROLLER_MISSED_S)
     with Journal(terminal.home.database) as journal, Admin(terminal.home.endpoint("admin")) as admin:
         while True:
             now = monotonic()
@@ -80,26 +39,7 @@ def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
                 ledger = replay(journal.events(after=ledger.seq), now, ledger)
             if holder(lock) is not None:
                 seen_at = now
-            rollout = ledger.rollouts[number]
-            yield Sight(rollout, _workers(admin, rollout.model), now - seen_at, now, _counts(admin, rollout))
-
-
-def _counts(admin: Admin, rollout: Rollout) -> Counts | None:
-    if not armed(rollout):
-        return None
-    try:
-        counts = admin.evidence(rollout.model, _REPORT_TIMEOUT_S)
-    except BrokerUnreachable:
-        return None
-    return counts if counts and counts.policy == rollout.analysis.policy else None
-
-
-def _workers(admin: Admin, model: str) -> tuple[WorkerReport, ...]:
-    try:
-        report = admin.report(_REPORT_TIMEOUT_S)
-    except BrokerUnreachable:
-        return ()
-    return tuple(worker for worker in report.workers if worker.model == model)
+            yield see(ledger.rollouts[number], admin, now - seen_at, now, _REPORT_TIMEOUT_S)
 
 
 def follow(terminal: Terminal, number: int, timeout_s: float | None, *, quiet: bool = False) -> tuple[Sight, Exit]:

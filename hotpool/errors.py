@@ -96,6 +96,12 @@ class BrokerUnreachable(CapacityError):
     code = "broker_unreachable"
 
 
+class ControllerUnreachable(CapacityError):
+    """No controller answered at the address within `timeout_s`; an order may or may not have been written down."""
+
+    code = "controller_unreachable"
+
+
 class WorkerLost(CapacityError):
     """Each worker that held the request was lost before it answered (at most 3 attempts)."""
 

@@ -42,7 +42,7 @@ class Home:
         return self.run / f"{service}.lock"
 
     def endpoint(self, name: str) -> str:
-        """The ZeroMQ address of the `clients`, `workers` or `admin` socket.
+        """The ZeroMQ address of the `clients`, `workers`, `admin` or `control` socket.
 
         Raises:
             ConfigError: the path is too long for a Unix socket.

@@ -471,9 +471,31 @@ class Evidence(Message, tag=83, frozen=True):
     counts: Counts
 
 
+# ---- anybody -> controller, and back
+
+
+class Ask(Message, tag=96, frozen=True):
+    """arguments: a map by name, decoded for the verb that it is for."""
+
+    seq: Count
+    verb: Text
+    arguments: Raw
+
+
+class Answer(Message, tag=112, frozen=True):
+    """code is empty when it was done; result: plain values, nil after an error."""
+
+    seq: Count
+    result: Raw
+    code: Text = ""
+    message: str = ""
+
+
 FromClient = ClientHello | Request | Cancel | Ping
 ToClient = Welcome | Reply | ErrorReply | Pong | Who
 FromWorker = WorkerHello | Done | Failed | LoadState | LoadEnded | Pulse | Leaving | Seats | Ping
 ToWorker = Welcome | Job | Load | Serve | Released | Kill | Spares | Pong | Who
 FromAdmin = GetReport | Watch | SetVersions | Drain | Undrain | LoadVersion | GetEvidence | Restart | SetSpares
 ToAdmin = Ack | Report | Changed | Evidence
+ToControl = Ask
+FromControl = Answer

@@ -6,7 +6,7 @@ payload frame may follow. The broker never looks into payloads. No pickle anywhe
 """
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -15,11 +15,13 @@ from .messages import (
     PROTOCOL,
     FromAdmin,
     FromClient,
+    FromControl,
     FromWorker,
     Message,
     Result,
     ToAdmin,
     ToClient,
+    ToControl,
     ToWorker,
     Work,
 )
@@ -28,6 +30,8 @@ PREFIX = b"HP" + bytes([PROTOCOL])
 MAX_HEADER_BYTES = (
     64 * 1024
 )  # the largest honest header to the broker is SetVersions: 400 versions of 128 characters each
+MAX_ASK_BYTES = 8 * 1024 * 1024  # the labels of 100,000 classes
+MAX_ANSWER_BYTES = 16 * 1024 * 1024  # grows with rollouts and versions
 
 T = TypeVar("T")
 
@@ -42,6 +46,15 @@ def encode(message: Message) -> bytes:
 def encode_body(body: Work | Result) -> msgspec.Raw:
     """A part that the broker passes on undecoded."""
     return msgspec.Raw(_encoder.encode(body))
+
+
+def encode_value(value: object) -> msgspec.Raw:
+    """Arguments or result of a call to the controller: what JSON has, and infinity.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: there is no such value on the wire.
+    """
+    return msgspec.Raw(_encoder.encode(value))
 
 
 class Decoder(Generic[T]):
@@ -84,6 +97,7 @@ def _parse(decoder: "msgspec.msgpack.Decoder[T]", body: memoryview | msgspec.Raw
 
 _work: "msgspec.msgpack.Decoder[Work]" = msgspec.msgpack.Decoder(Work)
 _result: "msgspec.msgpack.Decoder[Result]" = msgspec.msgpack.Decoder(Result)
+_value: "msgspec.msgpack.Decoder[Any]" = msgspec.msgpack.Decoder()
 
 
 def decode_work(raw: msgspec.Raw) -> Work:
@@ -96,6 +110,11 @@ def decode_result(raw: msgspec.Raw) -> Result:
     return _parse(_result, raw)
 
 
+def decode_value(raw: msgspec.Raw) -> Any:
+    """Raises RemoteProtocolError."""
+    return _parse(_value, raw)
+
+
 from_client: Decoder[FromClient] = Decoder(FromClient)
 to_client: Decoder[ToClient] = Decoder(ToClient)
 from_worker: Decoder[FromWorker] = Decoder(FromWorker, max_header_bytes=1024 * 1024)  # Seats of 1,024 workers
@@ -104,3 +123,5 @@ from_admin: Decoder[FromAdmin] = Decoder(FromAdmin)
 to_admin: Decoder[ToAdmin] = Decoder(
     ToAdmin, max_header_bytes=16 * 1024 * 1024
 )  # a report grows with workers and versions
+to_control: Decoder[ToControl] = Decoder(ToControl, max_header_bytes=MAX_ASK_BYTES)
+from_control: Decoder[FromControl] = Decoder(FromControl, max_header_bytes=MAX_ANSWER_BYTES)

@@ -1,15 +1,15 @@
 """The controller as `python -m control` runs it, for pools of no-op workers: their versions have nothing to preflight.
 
-python -m tests.control_process HOME
+python -m tests.control_process HOME    the configuration is HOME/hotpool.toml
 """
 
 import sys
 from pathlib import Path
 
-from bench.noop import MODEL
 from control.__main__ import serve
 from control.settings import Settings
 from control.view import Finding
+from hotpool.config import load_config
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
@@ -32,4 +32,4 @@ if __name__ == "__main__":
     log_to_stderr()
     home = Home(Path(sys.argv[1]))
     with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
-        serve(home, MODEL, GoodPreflight())
+        serve(home, load_config(home.root / "hotpool.toml"), GoodPreflight())

@@ -20,7 +20,16 @@ from control.ledger import Ledger
 from control.rollout import TRANSITIONS as ROLLOUT_TRANSITIONS
 from control.rollout_metrics import rollout_families
 from hotpool.errors import BY_CODE
-from hotpool.messages import FromAdmin, FromClient, FromWorker, ToAdmin, ToClient, ToWorker
+from hotpool.messages import (
+    FromAdmin,
+    FromClient,
+    FromControl,
+    FromWorker,
+    ToAdmin,
+    ToClient,
+    ToControl,
+    ToWorker,
+)
 
 HELP_WIDTH = 100
 ROOT = Path(__file__).parent.parent
@@ -71,14 +80,14 @@ def messages() -> str:
     unions = {
         "client to broker": FromClient, "broker to client": ToClient, "worker or supervisor to broker": FromWorker,
         "broker to worker or supervisor": ToWorker, "controller or CLI to broker": FromAdmin,
-        "broker to controller or CLI": ToAdmin,
+        "broker to controller or CLI": ToAdmin, "anybody to controller": ToControl, "controller to who asked": FromControl,
     }  # fmt: skip
     parts = []
     for direction, union in unions.items():
         rows = (
             (kind.__struct_config__.tag, f"`{kind.__name__}`", ", ".join(f"`{name}`" for name in kind.__struct_fields__),
              one_line(vars(kind).get("__doc__")))
-            for kind in get_args(union)
+            for kind in get_args(union) or (union,)
         )  # fmt: skip
         parts.append(f"From {direction}:\n\n{table(('tag', 'message', 'fields', 'meaning'), rows)}")
     return "\n".join(parts)

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 from bench.noop import MODEL, noop_manifest
-from control.admin import Admin
 from hotpool import Client
+from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
 from hotpool.manifest import write_stable

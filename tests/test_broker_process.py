@@ -9,7 +9,7 @@ import threading
 import pytest
 import zmq
 
-from control.admin import Admin
+from hotpool.admin import Admin
 from hotpool.messages import PROTOCOL, WorkerHello
 from hotpool.wire import encode
 from tests.pool import ROOT, eventually, running_pool

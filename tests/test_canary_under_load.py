@@ -20,12 +20,12 @@ from bench.callers import Callers
 from bench.noop import MODEL, noop_class
 from broker.routing import point
 from control import orders
-from control.admin import Admin
 from control.journal import Journal
 from control.recheck import recheck
 from control.rollout import PauseCause, Rollout
 from control.verdicts import GateSettings
 from hotpool import Client, Prediction
+from hotpool.admin import Admin
 from hotpool.errors import Conflict
 from hotpool.states import Phase
 from tests.odd_workers import COLLAPSED, DISAGREES, ERRS, ERRS_OFTEN, SLOWER, SPIKES

@@ -14,8 +14,8 @@ from PIL import Image
 
 from bench.noop import MODEL, noop_class, noop_manifest
 from broker.routing import point
-from control.admin import Admin
 from hotpool import BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
+from hotpool.admin import Admin
 from hotpool.calls import Call
 from hotpool.errors import LocalProtocolError, QueueFull, UnknownVersion
 from hotpool.evidence import Counts

@@ -10,10 +10,10 @@ import pytest
 
 from bench.noop import MODEL, noop_manifest
 from control import orders
-from control.admin import Admin
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Rollout
+from hotpool.admin import Admin
 from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, read_stable, version_folder
 from hotpool.states import Phase, WorkerState
 from tests.fake_pool import OPERATOR, settings

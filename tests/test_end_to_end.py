@@ -16,7 +16,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from torchvision.transforms import v2 as transforms
 
-from control.admin import Admin
+from hotpool.admin import Admin
 from control.journal import Journal
 from hotpool.locks import holder
 from hotpool.manifest import WEIGHTS, version_folder

@@ -15,12 +15,12 @@ import safetensors.numpy
 import torch
 
 from bench.callers import Callers
-from control.admin import Admin
 from control.controller import Controller
 from control.events import EventKind
 from control.journal import Journal
 from control.prober import Prober, normalised, read_golden
 from control.view import Finding
+from hotpool.admin import Admin
 from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.locks import hold

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from control import render
 from control.events import Event, EventKind
+from control.facts import rollout_view
 from control.health import Health, readiness, service_health
 from control.ledger import Ledger, fold, replay
 from control.progress import ending, message
@@ -19,7 +20,6 @@ from control.render_rollouts import (
     event_versions,
     history_table,
     live_view,
-    rollout_view,
     step_text,
     steps_table,
 )

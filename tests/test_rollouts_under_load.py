@@ -17,7 +17,6 @@ import pytest
 from bench.callers import Callers, History
 from bench.noop import MODEL, noop_class, noop_manifest
 from control import orders
-from control.admin import Admin
 from control.controller import Controller
 from control.events import EventKind
 from control.journal import Journal
@@ -25,6 +24,7 @@ from control.rollout import Rollout
 from control.settings import Settings
 from control.view import Finding
 from hotpool import Client
+from hotpool.admin import Admin
 from hotpool.errors import HotpoolError, UnknownVersion
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, version_folder

@@ -10,13 +10,13 @@ import pytest
 from bench.callers import Callers
 from control import orders
 from control.actions import SetSpares, Undrain
-from control.admin import Admin
 from control.events import EventKind
 from control.health import service_health
 from control.journal import Journal
 from control.plan import parse_count
 from control.rollout import Rollout
 from hotpool import messages as m
+from hotpool.admin import Admin
 from hotpool.errors import BadRollout
 from hotpool.states import Phase, Strategy, WorkerState, is_spare
 from tests.fake_pool import MODEL, World, fast_folder, settings

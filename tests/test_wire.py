@@ -1,6 +1,7 @@
 """Messages survive the wire; anything else is refused with a reason and never with another exception."""
 
 import contextlib
+import math
 
 import msgspec
 import pytest
@@ -14,7 +15,10 @@ from hotpool.evidence import Arm, Counts
 
 WORK = wire.encode_body(m.Work("picture", 3))
 REQUEST = m.Request(b"0123456789abcdef", "shapes", None, 1, 5_000_000, WORK)
-DECODERS = [wire.from_client, wire.to_client, wire.from_worker, wire.to_worker, wire.from_admin, wire.to_admin]
+DECODERS = [
+    wire.from_client, wire.to_client, wire.from_worker, wire.to_worker, wire.from_admin, wire.to_admin, wire.to_control,
+    wire.from_control,
+]  # fmt: skip
 
 HOSTILE = [
     [],
@@ -41,6 +45,8 @@ HOSTILE = [
     [wire.PREFIX + msgspec.msgpack.encode([33, 1, 1, [1], 0, float("nan")])],
     [wire.PREFIX + msgspec.msgpack.encode([66, 1, 1, "m", "a", "b", {}, [1, 1, 101, 0]])],
     [wire.PREFIX + msgspec.msgpack.encode([66, 1, 1, "m", "a", "b", {}, [1, 1, float("nan"), 0]])],
+    [wire.PREFIX + msgspec.msgpack.encode([96, 1, "x" * 2001, {}])],  # a long verb
+    [wire.PREFIX + msgspec.msgpack.encode([112, -1, None])],
     [wire.PREFIX + msgspec.msgpack.encode([9999, 1])],
     [wire.PREFIX + msgspec.msgpack.encode({"id": 1})],
     [wire.PREFIX + b"\x91\xff\xff\xff", b"payload", b"one frame too many"],
@@ -64,6 +70,9 @@ HOSTILE = [
         (wire.from_admin, m.SetVersions(1, 2, "shapes", "a", "b", {}, m.Policy(3, 4, 12.5, 100.0))),
         (wire.from_admin, m.GetEvidence(1, "shapes")),
         (wire.to_admin, m.Ack(5, "conflict", "no")),
+        (wire.to_control, m.Ask(5, "start", wire.encode_value({"version": "v2", "steps": None}))),
+        (wire.from_control, m.Answer(5, wire.encode_value([1.5, {"a": True}]))),
+        (wire.from_control, m.Answer(5, wire.encode_value(None), "conflict", "no")),
         (wire.to_admin, m.Evidence(5, 7, Counts(3, Arm(9, 8, 1, {999: 8}, {99: 8}, {4: {350: 8}}), windows={-12: 3}))),
     ],
 )
@@ -78,6 +87,11 @@ def test_the_parts_that_the_broker_passes_on_survive():
     work, result = m.Work("tensor", 1, (2, 3, 8, 8)), m.Result(((3, "cat", 0.5),))
     assert wire.decode_work(wire.encode_body(work)) == work
     assert wire.decode_result(wire.encode_body(result)) == result
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 2**64 - 1, 0.5, math.inf, "ü", [], {"a": [{"b": None}]}])
+def test_arguments_and_results_survive(value):
+    assert wire.decode_value(wire.encode_value(value)) == value
 
 
 def test_a_field_from_a_later_release_is_ignored():
@@ -122,6 +136,6 @@ def test_any_damage_to_a_real_message_gives_a_message_or_a_protocol_error(data):
 @settings(max_examples=100, deadline=None)
 @given(raw=st.binary(max_size=50))
 def test_any_work_gives_work_or_a_protocol_error(raw):
-    for decode in (wire.decode_work, wire.decode_result):
+    for decode in (wire.decode_work, wire.decode_result, wire.decode_value):
         with contextlib.suppress(RemoteProtocolError):
             decode(msgspec.Raw(raw))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from control.admin import Admin
+from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.messages import Report
 from hotpool.states import WorkerState

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control.admin import Admin
+from hotpool.admin import Admin
 from hotpool.home import Home
 from hotpool.locks import holder
 from hotpool.states import WorkerState

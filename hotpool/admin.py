@@ -1,6 +1,6 @@
 """Shell: questions and commands to the broker's admin socket, one at a time.
 
-Used by the controller and the CLI, each from one thread.
+Used by the controller, the CLI and the gateway, each instance from one thread.
 """
 
 import contextlib

@@ -1,0 +1,76 @@
+"""Shell: what the verbs of the controller's socket work with: the pool's home, its journal as read so far, the broker."""
+
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Self, TypeVar
+
+from hotpool.admin import Admin
+from hotpool.config import Config
+from hotpool.errors import BrokerUnreachable
+from hotpool.evidence import Counts
+from hotpool.home import Home
+from hotpool.messages import Report
+from hotpool.metrics import Counter
+
+from .jobs import Jobs
+from .journal import Journal
+from .ledger import Ledger, replay
+
+# Callers are served one after the other, so no one may wait long for a broker that is down, nor each of them anew.
+BROKER_TIMEOUT_S = 0.5
+BROKER_AGAIN_S = 0.5
+
+T = TypeVar("T")
+
+
+class Desk:
+    """For one thread."""
+
+    def __init__(self, home: Home, config: Config, jobs: Jobs) -> None:
+        self.home, self.config, self.jobs = home, config, jobs
+        self.malformed = Counter(
+            "hotpool_control_malformed_total", "Messages to the controller that were dropped because they are none."
+        )
+        self._admin = Admin(home.endpoint("admin"))
+        self._silence, self._ask_again_at = "", 0.0
+        self._ledger = Ledger()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admin.close()
+
+    @property
+    def model(self) -> str:
+        return self.config.pool.model
+
+    def journal(self) -> Journal:
+        """For one call, which closes it: what was wrong with the file once may be over."""
+        return Journal(self.home.database)
+
+    def ledger(self) -> Ledger:
+        """As of now. Each event is read once."""
+        with self.journal() as journal:
+            self._ledger = replay(journal.events(after=self._ledger.seq), monotonic(), self._ledger)
+        return self._ledger
+
+    def report(self, timeout_s: float = BROKER_TIMEOUT_S) -> Report:
+        """Raises BrokerUnreachable, at once where the last question had no answer a moment ago."""
+        return self._patiently(lambda: self._admin.report(timeout_s))
+
+    def evidence(self, model: str, timeout_s: float = BROKER_TIMEOUT_S) -> Counts | None:
+        """Raises like `report`."""
+        return self._patiently(lambda: self._admin.evidence(model, timeout_s))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        if monotonic() < self._ask_again_at:
+            raise BrokerUnreachable(self._silence)
+        try:
+            return ask()
+        except BrokerUnreachable as error:
+            self._silence, self._ask_again_at = str(error), monotonic() + BROKER_AGAIN_S
+            raise

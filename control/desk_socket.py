@@ -1,0 +1,59 @@
+"""Shell: the controller's socket, in a thread of its own: however long a look takes, the controller's steps do not wait."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from threading import Event
+
+import zmq
+
+from hotpool.config import Config
+from hotpool.errors import RemoteProtocolError
+from hotpool.frames import Socket, receive_frames, send
+from hotpool.home import Home
+from hotpool.router import bind, decode, raise_file_limit
+from hotpool.wire import MAX_ASK_BYTES, encode, to_control
+
+from .desk import Desk
+from .jobs import Jobs
+from .verbs import answer
+
+_LOOK_MS = 100  # how often `stopping` is looked at
+_HIGH_WATER = 100  # answers that wait for one caller
+
+log = logging.getLogger("hotpool.control")
+
+
+@contextmanager
+def open_desk(home: Home, config: Config, stopping: Event) -> Iterator[None]:
+    """Answers until the block ends or `stopping` is set, and sets it then. Whoever opens one holds the home's control lock."""
+    raise_file_limit()
+    with (
+        zmq.Context() as context,
+        bind(context, home.endpoint("control"), max_bytes=MAX_ASK_BYTES, high_water=_HIGH_WATER) as router,
+        closing(Jobs(stopping)) as jobs,
+        ThreadPoolExecutor(1, "hotpool-desk") as thread,
+    ):
+        served = thread.submit(_serve, router, home, config, jobs, stopping)
+        # A desk that has ended by a bug would be deaf for ever: the process ends with it and is started again.
+        served.add_done_callback(lambda _: stopping.set())
+        try:
+            yield
+        finally:
+            stopping.set()
+        served.result()
+
+
+def _serve(router: Socket, home: Home, config: Config, jobs: Jobs, stopping: Event) -> None:
+    with Desk(home, config, jobs) as desk:
+        while not stopping.is_set():
+            if not router.poll(_LOOK_MS) or (frames := receive_frames(router)) is None:
+                continue
+            try:
+                connection, ask, _ = decode(to_control, frames)
+            except RemoteProtocolError as error:
+                desk.malformed[()] += 1
+                log.debug("dropped socket=control reason=%s", error)
+                continue
+            send(router, (connection, encode(answer(desk, ask))))
