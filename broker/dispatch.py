@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from itertools import count
 from math import inf
 
-from hotpool.errors import DeadlineExceeded, HotpoolError, PoisonRequest, QueueFull, UnknownVersion, WorkerLost
+from hotpool.errors import (
+    DeadlineExceeded,
+    HotpoolError,
+    NoReadyWorker,
+    PoisonRequest,
+    QueueFull,
+    UnknownVersion,
+    WorkerLost,
+)
 from hotpool.messages import Done, ErrorReply, Failed, Job, Reply
 from hotpool.states import Executed
 
@@ -318,7 +326,7 @@ class Dispatcher:
             return DeadlineExceeded(f"still queued {waited} for {ready} ready workers", executed=executed)
         counts = Counter(worker.state.value for worker in self._roster if worker.model == pending.model)
         states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "none known"
-        return DeadlineExceeded(
+        return NoReadyWorker(
             f"no worker of model {pending.model!r} became ready {waited} ({states})", executed=executed
         )
 

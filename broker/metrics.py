@@ -4,7 +4,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from hotpool.errors import DeadlineExceeded
+from hotpool.errors import DeadlineExceeded, NoReadyWorker
 from hotpool.evidence import Arm, Counts
 from hotpool.messages import Family, Policy
 from hotpool.metrics import Counter, Histograms, family, gauge
@@ -66,7 +66,8 @@ class Metrics:
 
     def _expired(self) -> Family:
         """Counted once, as an outcome; shown also under its own name, since that is what people look for."""
-        n = sum(n for (_, _, outcome), n in self.requests.items() if outcome == DeadlineExceeded.code)
+        late = (DeadlineExceeded.code, NoReadyWorker.code)
+        n = sum(n for (_, _, outcome), n in self.requests.items() if outcome in late)
         return family("hotpool_expired_total", "Requests whose deadline passed.", "counter", (), [((), n)])
 
     def families(

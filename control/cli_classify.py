@@ -9,7 +9,7 @@ import click
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hotpool.client import Client, Prediction
+from hotpool import Client, Prediction
 from hotpool.errors import BrokerUnreachable, HotpoolError, UnknownModel, UnknownVersion
 
 from . import render

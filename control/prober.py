@@ -16,17 +16,19 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from hotpool.answers import Answer, logits_of
 from hotpool.calls import Call
-from hotpool.courier import Answer, Courier, Ticket
+from hotpool.courier import Courier
 from hotpool.digest import digest_bytes
 from hotpool.errors import BadInput, BadVersion, HotpoolError, ModelError, RemoteProtocolError, TooLarge
+from hotpool.exchange import Ticket
 from hotpool.home import Home
 from hotpool.inputs import tensor_work
 from hotpool.logits import TOLERANCES, compare_logits
 from hotpool.manifest import GOLDEN, Manifest, read_manifest, version_folder
 from hotpool.messages import Request, WorkerReport
 from hotpool.states import Executed, Priority
-from hotpool.wire import decode_result, encode_body
+from hotpool.wire import encode_body
 
 from .view import Probed, Round
 
@@ -120,7 +122,7 @@ class Prober:
         )  # fmt: skip
         future: Future[tuple[FloatArray, str, str]] = Future()
         now = monotonic()
-        courier.post(Call(request, payload, Ticket(future, logits_of), now, now + PATIENCE_S), waits=False)
+        courier.post(Call(request, payload, Ticket(future, logits_and_source), now, now + PATIENCE_S), waits=False)
         got, name, digest = future.result()
         if (name, digest) != (worker.worker, worker.digest):
             raise RemoteProtocolError(f"{name} has answered with {digest[:12]}", executed=Executed.YES)
@@ -138,13 +140,9 @@ def rows(inputs: FloatArray) -> Iterator[FloatArray]:
     return (inputs[i : i + 1] for i in range(len(inputs)))
 
 
-def logits_of(answer: Answer) -> tuple[FloatArray, str, str]:
-    """And who answered with what. Raises RemoteProtocolError."""
-    reply, payload = answer
-    shape = decode_result(reply.result).shape
-    if payload is None or len(shape) != 2 or min(shape) < 1 or len(payload) != 4 * shape[0] * shape[1]:
-        raise RemoteProtocolError(f"the logits do not have the shape {shape} they name", executed=Executed.YES)
-    return np.frombuffer(payload, "<f4").reshape(shape), reply.worker, reply.digest
+def logits_and_source(answer: Answer) -> tuple[FloatArray, str, str]:
+    """Who answered, with what. Raises RemoteProtocolError."""
+    return logits_of(answer), answer[0].worker, answer[0].digest
 
 
 def read_golden(home: Home, digest: str) -> Golden:

@@ -1,11 +1,14 @@
 """Shell: `python -m gateway`: arguments, configuration, sockets, signals."""
 
 import argparse
+import logging
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from hotpool.config import find_config, find_home, load_config
 from hotpool.errors import Conflict, HotpoolError
@@ -13,6 +16,12 @@ from hotpool.logs import log_to_stderr
 
 from .app import make_app
 from .backend import connect
+
+BACKLOG = 1024
+STOP_S = 8  # for what is under way; `hotpool up` kills after 10
+KEEP_ALIVE_S = 60  # idle connections cost little, and a new one costs a client a round trip
+
+log = logging.getLogger("hotpool.gateway")
 
 
 def main() -> int:
@@ -24,6 +33,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="TOML file (default: HOTPOOL_CONFIG or ./hotpool.toml)")
     arguments = parser.parse_args()
     log_to_stderr()
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each step of its own
     try:
         home, config = find_home(arguments.home), load_config(find_config(arguments.config))
         listener = _listen(config.gateway.host, config.gateway.port)
@@ -34,20 +44,47 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     backend = connect(home, config)
+    log.info("url=%s", _url(listener))
     try:
-        server = uvicorn.Server(uvicorn.Config(make_app(backend), log_config=None, access_log=False))
-        server.run([listener])
+        _serve(uvicorn.Server(_settings(make_app(backend))), listener)
     finally:
         backend.close()
+    log.info("stopped")
     return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises Conflict: the port is taken, or the address is not of this host."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise Conflict(f"can't listen on {host}:{port}: {error.strerror}; set gateway.port to another one") from None
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _settings(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False,  # whoever may set them could name any address as their own
+        backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
+    )  # fmt: skip
+
+
+def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Returns after SIGTERM or SIGINT, when what was under way has been answered."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal that ended it once more when it is done; without a handler that would end us at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.run([listener])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,55 @@
-"""Shell: all routes of the gateway in one application."""
+"""Shell: all routes of the gateway in one application. Each part has `routes(backend)`; each error has one form."""
+
+import logging
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from hotpool.errors import HotpoolError
 
 from . import health
 from .backend import Backend
+from .failures import BadRequest, MethodNotAllowed, NotFound, body_of, headers_of, status_of
 
 PARTS = (health,)
 
+log = logging.getLogger("hotpool.gateway")
 
-def make_app(backend: Backend) -> Starlette:
-    return Starlette(routes=[route for part in PARTS for route in part.routes(backend)])
+
+def make_app(backend: Backend) -> ASGIApp:
+    return Starlette(
+        routes=[route for part in PARTS for route in part.routes(backend)],
+        exception_handlers={HotpoolError: _failed, HTTPException: _refused, Exception: _broken},
+    )
+
+
+def failure(error: HotpoolError) -> Response:
+    """The answer that tells of this error."""
+    response = Response(body_of(error), status_of(error), media_type="application/json")
+    response.raw_headers += headers_of(error)
+    return response
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HotpoolError), error
+    return failure(error)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What Starlette itself finds: no such path, or not with this method."""
+    assert isinstance(error, HTTPException), error
+    if error.status_code == 404:
+        return failure(NotFound(f"nothing at {request.url.path}"))
+    if error.status_code == 405:
+        response = failure(MethodNotAllowed(f"{request.url.path} does not know the method {request.method}"))
+        response.headers["allow"] = (error.headers or {}).get("Allow", "")
+        return response
+    return failure(BadRequest(error.detail))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A bug. The log has the traceback, the caller no word of it."""
+    return failure(HotpoolError("the gateway failed on this request; its log says how"))

@@ -1,6 +1,8 @@
 """hotpool: a worker pool that serves image classifiers on CPUs and changes their weights while it serves."""
 
-from .client import AsyncClient, ClassScore, Client, Prediction
+from .answers import ClassScore, Prediction
+from .async_client import AsyncClient
+from .client import Client
 from .errors import (
     BadImage,
     BadInput,
@@ -8,6 +10,7 @@ from .errors import (
     DeadlineExceeded,
     HotpoolError,
     ModelError,
+    NoReadyWorker,
     PoisonRequest,
     QueueFull,
     TooLarge,
@@ -28,6 +31,7 @@ __all__ = [
     "DeadlineExceeded",
     "HotpoolError",
     "ModelError",
+    "NoReadyWorker",
     "PoisonRequest",
     "Prediction",
     "QueueFull",

@@ -14,17 +14,20 @@ F = TypeVar("F")
 
 BACK_OFF_S = 0.05  # after QueueFull, when the broker names no time; doubled with each try
 LONGEST_BACK_OFF_S = 2.0
+LAST_WORD_S = 0.02  # after the deadline: the broker ends the call too, and knows why it took so long
 
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[F]):
-    """One request. ticket: what the shell resolves; deadline: monotonic seconds."""
+    """One request. ticket: what the shell resolves; deadline: monotonic seconds; retries: whether a full queue is tried
+    again."""
 
     request: Request
     payload: bytes | memoryview
     ticket: F
     started_at: float
     deadline: float
+    retries: bool = True
     times_sent: int = 0
     refusals: int = 0
     retry_at: float | None = None  # set while it waits after QueueFull
@@ -54,7 +57,7 @@ class Calls(Generic[F]):
 
     def add(self, call: Call[F]) -> None:
         self._open[call.request.id] = call
-        heapq.heappush(self._timers, (call.deadline, call.request.id))
+        heapq.heappush(self._timers, (call.deadline + LAST_WORD_S, call.request.id))
         if len(self._timers) > 2 * len(self._open) + 1000:  # mostly answered: long timeouts must not fill the memory
             self._timers = [timer for timer in self._timers if timer[1] in self._open]
             heapq.heapify(self._timers)
@@ -85,7 +88,7 @@ class Calls(Generic[F]):
         if call is None:
             self.late += 1
             return None
-        if isinstance(error, QueueFull):
+        if isinstance(error, QueueFull) and call.retries:
             retry_at = now + self._back_off(call, error)
             if retry_at < call.deadline:
                 call.retry_at, call.refusals = retry_at, call.refusals + 1
@@ -102,7 +105,7 @@ class Calls(Generic[F]):
             call = self._open.get(heapq.heappop(self._timers)[1])
             if call is None:
                 continue
-            if now >= call.deadline:
+            if now >= call.deadline + LAST_WORD_S:
                 del self._open[call.request.id]
                 ended.append(Outcome(call, self._too_late(call, connected)))
             elif call.retry_at is not None and now >= call.retry_at:

@@ -1,89 +1,32 @@
-"""Shell: the client library: `Client` for threads, `AsyncClient` for asyncio."""
+"""Shell: the client library for threads. `async_client.py` has the same for asyncio."""
 
-import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import Call
+from .answers import Answer, Prediction, logits_of, prediction_of
+from .asking import Options, PictureOptions, new_call
 from .config import find_home
-from .courier import Answer, Courier, Ticket
-from .errors import BadInput, HotpoolError, LocalProtocolError, RemoteProtocolError
+from .courier import Courier
+from .errors import BadInput, HotpoolError, LocalProtocolError
+from .exchange import Ticket
 from .inputs import picture_work, tensor_work
-from .messages import MAX_NAME, Request, Work
-from .states import Executed, Priority
-from .wire import decode_result, encode_body
+from .messages import Work
 
 if TYPE_CHECKING:
     from .inputs import ImageLike
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT_S = 10.0
-MAX_TIMEOUT_S = 3600.0
 PIPELINE = 64  # open calls of `classify_many`: 16 workers in batches of 4 stay busy, and the pictures fit into memory
-
-PriorityName = Literal["high", "normal", "low"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassScore:
-    """One class of a prediction. probability: softmax over all classes of the version, 0..1."""
-
-    index: int
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Classes, the most probable first, and which version on which worker said so.
-
-    attempt: 1, or more if workers were lost on the way. queue_ms: from the broker's receipt to the lease; service_ms: in the
-    worker, decoding included.
-    """
-
-    classes: tuple[ClassScore, ...]
-    model: str
-    version: str
-    digest: str
-    worker: str
-    attempt: int
-    queue_ms: float
-    service_ms: float
-
-    @property
-    def label(self) -> str:
-        """Of the most probable class."""
-        return self.classes[0].label
-
-
-class Options(TypedDict, total=False):
-    """model: default that of the pool. version: alias or digest; default: whatever the pool serves. timeout_s: 10.
-    route_key: who asks, such as a user's name: while a new version answers only a share of the requests, all with the
-    same key get the same version. Default: each request for itself."""
-
-    model: str | None
-    version: str | None
-    timeout_s: float
-    priority: PriorityName
-    route_key: str | None
-
-
-class PictureOptions(Options, total=False):
-    """top: how many classes the prediction lists; 3."""
-
-    top: int
 
 
 class Client:
@@ -120,7 +63,7 @@ class Client:
             DeadlineExceeded, QueueFull, BrokerUnreachable, WorkerLost: no answer within `timeout_s`, and why.
             PoisonRequest: the request ended two workers.
         """
-        return self._wait(self._call(*picture_work(image, options.pop("top", 3)), _prediction, options, waits=True))
+        return self._wait(self.call(*picture_work(image, options.pop("top", 3)), prediction_of, options, waits=True))
 
     def classify_many(
         self, images: "Iterable[ImageLike]", *, return_exceptions: bool = False, **options: Unpack[PictureOptions]
@@ -153,18 +96,18 @@ class Client:
 
         Raises: as `classify`.
         """
-        return self._wait(self._call(*tensor_work(array), _logits, options, waits=True))
+        return self._wait(self.call(*tensor_work(array), logits_of, options, waits=True))
 
     def submit(self, image: "ImageLike", **options: Unpack[PictureOptions]) -> "Future[Prediction]":
         """`classify` without waiting. `future.cancel()`: the caller sees nothing more; the work may still be done.
 
         Raises: BadInput, when the image can't be sent at all.
         """
-        return self._call(*picture_work(image, options.pop("top", 3)), _prediction, options)
+        return self.call(*picture_work(image, options.pop("top", 3)), prediction_of, options)
 
     def submit_tensor(self, array: NDArray[np.float32], **options: Unpack[Options]) -> "Future[NDArray[np.float32]]":
         """`infer` without waiting, as `submit`."""
-        return self._call(*tensor_work(array), _logits, options)
+        return self.call(*tensor_work(array), logits_of, options)
 
     def close(self) -> None:
         """Ends the connection; calls that are open in other threads end with `LocalProtocolError`."""
@@ -188,7 +131,7 @@ class Client:
             failed.set_exception(error)
             return failed
 
-    def _call(
+    def call(
         self,
         work: Work,
         payload: bytes | memoryview,
@@ -197,25 +140,23 @@ class Client:
         *,
         waits: bool = False,
     ) -> "Future[T]":
+        """What all other calls are made of, for who wants the reply as it came.
+
+        Args:
+            payload: must not change any more.
+            convert: the reply and its payload as the caller wants them; runs in the client's thread, so it must be quick.
+            waits: the caller goes on with `_wait` at once.
+
+        Raises: BadInput, when it can't be sent at all.
+        """
         if self._is_closed:
             raise LocalProtocolError("the client is closed")
         if self._pid != os.getpid():
             raise LocalProtocolError("this client was made before a fork; make a new one in each process")
-        for option in ("model", "version", "route_key"):
-            _check_name(option, options.get(option))
-        timeout_s, priority = options.get("timeout_s", DEFAULT_TIMEOUT_S), options.get("priority", "normal")
-        if not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise BadInput(f"timeout_s = {timeout_s!r}: expected more than 0, at most {MAX_TIMEOUT_S:g} seconds")
-        if priority.upper() not in Priority.__members__:
-            raise BadInput(f"priority = {priority!r}: expected high, normal or low")
         request_id = self._courier.nonce + next(self._numbers).to_bytes(8, "big")
-        request = Request(
-            request_id, options.get("model"), options.get("version"), Priority[priority.upper()], 0, encode_body(work),
-            route=_route(options.get("route_key")),
-        )  # fmt: skip
         future: Future[T] = Future()
-        now = monotonic()
-        self._courier.post(Call(request, payload, Ticket(future, convert), now, now + timeout_s), waits=waits)
+        call = new_call(request_id, work, payload, Ticket(future, convert), options, monotonic())
+        self._courier.post(call, waits=waits)
         future.add_done_callback(lambda done: self._courier.cancel(request_id) if done.cancelled() else None)
         return future
 
@@ -229,67 +170,6 @@ class Client:
             raise
 
 
-class AsyncClient:
-    """`Client` for asyncio: the same calls, awaited. Cancelling the task cancels the request.
-
-    async with AsyncClient() as client:
-        prediction = await client.classify("cat.jpg")
-    """
-
-    def __init__(self, endpoint: str | None = None) -> None:
-        self._client = Client(endpoint)
-
-    async def classify(self, image: "ImageLike", **options: Unpack[PictureOptions]) -> Prediction:
-        """As `Client.classify`."""
-        # In a thread: reading a file or converting a large picture must not hold up the loop.
-        return await asyncio.wrap_future(await asyncio.to_thread(self._client.submit, image, **options))
-
-    async def classify_many(
-        self, images: "Iterable[ImageLike]", *, return_exceptions: bool = False, **options: Unpack[PictureOptions]
-    ) -> AsyncIterator[Prediction | HotpoolError]:
-        """As `Client.classify_many`."""
-        waiting: deque[asyncio.Task[Prediction]] = deque()
-        try:
-            for image in images:
-                waiting.append(asyncio.create_task(self.classify(image, **options)))
-                if len(waiting) >= PIPELINE:
-                    yield await _awaited(waiting.popleft(), return_exceptions)
-            while waiting:
-                yield await _awaited(waiting.popleft(), return_exceptions)
-        finally:
-            for task in waiting:
-                task.cancel()
-
-    async def infer(self, array: NDArray[np.float32], **options: Unpack[Options]) -> NDArray[np.float32]:
-        """As `Client.infer`."""
-        return await asyncio.wrap_future(await asyncio.to_thread(self._client.submit_tensor, array, **options))
-
-    async def close(self) -> None:
-        """As `Client.close`."""
-        await asyncio.to_thread(self._client.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-def _check_name(option: str, value: object) -> None:
-    """A name that can't travel would be dropped by the broker without a word."""
-    if value is None:
-        return
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
-        raise BadInput(f"{option} = {value!r}: expected a name of 1 to {MAX_NAME} printable characters, or None")
-
-
-def _route(key: str | None) -> bytes:
-    """What travels in a route key's place: the broker needs to tell keys apart, not to know them."""
-    return blake2b(key.encode(), digest_size=16).digest() if key is not None else b""
-
-
 def _outcome(future: "Future[Prediction]", return_exceptions: bool) -> Prediction | HotpoolError:
     try:
         return future.result()
@@ -297,31 +177,3 @@ def _outcome(future: "Future[Prediction]", return_exceptions: bool) -> Predictio
         if not return_exceptions:
             raise
         return error
-
-
-async def _awaited(task: "asyncio.Task[Prediction]", return_exceptions: bool) -> Prediction | HotpoolError:
-    try:
-        return await task
-    except HotpoolError as error:
-        if not return_exceptions:
-            raise
-        return error
-
-
-def _prediction(answer: Answer) -> Prediction:
-    reply, _ = answer
-    classes = tuple(ClassScore(*score) for score in decode_result(reply.result).classes)
-    if not classes:
-        raise RemoteProtocolError("the reply lists no classes", executed=Executed.YES)
-    return Prediction(
-        classes, reply.model, reply.version, reply.digest, reply.worker, reply.attempt,
-        reply.queue_us / 1e3, reply.service_us / 1e3,
-    )  # fmt: skip
-
-
-def _logits(answer: Answer) -> NDArray[np.float32]:
-    reply, payload = answer
-    shape = decode_result(reply.result).shape
-    if payload is None or len(shape) != 2 or min(shape) < 1 or len(payload) != 4 * shape[0] * shape[1]:
-        raise RemoteProtocolError(f"the reply's logits do not have the shape {shape} it names", executed=Executed.YES)
-    return np.frombuffer(payload, "<f4").reshape(shape)

@@ -84,6 +84,12 @@ class DeadlineExceeded(CapacityError):
     code = "deadline_exceeded"
 
 
+class NoReadyWorker(DeadlineExceeded):
+    """No worker of the model became ready within `timeout_s`."""
+
+    code = "no_ready_worker"
+
+
 class BrokerUnreachable(CapacityError):
     """No broker answered at the address within `timeout_s`."""
 

@@ -37,17 +37,19 @@ class Work(Struct, array_like=True, frozen=True, gc=False):
     """What to do with a request's payload.
 
     kind: `picture` (bytes of an image file), `pixels` (uint8, (h, w, 3)) or `tensor` (little-endian float32, (n, 3, h, w)).
-    shape: of the payload for `pixels` and `tensor`. top: how many classes the reply lists.
+    shape: of the payload for `pixels` and `tensor`. top: how many classes the reply lists. logits: whether the reply to a
+    `picture` or `pixels` also has the logits; the reply to a `tensor` always has.
     """
 
     kind: Annotated[str, Meta(max_length=16)]
     top: Annotated[int, Meta(ge=1, le=MAX_CLASSES)] = 3
     shape: tuple[int, ...] = ()
+    logits: bool = False
 
 
 class Result(Struct, array_like=True, frozen=True, gc=False):
-    """classes: (index, label, probability), most probable first, for `picture` and `pixels`; shape: of the float32 logits in
-    the reply's payload, for `tensor`."""
+    """classes: (index, label, probability), most probable first, for `picture` and `pixels`; shape: of the little-endian
+    float32 logits in the reply's payload, if they were asked for."""
 
     classes: tuple[tuple[int, str, float], ...] = ()
     shape: tuple[int, ...] = ()

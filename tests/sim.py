@@ -17,7 +17,7 @@ from broker.core import Core, Settings
 from broker.dispatch import Limits
 from broker.leases import Pending
 from hotpool import messages as m
-from hotpool.calls import Call, Calls
+from hotpool.calls import LAST_WORD_S, Call, Calls
 from hotpool.errors import HotpoolError, error_from
 from hotpool.states import Executed, WorkerState
 from hotpool.wire import decode_result, encode_body
@@ -320,7 +320,7 @@ class Client:
         self.calls.add(call)
         if self.welcomed:
             self.submit(call)
-        world.after(timeout_s + 1e-6, self.due)
+        world.after(timeout_s + LAST_WORD_S + 1e-6, self.due)
         world.after(timeout_s + GRACE_S, self.must_be_over, number)
 
     def submit(self, call: Call[int]) -> None:

@@ -193,6 +193,18 @@ def test_a_tensor_is_answered_with_its_logits():
     np.testing.assert_array_equal(np.frombuffer(payload, "<f4").reshape(2, 4), sums(rows.rows))
 
 
+@pytest.mark.parametrize("kind", ["picture", "pixels"])
+def test_a_picture_is_answered_with_its_logits_too_when_they_are_asked_for(kind):
+    logits = np.array([[0.0, 2.0, 1.0]], np.float32)
+    asked = Lease(1, Work(kind, 2, logits=True), np.zeros((1, 3, 2, 2), np.float32))
+    done, payload = reply_to(asked, logits, ["a", "b", "c"])
+    result = decode_result(done.result)
+    assert ([index for index, _, _ in result.classes], result.shape) == ([1, 2], (1, 3))
+    np.testing.assert_array_equal(np.frombuffer(payload, "<f4").reshape(result.shape), logits)
+    assert (done.top1, done.confidence) == (1, pytest.approx(result.classes[0][2]))
+    assert reply_to(Lease(1, Work(kind, 2), asked.rows), logits, "abc")[1] is None
+
+
 def test_probabilities_sum_to_one_even_for_huge_logits():
     classes = top_classes(np.array([1e4, 1e4 - 1, -1e4], np.float32), ["a", "b", "c"], 3)
     assert sum(probability for _, _, probability in classes) == pytest.approx(1.0)

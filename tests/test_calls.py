@@ -2,7 +2,7 @@
 
 import pytest
 
-from hotpool.calls import Call, Calls
+from hotpool.calls import LAST_WORD_S, Call, Calls
 from hotpool.errors import BadImage, BrokerUnreachable, DeadlineExceeded, QueueFull, TooLarge
 from hotpool.messages import Request, Work
 from hotpool.states import Executed
@@ -74,6 +74,15 @@ def test_when_there_is_no_time_to_try_again_the_refusal_is_the_outcome():
     assert len(calls) == 0
 
 
+def test_who_can_come_back_by_itself_is_refused_at_once():
+    calls = new_calls()
+    call = add(calls)
+    call.retries = False
+    outcome = calls.refused(call.request.id, QueueFull("full", retry_after_s=0.2), now=1.0)
+    assert (type(outcome.error), outcome.error.retry_after_s) == (QueueFull, 0.2)
+    assert len(calls) == 0
+
+
 def test_what_the_request_is_to_blame_for_is_not_tried_again():
     calls = new_calls()
     call = add(calls)
@@ -91,7 +100,8 @@ def test_what_the_request_is_to_blame_for_is_not_tried_again():
 def test_at_the_deadline_the_error_says_what_was_missing(connected, times_sent, error, executed, text):
     calls = new_calls()
     add(calls).times_sent = times_sent
-    again, (outcome,) = calls.due(10.0, connected=connected)
+    assert calls.due(10.0 + LAST_WORD_S - 0.001, connected=connected) == ([], [])
+    again, (outcome,) = calls.due(10.0 + LAST_WORD_S, connected=connected)
     assert again == []
     assert type(outcome.error) is error
     assert outcome.error.executed is executed
@@ -112,7 +122,7 @@ def test_the_next_timer_skips_calls_that_are_answered():
     call = add(calls, 1, deadline=1.0)
     add(calls, 2, deadline=2.0)
     calls.take(call.request.id)
-    assert calls.next_timer() == 2.0
+    assert calls.next_timer() == 2.0 + LAST_WORD_S
 
 
 def test_at_the_end_nothing_stays_open():

@@ -1,6 +1,5 @@
 """The client library against a real broker and real worker processes, and what it survives."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -15,12 +14,12 @@ from PIL import Image
 
 from bench.noop import MODEL, noop_class, noop_manifest
 from broker.routing import point
-from hotpool import AsyncClient, BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
+from hotpool import BadImage, BadInput, BrokerUnreachable, Client, DeadlineExceeded, TooLarge, UnknownModel
 from hotpool.admin import Admin
 from hotpool.calls import Call
-from hotpool.courier import Ticket
 from hotpool.errors import LocalProtocolError, QueueFull, UnknownVersion
 from hotpool.evidence import Counts
+from hotpool.exchange import Ticket
 from hotpool.messages import Evidence, FromAdmin, GetEvidence, LoadVersion, Policy, Request, SetVersions, Work
 from hotpool.wire import encode_body
 from tests.pool import Pool, eventually, running_pool, short_home
@@ -94,31 +93,6 @@ def test_one_client_serves_many_threads(client):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(400)))
-
-
-def test_asyncio_has_the_same_calls(pool):
-    async def ask() -> None:
-        async with AsyncClient(pool.home.endpoint("clients")) as client:
-            some = await asyncio.gather(*(client.classify(picture(n)) for n in range(10)))
-            assert [p.classes[0].index for p in some] == [noop_class(n, "v1") for n in range(10)]
-            many = [p.classes[0].index async for p in client.classify_many([picture(n) for n in range(10)])]
-            assert many == [noop_class(n, "v1") for n in range(10)]
-            assert (await client.infer(np.zeros((2, 3, 4, 4), np.float32))).shape == (2, 10)
-
-    asyncio.run(ask())
-
-
-def test_a_cancelled_task_cancels_the_request(pool):
-    async def ask() -> None:
-        async with AsyncClient(pool.home.endpoint("clients")) as client:
-            task = asyncio.create_task(client.classify(picture(), version="v1", model="noop", timeout_s=30))
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await client.classify(picture())
-
-    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

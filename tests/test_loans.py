@@ -60,14 +60,14 @@ def until_lent(client):
 
 def test_a_lone_caller_receives_its_answer_in_its_own_thread(client, monkeypatch):
     receivers = []
-    receive = client._courier._receive
+    receive = client._courier._exchange.receive
 
     def note(now):
-        answers, failed = receive(now)
-        receivers.extend(threading.current_thread() for _ in answers)
-        return answers, failed
+        ended = receive(now)
+        receivers.extend(threading.current_thread() for _ in ended.answered)
+        return ended
 
-    monkeypatch.setattr(client._courier, "_receive", note)
+    monkeypatch.setattr(client._courier._exchange, "receive", note)
     for n in range(200):
         assert ask(client, n % 8) == noop_class(n % 8, "v1")
     # The thread looks too at each of its timers, and until it has noticed that callers receive.
@@ -91,7 +91,7 @@ def test_a_caller_that_is_not_alone_leaves_the_receiving_to_the_thread(pool, cli
     other = client.submit(picture(2), timeout_s=20)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(ask, client, 1)
-        eventually(lambda: len(client._courier._calls) == 2, "both calls are open")
+        eventually(lambda: len(client._courier._exchange.calls) == 2, "both calls are open")
         assert client._courier._borrower is None
         go_on(pool)
         assert waiting.result(10) == noop_class(1, "v1")
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_only_the_call_of_the_caller_that_receives(pool, client):
 
 def test_a_loan_that_was_never_taken_up_holds_up_nobody(client):
     # As if a Ctrl-C had come between the post and the wait.
-    given_up = client._call(*picture_work(picture(1), 3), lambda answer: answer, {}, waits=True)
+    given_up = client.call(*picture_work(picture(1), 3), lambda answer: answer, {}, waits=True)
     assert given_up.result(10)[0].version == "v1"
     assert ask(client, 2) == noop_class(2, "v1")
 
@@ -182,7 +182,7 @@ def test_a_lone_caller_that_was_refused_tries_again_in_time():
         pool.kill("worker-0", signal.SIGSTOP)
         held = [other.submit(picture(n), timeout_s=20) for n in range(2)]
         with pool.client() as client, ThreadPoolExecutor(1) as threads:
-            eventually(lambda: client._courier._link.welcome is not None, "connected")
+            eventually(lambda: client._courier._exchange.link.welcome is not None, "connected")
             with pytest.raises(QueueFull):
                 client.classify(picture(), timeout_s=0.4)
             waiting = threads.submit(ask, client, 5)

@@ -41,7 +41,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to send for a lease; payload: raw logits, for a tensor."""
+    """What to send for a lease; payload: raw logits, for who asked for them."""
 
     message: Message
     payload: bytes | None = None
@@ -143,7 +143,7 @@ def compute(engine: Engine, leases: Sequence[Lease], join: Join = np.concatenate
 
 
 def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str], spent: Spent) -> Answer:
-    """Logits for a tensor, the most probable classes for a picture. batch: rows computed together."""
+    """Logits for a tensor; for a picture the most probable classes, and logits too if asked."""
     if isinstance(outcome, Exception):
         return failed(lease.job, outcome, spent.service_us)
     if not np.isfinite(outcome).all():
@@ -153,16 +153,20 @@ def answer(lease: Lease, outcome: FloatArray | Exception, labels: Sequence[str],
         done = Done(
             lease.job, spent.service_us, encode_body(Result(shape=outcome.shape)), top1, confidence, spent.batch, spent.cpu_us
         )  # fmt: skip
-        return Answer(done, np.ascontiguousarray(outcome, dtype="<f4").tobytes())
+        return Answer(done, _payload(outcome))
     classes = top_classes(outcome[0], labels, lease.work.top)
-    body = encode_body(Result(classes=classes))
+    body = encode_body(Result(classes=classes, shape=outcome.shape if lease.work.logits else ()))
     if len(body) > MAX_RESULT_BYTES:
         error = BadInput(
             f"top = {lease.work.top}: the answer has {len(body)} bytes, allowed are {MAX_RESULT_BYTES}; ask for fewer"
         )
         return failed(lease.job, error, spent.service_us)
     done = Done(lease.job, spent.service_us, body, classes[0][0], classes[0][2], spent.batch, spent.cpu_us)
-    return Answer(done)
+    return Answer(done, _payload(outcome) if lease.work.logits else None)
+
+
+def _payload(logits: FloatArray) -> bytes:
+    return np.ascontiguousarray(logits, dtype="<f4").tobytes()
 
 
 def _top1(logits: FloatArray) -> tuple[int, float]:
