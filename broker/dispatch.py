@@ -185,7 +185,10 @@ class Dispatcher:
         if pending is None:
             return self._after_lease(worker, now)
         self._finish(pending, failed.code, lease.version)
-        reply = ErrorReply(pending.id, failed.code, failed.message, failed.executed)
+        reply = ErrorReply(
+            pending.id, failed.code, failed.message, failed.executed,
+            version=lease.version, digest=lease.digest, worker=worker.name,
+        )  # fmt: skip
         return [ToClient(pending.client, reply), *self._after_lease(worker, now)]
 
     def take_back(self, worker: Worker, cause: str, now: float, *, blame: bool) -> list[Action]:

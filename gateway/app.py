@@ -1,6 +1,8 @@
 """Shell: all routes of the gateway in one application. Each part has `routes(backend)`; each error has one form."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,20 +12,29 @@ from starlette.types import ASGIApp
 
 from hotpool.errors import HotpoolError
 
-from . import health
+from . import health, predict, v2
 from .backend import Backend
 from .failures import BadRequest, MethodNotAllowed, NotFound, body_of, headers_of, status_of
+from .observed import Observed
 
-PARTS = (health,)
+PARTS = (predict, v2, health)  # routes are looked through in this order
 
 log = logging.getLogger("hotpool.gateway")
 
 
 def make_app(backend: Backend) -> ASGIApp:
-    return Starlette(
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with backend.client:
+            yield
+
+    app = Starlette(
         routes=[route for part in PARTS for route in part.routes(backend)],
         exception_handlers={HotpoolError: _failed, HTTPException: _refused, Exception: _broken},
+        lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a path with a slash too many is another path
+    return Observed(app, backend.http)
 
 
 def failure(error: HotpoolError) -> Response:

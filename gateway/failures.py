@@ -5,7 +5,7 @@ from math import ceil
 
 import msgspec
 
-from hotpool.errors import HotpoolError, RequestError
+from hotpool.errors import BadInput, HotpoolError, RequestError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -14,6 +14,10 @@ class BadRequest(RequestError):
     """What was sent is not what this route takes; the message says what it takes."""
 
     code = "bad_request"
+
+
+class Unusable(BadInput):
+    """A worker could not use the input. Well formed it was, so it is not `BadRequest`."""
 
 
 class UnsupportedType(RequestError):
@@ -82,7 +86,7 @@ RETRY_LATER = (429, 503)
 
 
 def status_of(error: HotpoolError) -> int:
-    return STATUS.get(error.code, 500)
+    return 422 if isinstance(error, Unusable) else STATUS.get(error.code, 500)
 
 
 def headers_of(error: HotpoolError) -> Headers:

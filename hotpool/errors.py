@@ -13,6 +13,7 @@ class HotpoolError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    version = digest = worker = ""  # of the worker that refused a request, when one did
 
     def __init__(
         self,

@@ -172,6 +172,7 @@ class Exchange:
         executed = Executed(message.executed) if message.executed in set(Executed) else Executed.MAYBE
         retry_after_s = None if message.retry_after_us is None else message.retry_after_us / 1e6
         error = error_from(message.code, message.message, executed, retry_after_s)
+        error.version, error.digest, error.worker = message.version, message.digest, message.worker
         return self.calls.refused(message.id, error, now)
 
     def _call_off(self, call: Call[Ticket]) -> None:

@@ -114,11 +114,16 @@ class Reply(Message, tag=17, frozen=True):
 
 
 class ErrorReply(Message, tag=18, frozen=True):
+    """version, digest, worker: of the worker that refused, when one did."""
+
     id: RequestId
     code: Name
     message: Text
     executed: Name
     retry_after_us: Count | None = None
+    version: Text = ""
+    digest: Text = ""
+    worker: Text = ""
 
 
 class Pong(Message, tag=19, frozen=True):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotpool.classes import top_classes
 from hotpool.errors import BadImage, BadInput
 from hotpool.messages import Done, Failed, Work
 from hotpool.states import Executed
@@ -22,7 +23,6 @@ from workers.batch import (
     one_line,
     pixels_array,
     tensor_rows,
-    top_classes,
 )
 
 

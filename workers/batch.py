@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hotpool.classes import softmax, top_classes
 from hotpool.errors import BadInput, HotpoolError
 from hotpool.messages import Done, Failed, Message, Result, Work
 from hotpool.states import Executed
@@ -18,8 +19,6 @@ Join = Callable[[Sequence[FloatArray]], FloatArray]
 
 # What an engine raises on an input it can't take: torch reports shapes, and memory that it can't get, as RuntimeError.
 ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError)
-
-FEW = 8  # so many classes are found one by one
 
 MESSAGE_CHARS = 1000  # the wire takes 2000
 MAX_RESULT_BYTES = MAX_HEADER_BYTES - 1024  # the rest of the header is small
@@ -174,36 +173,7 @@ def _top1(logits: FloatArray) -> tuple[int, float]:
     if len(logits) != 1:
         return -1, 0.0
     best = int(logits[0].argmax())
-    return best, float(_probabilities(logits[0])[best])
-
-
-def top_classes(logits: FloatArray, labels: Sequence[str], top: int) -> tuple[tuple[int, str, float], ...]:
-    """(index, label, probability) of the `top` most probable classes; equal ones by index."""
-    probabilities = _probabilities(logits)
-    return tuple(
-        (i, labels[i] if i < len(labels) else str(i), float(probabilities[i])) for i in _best(probabilities, top)
-    )
-
-
-def _probabilities(logits: FloatArray) -> NDArray[np.float64]:
-    """Softmax of one row."""
-    probabilities = logits.astype(np.float64)
-    probabilities -= probabilities.max()  # the exponential of a large logit would overflow
-    np.exp(probabilities, out=probabilities)
-    probabilities /= probabilities.sum()
-    return probabilities
-
-
-def _best(values: NDArray[np.float64], n: int) -> list[int]:
-    """Where the n largest are, the largest first; of equal ones the first. Sorting 1,000 classes costs three times as much as
-    finding the best of them three times."""
-    if n > FEW:
-        return [int(i) for i in np.argsort(-values, kind="stable")[:n]]
-    left, found = values.copy(), []
-    for _ in range(min(n, len(left))):
-        found.append(int(left.argmax()))
-        left[found[-1]] = -np.inf
-    return found
+    return best, float(softmax(logits[0])[best])
 
 
 def tensor_rows(shape: tuple[int, ...], payload: bytes) -> FloatArray:

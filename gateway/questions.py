@@ -1,0 +1,193 @@
+"""Shell: one HTTP request's questions to the pool: what its headers ask for, its end when the client hangs up, and what the
+headers of the answer tell."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from hotpool import AsyncClient
+from hotpool.answers import Answer
+from hotpool.asking import DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S, Options
+from hotpool.errors import BadInput, HotpoolError, NoReadyWorker, UnknownVersion
+from hotpool.messages import MAX_NAME, Work
+
+from .failures import BadRequest, Headers, UnsupportedType, Unusable, headers_of
+from .tensors import Part
+
+Question = tuple[Work, Part]
+
+T = TypeVar("T")
+
+_SOURCE = (b"x-hotpool-model", b"x-hotpool-version", b"x-hotpool-digest", b"x-hotpool-worker")
+ALIKE_ATTEMPTS = 3  # to get all answers of one version, while versions change
+
+
+def headers_in(scope: Scope) -> dict[bytes, bytes]:
+    """By name in small letters, of several the last."""
+    return dict(scope["headers"])
+
+
+def options_of(headers: dict[bytes, bytes], model: str, version: str | None) -> Options:
+    """Raises BadRequest."""
+    _check_name("the model", model)
+    options: Options = {"model": model}
+    if version is not None:
+        _check_name("the version", version)
+        options["version"] = version
+    if (given := headers.get(b"x-request-timeout-seconds")) is not None:
+        options["timeout_s"] = _seconds(given)
+    if (given := headers.get(b"x-hotpool-route-key")) is not None:
+        key = given.decode("utf-8", "replace")
+        _check_name("X-Hotpool-Route-Key", key)
+        options["route_key"] = key
+    return options
+
+
+def check_plain(headers: dict[bytes, bytes]) -> None:
+    """Raises UnsupportedType: the body is compressed."""
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding.lower() != b"identity":
+        raise UnsupportedType(f"Content-Encoding is {coding.decode('latin-1')[:100]!r}: bodies are read as they come")
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Raises ClientDisconnect."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        return message.get("body", b"")  # type: ignore[no-any-return]
+    parts = []
+    while message["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+    raise ClientDisconnect
+
+
+async def ask(client: AsyncClient, questions: Sequence[Question], options: Options, receive: Receive) -> list[Answer]:
+    """The answers in order, all of one version. A full queue is the outcome at once: HTTP's clients can come back.
+
+    Raises:
+        HotpoolError: of one of them; then the others were cancelled.
+        ClientDisconnect: the client hung up; then all were cancelled.
+    """
+    if len(questions) == 1:
+        return [await _unless_hung_up(_asked(client, *questions[0], options), receive)]
+    options = {**options}
+    options.setdefault("route_key", secrets.token_hex(8))  # all go the way of one
+    return await _unless_hung_up(asyncio.ensure_future(_alike(client, questions, options)), receive)
+
+
+async def _alike(client: AsyncClient, questions: Sequence[Question], options: Options) -> list[Answer]:
+    """While versions change, even questions with one route key may be answered by two. Then the fewer are asked again."""
+    ends_at = asyncio.get_running_loop().time() + options.get("timeout_s", DEFAULT_TIMEOUT_S)
+    for _ in range(ALIKE_ATTEMPTS):
+        answers = await _all(client, questions, options)
+        for digest, _ in Counter(reply.digest for reply, _ in answers).most_common():
+            left_s = max(1e-3, ends_at - asyncio.get_running_loop().time())
+            others = [i for i, (reply, _) in enumerate(answers) if reply.digest != digest]
+            again: Options = {**options, "version": digest, "timeout_s": left_s}
+            try:
+                asked_again = await _all(client, [questions[i] for i in others], again)
+            except UnknownVersion:
+                continue  # it has just left
+            for i, answer in zip(others, asked_again, strict=True):
+                answers[i] = answer
+            return answers
+    raise NoReadyWorker("the pool changed its version while it answered; try again")
+
+
+async def _all(client: AsyncClient, questions: Sequence[Question], options: Options) -> list[Answer]:
+    futures: list[asyncio.Future[Answer]] = []
+    try:
+        for question in questions:
+            futures.append(_asked(client, *question, options))
+        return await asyncio.gather(*futures)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _asked(client: AsyncClient, work: Work, part: Part, options: Options) -> "asyncio.Future[Answer]":
+    return client.call(work, part, _whole, options, retries=False)
+
+
+def _whole(answer: Answer) -> Answer:
+    return answer
+
+
+async def _unless_hung_up(future: "asyncio.Future[T]", receive: Receive) -> T:
+    watcher = asyncio.ensure_future(_hang_up(receive, future))
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if watcher.done():
+            raise ClientDisconnect from None
+        raise
+    except BadInput as error:
+        raise _unusable(error) if type(error) is BadInput else error from None
+    finally:
+        watcher.cancel()
+
+
+async def _hang_up(receive: Receive, future: "asyncio.Future[T]") -> None:
+    """Cancels the future when the client has gone. The body was read before: nothing else can come."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    future.cancel()
+
+
+def _unusable(error: BadInput) -> Unusable:
+    unusable = Unusable(str(error), executed=error.executed)
+    unusable.version, unusable.digest, unusable.worker = error.version, error.digest, error.worker
+    return unusable
+
+
+def headers_of_answers(answers: Sequence[Answer]) -> Headers:
+    """Who answered, and how long it took; of several pictures the longest."""
+    replies = [reply for reply, _ in answers]
+    reply = replies[0]
+    workers = ", ".join(dict.fromkeys(one.worker for one in replies))
+    queue_us, service_us = max(one.queue_us for one in replies), max(one.service_us for one in replies)
+    return [
+        *_source(reply.model, reply.version, reply.digest, workers),
+        (b"server-timing", b"queue;dur=%.3f, service;dur=%.3f" % (queue_us / 1e3, service_us / 1e3)),
+    ]
+
+
+def headers_of_failure(model: str, error: HotpoolError) -> Headers:
+    """As far as it is known who failed."""
+    return [*headers_of(error), *_source(model, error.version, error.digest, error.worker)]
+
+
+def _source(model: str, version: str, digest: str, worker: str) -> Headers:
+    named = zip(_SOURCE, (model, version, digest, worker), strict=True)
+    return [(name, value.encode("latin-1", "replace")) for name, value in named if value]
+
+
+async def send_answer(send: Send, status: int, content_type: bytes, body: bytes, headers: Headers) -> None:
+    start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _seconds(given: bytes) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise BadRequest(
+            f"X-Request-Timeout-Seconds is {given.decode('latin-1')[:100]!r}, expected more than 0, at most {MAX_TIMEOUT_S:g}"
+        )
+    return seconds
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise BadRequest(f"{what} is {name[:MAX_NAME]!r}: expected 1 to {MAX_NAME} printable characters")
