@@ -43,6 +43,7 @@ BENCHMARKS = {
     "broker": Benchmark("bench.broker", "what the broker costs: a model that does nothing, beside a bare echo"),
     "scale": Benchmark("bench.scale", "whether a request costs the broker more when there is more of everything"),
     "serving": Benchmark("bench.serving", "a pool of two workers beside two bare processes, the same work"),
+    "http": Benchmark("bench.http", "HTTP beside bare processes, the client library and other servers"),
     "memory": Benchmark("bench.memory", "what memory each worker has for itself"),
     "priority": Benchmark(
         "bench.priority", "how long the broker takes to answer while more workers compute than there are cores"

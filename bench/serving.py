@@ -56,10 +56,10 @@ def _compare(precision: str, picture: bytes, rounds: int) -> list[Figure]:
             return client.classify(picture, timeout_s=60)
 
         for _ in range(rounds):
-            found["bare rate"].append(sum(len(times) for times in _ask(bare, TURN_S)) / TURN_S)
+            found["bare rate"].append(sum(len(times) for times in ask_bare(bare, TURN_S)) / TURN_S)
             n = int(found["bare rate"][-1] * TURN_S)
             found["pool rate"].append(closed_loop(submit, n, IN_FLIGHT))
-            found["bare p50"].append(statistics.median(_ask(bare[:1], TURN_S)[0]))
+            found["bare p50"].append(statistics.median(ask_bare(bare[:1], TURN_S)[0]))
             found["pool p50"].append(statistics.median(round_trips_ms(ask, max(20, n // 4))))
     return _figures(precision, {name: tuple(values) for name, values in found.items()})
 
@@ -93,15 +93,15 @@ def _sides(precision: str, picture: bytes) -> Iterator[tuple[Client, Bare]]:
         client = stack.enter_context(Client(home.endpoint("clients")))
         (version,) = list_versions(home)
         cores = sorted(os.sched_getaffinity(0))
-        bare = [stack.enter_context(_alone(home, version.digest, cores[i % len(cores)])) for i in range(WORKERS)]
-        _ask(bare, 0.2)
+        bare = [stack.enter_context(bare_process(home, version.digest, cores[i % len(cores)])) for i in range(WORKERS)]
+        ask_bare(bare, 0.2)
         for _ in range(20):
             client.classify(picture, timeout_s=60)
         yield client, bare
 
 
 @contextmanager
-def _alone(home: Home, digest: str, core: int) -> Iterator["subprocess.Popen[str]"]:
+def bare_process(home: Home, digest: str, core: int) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-m", "bench.alone", str(home.root), digest, str(core), str(home.root / "picture.jpg")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -111,7 +111,7 @@ def _alone(home: Home, digest: str, core: int) -> Iterator["subprocess.Popen[str
         process.communicate()
 
 
-def _ask(processes: Bare, seconds: float) -> list[list[float]]:
+def ask_bare(processes: Bare, seconds: float) -> list[list[float]]:
     """Milliseconds of each picture, of each process; all at the same time."""
     for process in processes:
         assert process.stdin is not None
