@@ -61,6 +61,7 @@ def _served(rounds: int) -> list[Figure]:
         home, picture, port = Home(Path(folder)), make_jpeg(0), free_port()
         add_resnet18(home, MODEL, "v1", 0, "int8")
         load = Load.of_bytes(home.root, picture)
+        (home.root / "picture.jpg").write_bytes(picture)
         settings = f'model = "{MODEL}"\n[gateway]\nport = {port}'
         stack.enter_context(running_pool(home, settings, WORKERS, ("broker", "workers", "gateway")))
         client = stack.enter_context(Client(home.endpoint("clients")))
@@ -118,7 +119,7 @@ def _no_ops() -> Iterator[dict[str, Callable[[], float]]]:
         options = ["--home", folder, "--config", str(config)]
         stack.enter_context(running("broker", *options))
         for number in range(WORKERS):
-            stack.enter_context(running("bench.unread", folder, f"worker-{number}"))
+            stack.enter_context(running("bench.blind", folder, f"worker-{number}"))
         stack.enter_context(running("gateway", *options))
         stack.enter_context(running("bench.rival_mosec", "--port", str(ports["Mosec"]), "--address", "127.0.0.1"))
         stack.enter_context(running("bench.rival_litserve", str(ports["LitServe"])))
