@@ -39,6 +39,9 @@ class Pool:
     def start_broker(self) -> None:
         self._start("broker", "broker", "--home", str(self.home.root), "--config", str(self.config))
 
+    def start_control(self) -> None:
+        self._start("control", "tests.control_process", str(self.home.root))
+
     def start_worker(self, name: str) -> None:
         self._incarnations[name] = self._incarnations.get(name, 0) + 1
         self._start(name, self._module, str(self.home.root), name, str(self._incarnations[name]))
