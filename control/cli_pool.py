@@ -10,6 +10,7 @@ import msgspec
 from rich.live import Live
 from rich.text import Text
 
+from hotpool.disk import full_disk
 from hotpool.exposition import to_prometheus
 from hotpool.locks import holder
 from hotpool.messages import Family, Report
@@ -89,6 +90,7 @@ def status(terminal: Terminal, output: str) -> None:
         has_controller=controller is not None,
         n_in_step=max(active.settings.max_unavailable, active.settings.max_surge) if active else 0,
         alarm=ledger.alarms.get(model, ""),
+        full_disk=full_disk(terminal.home.root),
     )
     lines = _status_lines(report, ledger, model, controller, health)
     terminal.show(output, _status_view(report, ledger, model, controller, health), render.status(lines, report))

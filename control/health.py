@@ -54,10 +54,13 @@ def service_health(
     has_controller: bool,
     n_in_step: int = 0,
     alarm: str = "",
+    full_disk: str = "",
 ) -> Health:
     """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry. alarm: the reason of one
-    that the controller has raised."""
+    that the controller has raised. full_disk: what is said of the home's disk, if it is full."""
     reasons = [f"alarm: {alarm}"] if alarm else []
+    if full_disk:
+        reasons.append(f"{full_disk}: serving goes on, rollouts do not (make room there)")
     if not has_controller:
         reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
     workers = _ordinary(report, model)

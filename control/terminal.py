@@ -1,8 +1,8 @@
 """Shell: what every command of the CLI shares: where the pool is, how to print, how a failure ends."""
 
+import errno
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ import click
 from rich.console import Console, RenderableType
 
 from hotpool.config import Config, find_config, load_config
+from hotpool.disk import describe
 from hotpool.errors import HotpoolError
 from hotpool.home import Home
 
@@ -27,6 +28,7 @@ from .journal import Journal
 from .ledger import Ledger, replay
 from .up import create_folders
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # for an operator, as `Unwritable`
 _PIPE_WIDTH = 200  # without a terminal rich assumes 80 columns and cuts tables that a pipe could hold
 
 output_option = click.option(
@@ -88,7 +90,7 @@ class Terminal:
         return replay(self.events(), monotonic())
 
     def say(self, line: str) -> None:
-        self.out.print(line, soft_wrap=True)
+        click.echo(line)  # rich would say it again and again after an error, such as that of a full disk
 
     def warn(self, line: str) -> None:
         self.err.print(line, style="yellow", soft_wrap=True)
@@ -123,9 +125,9 @@ def failures() -> Iterator[None]:
     except BrokenPipeError:
         raise  # click ends quietly when the reader of our output has gone
     except OSError as error:
+        if error.filename and error.errno in _DISK_ERRORS:
+            _fail(f"{error.filename}: {error.strerror}; {describe(Path(error.filename))}", Exit.DEGRADED)
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), Exit.UNEXPECTED)
-    except sqlite3.OperationalError as error:
-        _fail(f"the database can't be used: {error}", Exit.UNEXPECTED)
     except KeyboardInterrupt:
         _console(stderr=True).print("interrupted")
         end(Exit.INTERRUPTED)

@@ -8,6 +8,7 @@ from time import monotonic
 
 from rich.live import Live
 
+from hotpool.disk import full_disk
 from hotpool.errors import BrokerUnreachable
 from hotpool.evidence import Counts
 from hotpool.locks import holder
@@ -37,6 +38,7 @@ class Sight:
     """What was seen of a rollout at one instant.
 
     workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running.
+    full_disk: what is said of the home's disk, if it is full.
     """
 
     rollout: Rollout
@@ -44,6 +46,7 @@ class Sight:
     unattended_s: float
     at: float
     counts: Counts | None = None
+    full_disk: str = ""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -59,9 +62,11 @@ class Sight:
     @property
     def message(self) -> str:
         text = message(self.rollout, self.workers)
-        if self.unattended_s < _CONTROLLER_MISSED_S or self.rollout.is_over:
+        if self.rollout.is_over:
             return text
-        return f"no controller is running, nothing changes until it is back; {text}"
+        if self.unattended_s >= _CONTROLLER_MISSED_S:
+            return f"no controller is running, nothing changes until it is back; {text}"
+        return f"{self.full_disk}, nothing changes until there is room; {text}" if self.full_disk else text
 
 
 def look(terminal: Terminal, number: int) -> Sight:
@@ -71,7 +76,7 @@ def look(terminal: Terminal, number: int) -> Sight:
 
 def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
     """One after the other, as fast as they are asked for. Reads each event once."""
-    lock, ledger = terminal.home.lock("control"), Ledger()
+    lock, root, ledger = terminal.home.lock("control"), terminal.home.root, Ledger()
     seen_at = monotonic() - (0.0 if holder(lock) is not None else _CONTROLLER_MISSED_S)
     with Journal(terminal.home.database) as journal, Admin(terminal.home.endpoint("admin")) as admin:
         while True:
@@ -81,7 +86,8 @@ def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
             if holder(lock) is not None:
                 seen_at = now
             rollout = ledger.rollouts[number]
-            yield Sight(rollout, _workers(admin, rollout.model), now - seen_at, now, _counts(admin, rollout))
+            workers, counts = _workers(admin, rollout.model), _counts(admin, rollout)
+            yield Sight(rollout, workers, now - seen_at, now, counts, full_disk(root))
 
 
 def _counts(admin: Admin, rollout: Rollout) -> Counts | None:
