@@ -3,7 +3,6 @@
 import argparse
 import logging
 import signal
-import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,16 +10,16 @@ from threading import Event
 
 from hotpool.admin import Admin
 from hotpool.config import Config, find_config, find_home, load_config
-from hotpool.errors import HotpoolError
+from hotpool.errors import HotpoolError, Unwritable
 from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
 from .checks import Scratch
-from .controller import NO_PROBES, Controller, Preflight
+from .controller import HOLD_S, NO_PROBES, Controller, Preflight
 from .controller import Prober as AnyProber
 from .desk_socket import open_desk
-from .exits import Exit, exit_for
+from .exits import exit_for
 from .journal import Journal
 from .prober import Prober
 from .services import module_command
@@ -49,9 +48,6 @@ def main() -> int:
     except HotpoolError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_for(error)
-    except sqlite3.Error as error:  # such as a full disk: what can't be written down is not done
-        print(f"error: the journal can't be used: {error}; nothing is changed until it can", file=sys.stderr)
-        return Exit.UNEXPECTED
     return 0
 
 
@@ -59,13 +55,28 @@ def serve(home: Home, config: Config, preflight: Preflight, prober: AnyProber = 
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with (
-        Admin(home.endpoint("admin"), watch=True) as broker,
-        Journal(home.database) as journal,
-        open_desk(home, config, stopping),
-    ):
-        Controller(home, config.pool.model, journal, broker, preflight, "controller", prober).run(stopping)
+    if journal := _open_journal(home.database, stopping):
+        with (
+            journal,
+            Admin(home.endpoint("admin"), watch=True) as broker,
+            open_desk(home, config, stopping),
+        ):
+            Controller(home, config.pool.model, journal, broker, preflight, "controller", prober).run(stopping)
     log.info("stopped")
+
+
+def _open_journal(path: Path, stopping: Event) -> Journal | None:
+    """Waits for a disk that takes it: whoever starts us again and again would give us up at last. None: we shall stop."""
+    is_said = False
+    while not stopping.is_set():
+        try:
+            return Journal(path)
+        except (Unwritable, OSError) as error:
+            if not is_said:
+                log.warning("holding reason=%s", error)
+            is_said = True
+            stopping.wait(HOLD_S)
+    return None
 
 
 if __name__ == "__main__":

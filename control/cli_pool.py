@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hotpool.admin import Admin
+from hotpool.disk import full_disk
 from hotpool.exposition import to_prometheus
 from hotpool.locks import holder
 from hotpool.messages import Family, Report
@@ -81,7 +82,9 @@ def status(terminal: Terminal, output: str) -> None:
     model = terminal.config.pool.model
     report, ledger = fetch_report(terminal), terminal.ledger()
     controller = holder(terminal.home.lock("control"))
-    health = pool_health(report, ledger, model, has_controller=controller is not None)
+    health = pool_health(
+        report, ledger, model, has_controller=controller is not None, full_disk=full_disk(terminal.home.root)
+    )
     lines = _status_lines(report, ledger, model, controller, health)
     terminal.show(output, status_view(report, ledger, model, controller, health), render.status(lines, report))
     end(Exit.DEGRADED if health.reasons else Exit.OK)

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Protocol
 
 from hotpool import messages
-from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch
+from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch, Unwritable
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import read_stable, write_stable
@@ -42,6 +42,7 @@ from .view import Evaluating, Finding, Round, View
 
 LOOK_S = 0.05  # how often the journal is asked for orders, and during a rollout the broker for news
 LOOK_IDLE_S = 0.5
+HOLD_S = 1.0  # how often a journal that can't be written is tried again
 
 log = logging.getLogger("hotpool.control")
 
@@ -106,7 +107,7 @@ class Controller:
         self._ledger = Ledger()
         self._weights: Finding | None = None
         self._recorder: Recorder | None = None
-        self._is_holding = False
+        self._held_by: Exception | None = None
         self._epoch = 0
 
     def start(self, now: float) -> None:
@@ -120,7 +121,7 @@ class Controller:
         started = self._journal.append(
             EventKind.CONTROLLER_STARTED, model=self._model, operator=self._operator, body=body
         )
-        self._epoch = started.epoch
+        self._epoch, self._weights = started.epoch, None
         self._ledger = replay(self._journal.events(), now)
         last = self._ledger.last(self._model)
         if last and last.is_over and not report_path(self._home, last.number).exists():  # whoever ended it had no time
@@ -128,12 +129,26 @@ class Controller:
         log.info("started epoch=%d events=%d model=%s", self._epoch, self._ledger.seq, self._model)
 
     def run(self, stopping: Flag) -> None:
-        """Until `stopping` is set, which is noticed within `LOOK_S`, or within seconds while the broker does not answer."""
-        self.start(monotonic())
-        while not stopping.is_set():
-            if not self._try_step(monotonic()):
-                self._wait(stopping)
-        self._preflight.stop()
+        """Until `stopping` is set, which is noticed within `LOOK_S`, or within seconds while the broker does not answer.
+
+        While the journal can't be written it holds, and then begins as if it had just been started: what it knew of events that
+        may not have got there is gone.
+        """
+        try:
+            while not stopping.is_set():
+                self._lead(stopping)
+        finally:
+            self._preflight.stop()
+
+    def _lead(self, stopping: Flag) -> None:
+        try:
+            self.start(monotonic())
+            while not stopping.is_set():
+                if not self._try_step(monotonic()):
+                    self._wait(stopping)
+        except Unwritable as error:
+            self._hold(error)
+            stopping.wait(HOLD_S)
 
     def step(self, now: float) -> bool:
         """Does at most one thing. False: there is nothing more to do before something happens.
@@ -144,6 +159,7 @@ class Controller:
         """
         for event in self._journal.events(after=self._ledger.seq):
             self._fold(event, now)
+            _log_event(event)
         if self._ledger.epoch != self._epoch:
             raise StaleEpoch(f"a newer controller has started: epoch {self._ledger.epoch}, ours is {self._epoch}")
         rollout = self._ledger.active(self._model)
@@ -223,6 +239,7 @@ class Controller:
                 record.kind, model=self._model, rollout=record.rollout, operator=self._operator, body=record.body
             )
             self._fold(event, now)  # inside: an event that can't follow must not stay in the journal
+        _log_event(event)  # outside: one that could not be written down has not happened
 
     def _fold(self, event: Event, now: float) -> None:
         rollout = self._ledger.active(self._model)
@@ -230,8 +247,6 @@ class Controller:
             self._preflight.stop()  # what it has found did not decide: it is asked anew
         self._ledger = fold(self._ledger, event, now)
         self._weights = None  # a finding holds for the moment only
-        details = " ".join(f"{key}={value!r}" for key, value in event.body.items())
-        log.info("event seq=%d kind=%s rollout=%s %s", event.seq, event.kind, event.rollout, details)
 
     def _send(self, make: Callable[[int], FromAdmin]) -> bool:
         answer = self._broker.request(make)
@@ -245,15 +260,18 @@ class Controller:
     def _try_step(self, now: float) -> bool:
         try:
             is_busy = self.step(now)
-        except (BrokerUnreachable, RemoteProtocolError) as error:
-            if not self._is_holding:
-                log.warning("holding reason=%s", error)
-            self._is_holding = True
+        except (BrokerUnreachable, RemoteProtocolError, OSError) as error:
+            self._hold(error)  # an OSError: such as the pointer to stable on a full disk
             return False
-        if self._is_holding:
-            log.info("going on: the broker is back")
-        self._is_holding = False
+        if self._held_by:  # with the reason: on a full disk the log may have lost it
+            log.info("going on after=%s", self._held_by)
+        self._held_by = None
         return is_busy
+
+    def _hold(self, error: Exception) -> None:
+        if type(error) is not type(self._held_by):
+            log.warning("holding reason=%s", error)
+        self._held_by = error
 
     def _wait(self, stopping: Flag) -> None:
         """Until there is an order, a change in the pool, or it is time to look anyway."""
@@ -261,3 +279,8 @@ class Controller:
         while not stopping.is_set() and monotonic() < until and self._journal.last_seq() == self._ledger.seq:
             if self._broker.changes(LOOK_S):
                 return
+
+
+def _log_event(event: Event) -> None:
+    details = " ".join(f"{key}={value!r}" for key, value in event.body.items())
+    log.info("event seq=%d kind=%s rollout=%s %s", event.seq, event.kind, event.rollout, details)

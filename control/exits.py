@@ -34,6 +34,7 @@ ERROR_EXITS: dict[type[errors.HotpoolError], Exit] = {
     errors.ConfigError: Exit.USAGE,
     errors.BadVersion: Exit.REJECTED,
     errors.JournalCorrupt: Exit.DEGRADED,
+    errors.Unwritable: Exit.DEGRADED,
     errors.Conflict: Exit.CONFLICT,
     errors.StaleEpoch: Exit.CONFLICT,
     errors.NothingToDo: Exit.NOTHING_TO_DO,

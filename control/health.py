@@ -56,10 +56,13 @@ def service_health(
     has_controller: bool,
     n_in_step: int = 0,
     alarm: str = "",
+    full_disk: str = "",
 ) -> Health:
     """n_in_step: how many workers a rollout may hold out of service now; those are no reason to worry. alarm: the reason of one
-    that the controller has raised."""
+    that the controller has raised. full_disk: what is said of the home's disk, if it is full."""
     reasons = [f"alarm: {alarm}"] if alarm else []
+    if full_disk:
+        reasons.append(f"{full_disk}: serving goes on, rollouts do not (make room there)")
     if not has_controller:
         reasons.append("no controller is running: serving goes on, rollouts do not (start it with: hotpool up)")
     workers = ordinary(report, model)
@@ -74,8 +77,8 @@ def service_health(
     return Health(tuple(reasons))
 
 
-def pool_health(report: Report, ledger: Ledger, model: str, *, has_controller: bool) -> Health:
-    """By the journal: what a rollout under way holds out of service is no reason to worry."""
+def pool_health(report: Report, ledger: Ledger, model: str, *, has_controller: bool, full_disk: str) -> Health:
+    """By the journal: what a rollout under way holds out of service is no reason to worry. full_disk: see `service_health`."""
     active = ledger.active(model)
     return service_health(
         report,
@@ -84,6 +87,7 @@ def pool_health(report: Report, ledger: Ledger, model: str, *, has_controller: b
         has_controller=has_controller,
         n_in_step=max(active.settings.max_unavailable, active.settings.max_surge) if active else 0,
         alarm=ledger.alarms.get(model, ""),
+        full_disk=full_disk,
     )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hotpool.errors import JournalCorrupt
+from hotpool.disk import describe
+from hotpool.errors import JournalCorrupt, Unwritable
 
 from .events import Event, EventKind, seal
 
@@ -52,19 +53,17 @@ class Journal:
 
         Raises:
             JournalCorrupt: the file is there and is no database.
+            Unwritable: also where one that is there is only to be read: SQLite needs a file beside it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-        try:
-            with _alone(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path), _explained(path):
+            self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            try:
                 self._connection.executescript(_SCHEMA)
-        except sqlite3.OperationalError:
-            self.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise JournalCorrupt(f"{path} can't be read as the journal ({error}); restore it from a copy") from None
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -79,17 +78,23 @@ class Journal:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Until the block ends no other process writes. After an error nothing that the block appended remains."""
+        """Until the block ends no other process writes. After an error nothing that the block appended remains.
+
+        Raises:
+            Unwritable: perhaps only at the end of the block.
+        """
         if self._connection.in_transaction:
             yield
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        with _explained(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk can make SQLite end it by itself
+                    self._connection.execute("ROLLBACK")
+                raise
 
     def append(
         self, kind: EventKind, *, model: str, rollout: int | None = None, operator: str, body: dict[str, Any]
@@ -107,13 +112,15 @@ class Journal:
 
     def last_seq(self) -> int:
         """Of the newest event, 0 without one. Microseconds: made to be polled."""
-        seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+        with _explained(self._path):
+            seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
         return seq
 
     def events(self, after: int = 0) -> list[Event]:
         """All events with a seq above `after`, the oldest first."""
-        rows = self._connection.execute(f"SELECT {_FIELDS} FROM events WHERE seq > ? ORDER BY seq", (after,))
-        return [self._event(row) for row in rows]
+        with _explained(self._path):
+            rows = self._connection.execute(f"SELECT {_FIELDS} FROM events WHERE seq > ? ORDER BY seq", (after,))
+            return [self._event(row) for row in rows]
 
     def verify(self) -> int:
         """Checks the chain and returns its number of events. It can't see that the newest events were cut off.
@@ -122,17 +129,17 @@ class Journal:
             JournalCorrupt: an event was changed, removed or put in between; the message names the row.
         """
         seq, previous = 0, ""
-        for *row, before, hashed in self._connection.execute(
-            f"SELECT {_FIELDS}, previous, hash FROM events ORDER BY seq"
-        ):
-            event = self._event(row)
-            seq += 1
-            if (event.seq, before, hashed) != (seq, previous, seal(event, previous)):
-                raise JournalCorrupt(
-                    f"{self._path}: row {event.seq} ({event.kind}) does not fit the rows before it: the journal was "
-                    "changed from outside; restore it from a copy"
-                )
-            previous = hashed
+        with _explained(self._path):
+            rows = self._connection.execute(f"SELECT {_FIELDS}, previous, hash FROM events ORDER BY seq")
+            for *row, before, hashed in rows:
+                event = self._event(row)
+                seq += 1
+                if (event.seq, before, hashed) != (seq, previous, seal(event, previous)):
+                    raise JournalCorrupt(
+                        f"{self._path}: row {event.seq} ({event.kind}) does not fit the rows before it: the journal was "
+                        "changed from outside; restore it from a copy"
+                    )
+                previous = hashed
         return seq
 
     def _event(self, row: Any) -> Event:
@@ -141,6 +148,20 @@ class Journal:
             return Event(seq, ts, epoch, EventKind(kind), model, rollout, operator, json.loads(body))
         except ValueError as error:
             raise JournalCorrupt(f"{self._path}: row {row[0]} can't be read: {error}") from None
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What SQLite says in the block becomes an error of ours; what is none of the file's fault stays what it is."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        reason = f"the journal {path} can't be used: {error}; nothing is changed until it can; {describe(path)}"
+        raise Unwritable(reason) from None
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            raise
+        raise JournalCorrupt(f"{path} can't be read as the journal ({error}); restore it from a copy") from None
 
 
 @contextmanager

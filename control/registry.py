@@ -6,7 +6,7 @@ store holds, at the start of every change: nobody has to know where the last one
 
 from typing import Any
 
-from hotpool.errors import BadVersion
+from hotpool.errors import BadVersion, Unwritable
 from hotpool.home import Home
 from hotpool.manifest import Manifest, public_view, read_stable, version_folder, write_stable
 
@@ -14,7 +14,7 @@ from .events import EventKind
 from .journal import Journal
 from .ledger import Ledger
 from .orders import read
-from .versions import Prepared, find_version, list_versions, publish, remove_version
+from .versions import Prepared, discard, find_version, list_versions, publish, remove_version
 
 
 def add(journal: Journal, prepared: Prepared, *, operator: str, reason: str) -> bool:
@@ -22,15 +22,20 @@ def add(journal: Journal, prepared: Prepared, *, operator: str, reason: str) -> 
 
     Raises:
         Conflict: its name is taken, or the same version is there under another name.
+        Unwritable: it could not be written down; the store does not have it either.
     """
     home, manifest = prepared.home, prepared.manifest
-    reconcile(journal, home, operator)
-    with journal.transaction():
-        is_first = read(journal).stable(manifest.model) is None
-        _append(journal, EventKind.VERSION_ADDED, manifest, operator, reason)
-        publish(prepared)
-        if is_first:
-            _append(journal, EventKind.STABLE_SET, manifest, operator, reason)
+    try:
+        reconcile(journal, home, operator)
+        with journal.transaction():
+            is_first = read(journal).stable(manifest.model) is None
+            _append(journal, EventKind.VERSION_ADDED, manifest, operator, reason)
+            publish(prepared)
+            if is_first:
+                _append(journal, EventKind.STABLE_SET, manifest, operator, reason)
+    except Unwritable:
+        discard(prepared)
+        raise
     if is_first:
         write_stable(home, manifest.model, manifest.digest)
     return is_first

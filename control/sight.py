@@ -32,13 +32,15 @@ class Broker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running."""
+    """workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running.
+    full_disk: what is said of the home's disk, if it is full."""
 
     rollout: Rollout
     workers: tuple[WorkerReport, ...]
     unattended_s: float
     at: float
     counts: Counts | None = None
+    full_disk: str = ""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -54,9 +56,11 @@ class Sight:
     @property
     def message(self) -> str:
         text = message(self.rollout, self.workers)
-        if self.unattended_s < CONTROLLER_MISSED_S or self.rollout.is_over:
+        if self.rollout.is_over:
             return text
-        return f"no controller is running, nothing changes until it is back; {text}"
+        if self.unattended_s >= CONTROLLER_MISSED_S:
+            return f"no controller is running, nothing changes until it is back; {text}"
+        return f"{self.full_disk}, nothing changes until there is room; {text}" if self.full_disk else text
 
     def view(self) -> dict[str, Any]:
         """As plain values."""
@@ -82,10 +86,10 @@ def find(ledger: Ledger, model: str, number: int | None) -> Rollout:
     return one
 
 
-def see(rollout: Rollout, broker: Broker, unattended_s: float, now: float, timeout_s: float) -> Sight:
-    """timeout_s: for each question to the broker."""
+def see(rollout: Rollout, broker: Broker, unattended_s: float, now: float, timeout_s: float, full_disk: str) -> Sight:
+    """timeout_s: for each question to the broker. full_disk: see `Sight`."""
     workers, counts = _workers(broker, rollout.model, timeout_s), _counts(broker, rollout, timeout_s)
-    return Sight(rollout, workers, unattended_s, now, counts)
+    return Sight(rollout, workers, unattended_s, now, counts, full_disk)
 
 
 def _counts(broker: Broker, rollout: Rollout, timeout_s: float) -> Counts | None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from .events import Event
 from .exits import Exit, exit_for
 from .journal import Journal
 from .ledger import Ledger, replay
-from .trouble import describe_trouble
+from .trouble import TROUBLE, describe_trouble, is_of_the_disk
 from .up import create_folders
 
 _PIPE_WIDTH = 200  # without a terminal rich assumes 80 columns and cuts tables that a pipe could hold
@@ -89,7 +88,7 @@ class Terminal:
         return replay(self.events(), monotonic())
 
     def say(self, line: str) -> None:
-        self.out.print(line, soft_wrap=True)
+        click.echo(line)  # rich would say it again and again after an error, such as that of a full disk
 
     def warn(self, line: str) -> None:
         self.err.print(line, style="yellow", soft_wrap=True)
@@ -123,8 +122,8 @@ def failures() -> Iterator[None]:
         _fail(str(error), exit_for(error))
     except BrokenPipeError:
         raise  # click ends quietly when the reader of our output has gone
-    except (OSError, sqlite3.OperationalError) as error:
-        _fail(describe_trouble(error), Exit.UNEXPECTED)
+    except TROUBLE as error:
+        _fail(describe_trouble(error), Exit.DEGRADED if is_of_the_disk(error) else Exit.UNEXPECTED)
     except KeyboardInterrupt:
         _console(stderr=True).print("interrupted")
         end(Exit.INTERRUPTED)

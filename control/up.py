@@ -1,5 +1,6 @@
 """Shell: `hotpool up`, `up --detach` and `down`: one running pool per home, until it is stopped."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,6 +52,7 @@ def run_pool(home: Home, config_path: Path | None, config: Config, say: Say) -> 
         Conflict: a pool runs in this home already.
     """
     _prepare(home)
+    say = _unfailing(say)
     with hold(home.lock("up"), _REFUSAL.format(home=home.root)), Signals() as signals:
         _await_predecessors(home, signals, say)
         runner = Runner(services(home, config_path, config), home.logs, say)
@@ -62,6 +64,16 @@ def run_pool(home: Home, config_path: Path | None, config: Config, say: Say) -> 
             runner.stop(signals)
     say("stopped")
     return runner.verdict
+
+
+def _unfailing(say: Say) -> Say:
+    """Serving must not end because a line can't be written, such as to a log on a full disk."""
+
+    def say_if_possible(line: str) -> None:
+        with contextlib.suppress(OSError):
+            say(line)
+
+    return say_if_possible
 
 
 def _await_predecessors(home: Home, signals: Signals, say: Say) -> None:

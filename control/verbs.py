@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hotpool.disk import full_disk
 from hotpool.errors import BadInput, HotpoolError, TooLarge
 from hotpool.messages import Answer, Ask
 from hotpool.wire import MAX_ANSWER_BYTES, encode_value
@@ -63,7 +64,7 @@ def _perform(desk: Desk, ask: Ask) -> Any:
 def _status(desk: Desk, asked: asks.Nothing) -> dict[str, Any]:
     """As `hotpool status`, with the `alarm` that the controller has raised, or an empty text."""
     report, ledger = desk.report(), desk.ledger()
-    health = pool_health(report, ledger, desk.model, has_controller=True)
+    health = pool_health(report, ledger, desk.model, has_controller=True, full_disk=full_disk(desk.home.root))
     view = status_view(report, ledger, desk.model, os.getpid(), health)
     return {**view, "alarm": ledger.alarms.get(desk.model, "")}
 
@@ -92,7 +93,7 @@ def _rollouts(desk: Desk, asked: asks.Nothing) -> list[dict[str, Any]]:
 def _rollout(desk: Desk, asked: asks.AnyRollout) -> dict[str, Any]:
     """As `hotpool rollout get`."""
     one = find(desk.ledger(), desk.model, asked.number)
-    return see(one, desk, 0.0, monotonic(), BROKER_TIMEOUT_S).view()
+    return see(one, desk, 0.0, monotonic(), BROKER_TIMEOUT_S, full_disk(desk.home.root)).view()
 
 
 def _report(desk: Desk, asked: asks.OneRollout) -> dict[str, str]:

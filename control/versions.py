@@ -25,7 +25,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from hotpool.config import Pictures
-from hotpool.errors import BadVersion, Conflict, UnknownVersion
+from hotpool.errors import BadVersion, Conflict, UnknownVersion, Unwritable
 from hotpool.home import Home
 from hotpool.manifest import (
     MANIFEST,
@@ -37,6 +37,7 @@ from hotpool.manifest import (
     read_manifest,
     sync_folder,
     version_folder,
+    write_atomically,
 )
 
 from .services import child_environment, describe_exit, give_way, module_command
@@ -106,6 +107,7 @@ def prepare(
     Raises:
         BadVersion: what is wrong with the source, and what to do.
         Conflict: the model has a version of this name already, or `stopping` was set.
+        Unwritable, OSError: there is no room for it.
     """
     _check_name("model", model)
     refuse_name(home, model, name)
@@ -118,7 +120,7 @@ def prepare(
         content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s, stopping)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
         manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})
-        (folder / MANIFEST).write_bytes(manifest_json(manifest))
+        write_atomically(folder / MANIFEST, manifest_json(manifest))
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -151,7 +153,7 @@ def publish(prepared: Prepared) -> Manifest:
             _settle(prepared.folder)
             prepared.folder.rename(final)
             sync_folder(home.versions)
-    except (Conflict, BadVersion):
+    except (Conflict, BadVersion, OSError):
         discard(prepared)
         raise
     log.info("version=%s digest=%s added_by=%s", manifest.name, manifest.digest[:12], manifest.added_by)
@@ -159,8 +161,11 @@ def publish(prepared: Prepared) -> Manifest:
 
 
 def discard(prepared: Prepared) -> None:
-    """Throws a prepared version away."""
-    shutil.rmtree(prepared.folder)
+    """Throws a prepared version away, also one that was published."""
+    if prepared.folder.exists():
+        shutil.rmtree(prepared.folder)
+    else:
+        remove_version(prepared.home, prepared.manifest.digest, keep=frozenset())
 
 
 def list_versions(home: Home, model: str | None = None) -> list[Manifest]:
@@ -374,7 +379,7 @@ def _answer(stdout: bytes, returncode: int, memory_mb: int) -> dict[str, Any]:
             f"the process that read it {describe_exit(returncode)} and gave no verdict; "
             f"it may need more than {memory_mb} MB of memory (rollout.preflight_memory_mb)"
         ) from None
-    reason = answer.pop("reason")
+    reason, code = answer.pop("reason"), answer.pop("code", None)
     if not answer.pop("ok"):
-        raise BadVersion(reason)
+        raise Unwritable(reason) if code == Unwritable.code else BadVersion(reason)
     return answer

@@ -8,6 +8,7 @@ from time import monotonic
 from rich.live import Live
 
 from hotpool.admin import Admin
+from hotpool.disk import full_disk
 from hotpool.locks import holder
 
 from .exits import PHASE_EXITS, Exit
@@ -30,7 +31,7 @@ def look(terminal: Terminal, number: int) -> Sight:
 
 def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
     """One after the other, as fast as they are asked for. Reads each event once."""
-    lock, ledger = terminal.home.lock("control"), Ledger()
+    lock, root, ledger = terminal.home.lock("control"), terminal.home.root, Ledger()
     seen_at = monotonic() - (0.0 if holder(lock) is not None else CONTROLLER_MISSED_S)
     with Journal(terminal.home.database) as journal, Admin(terminal.home.endpoint("admin")) as admin:
         while True:
@@ -39,7 +40,7 @@ def _sights(terminal: Terminal, number: int) -> Generator[Sight, None, None]:
                 ledger = replay(journal.events(after=ledger.seq), now, ledger)
             if holder(lock) is not None:
                 seen_at = now
-            yield see(ledger.rollouts[number], admin, now - seen_at, now, _REPORT_TIMEOUT_S)
+            yield see(ledger.rollouts[number], admin, now - seen_at, now, _REPORT_TIMEOUT_S, full_disk(root))
 
 
 def follow(terminal: Terminal, number: int, timeout_s: float | None, *, quiet: bool = False) -> tuple[Sight, Exit]:

@@ -161,6 +161,13 @@ class JournalCorrupt(OperatorError):
     code = "journal_corrupt"
 
 
+class Unwritable(OperatorError):
+    """The disk is full, read-only or failing; the message names file and disk. What can't be written down is not done."""
+
+    code = "unwritable"
+    retryable = True
+
+
 class StaleEpoch(OperatorError):
     """The command comes from a controller that has been replaced."""
 

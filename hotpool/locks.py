@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from .disk import overwrite
 from .errors import Conflict
 
 # `holder` takes the lock for an instant to see whether it is free; one that comes for good asks more than once.
@@ -30,9 +31,10 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
     with path.open("a+") as file:
         if not _take_patiently(file):
             raise Conflict(refusal.format(pid=_read_pid(path) or "unknown"))
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            overwrite(path, f"{os.getpid()}\n")
+        except OSError:  # a full disk: the lock holds all the same, and names nobody rather than the one before
+            file.truncate(0)
         yield
 
 

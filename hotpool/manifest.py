@@ -118,13 +118,21 @@ def write_stable(home: Home, model: str, digest: str) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, sync, rename, sync the folder."""
+    """Write beside, sync, rename, sync the folder.
+
+    Raises:
+        OSError: names the file, which is as it was.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # else nobody would know which file
     sync_folder(path.parent)
 
 

@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hotpool.home import Home
 
-from .pool import ROOT
+from .pool import ROOT, short_home
 
 TWO_WORKERS = "[gateway]\nenabled = false\n[pool]\nworkers = 2\nallow_oversubscription = true\n"
 # Of tests.small_versions. `exact`, because answers are compared with those of torchvision's own transforms.
@@ -59,3 +61,12 @@ class CommandLine:
         ours = {"HOTPOOL_HOME": str(self.home.root), "HOTPOOL_CONFIG": str(self.config)}
         inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COLUMNS")}
         return {"env": {**inherited, **ours}, "cwd": self.folder, "text": True, "stdin": subprocess.DEVNULL}
+
+
+@contextmanager
+def prepared_home(folder: Path) -> Iterator[CommandLine]:
+    """A home without a pool, and its command line."""
+    config = folder / "pool.toml"
+    config.write_text(TWO_WORKERS)
+    with short_home() as home:
+        yield CommandLine(home, config)

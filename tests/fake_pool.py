@@ -6,7 +6,6 @@ The fake obeys every order, also one that breaks the floor, and remembers what w
 import hashlib
 import heapq
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from control.rollout import Rollout
 from control.settings import Settings
 from control.view import Evaluating, Finding, Probed, Round
 from hotpool import messages as m
+from hotpool.errors import Unwritable
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
@@ -487,9 +487,7 @@ class World:
                 self.pool.pass_time(self.tick_s)
         except Killed:
             self.kill()
-        except (
-            sqlite3.OperationalError
-        ):  # a full disk ends its process, see control/__main__.py; it is started again later
+        except Unwritable:  # as `Controller.run`: it begins anew
             self.kill()
             self.pool.pass_time(self.tick_s)
         pointer = read_stable(self.home, MODEL)

@@ -6,105 +6,26 @@ check in it.
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
-from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.callers import Callers
-from bench.noop import MODEL, noop_class
+from bench.noop import MODEL
 from broker.routing import point
 from control import orders
-from control.journal import Journal
-from control.recheck import recheck
-from control.rollout import PauseCause, Rollout
-from control.verdicts import GateSettings
-from hotpool import Client, Prediction
-from hotpool.admin import Admin
+from control.rollout import PauseCause
 from hotpool.errors import Conflict
 from hotpool.states import Phase
 from tests.odd_workers import COLLAPSED, DISAGREES, ERRS, ERRS_OFTEN, SLOWER, SPIKES
-from tests.pool import Pool, eventually, running_pool
-from tests.test_rollouts_under_load import SETTINGS, add_versions, assert_nobody_noticed, controlled, last, start
+from tests.pool import eventually
+from tests.stage import CANARY, GATES, N_VERSIONS, Stage, assert_nobody_noticed, load, staged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-N_VERSIONS = 120
-GATES = GateSettings(min_windows=4)
-CANARY = replace(SETTINGS, steps=("shadow", "50"), step_min_s=0.5, step_max_s=60, watch_s=0.0, gates=GATES)
-PATIENCE_S = 90.0
 ODD = (ERRS, ERRS_OFTEN, DISAGREES, SLOWER, SPIKES, COLLAPSED)
 SAME_WEIGHTS = [number for number in range(11, N_VERSIONS, 10) if number not in ODD] + [1, 11, 21, 1, 11]
-
-
-@dataclass
-class Stage:
-    """All that a rollout under load needs."""
-
-    pool: Pool
-    client: Client
-    journal: Journal
-    admin: Admin
-
-    def start(self, number: int, settings=CANARY) -> None:
-        start(self.journal, self.admin, number, settings)
-
-    def last(self) -> Rollout:
-        return last(self.journal)
-
-    def until(self, claim: Callable[[Rollout], bool], what: str) -> Rollout:
-        eventually(lambda: claim(self.last()), what, patience_s=PATIENCE_S)
-        return self.last()
-
-    def until_over(self) -> Rollout:
-        return self.until(lambda rollout: rollout.is_over or rollout.paused, "the end of the rollout")
-
-    def check(self) -> None:
-        """What must hold after each rollout."""
-        stable = orders.read(self.journal).stable(MODEL)
-        assert {worker.digest for worker in self.admin.report().workers} == {stable}
-        assert self.journal.verify() > 0
-        recheck(self.journal.events())
-
-
-@contextmanager
-def staged(n_workers: int = 2) -> Iterator[Stage]:
-    with running_pool(n_workers, module="tests.odd_workers") as pool:
-        add_versions(pool.home, N_VERSIONS)
-        with (
-            controlled(pool.home),
-            pool.client() as client,
-            Journal(pool.home.database) as journal,
-            Admin(pool.home.endpoint("admin")) as admin,
-        ):
-            yield Stage(pool, client, journal, admin)
-
-
-def questions(random: Random) -> tuple[Any, Any]:
-    """Pictures that all differ; an answer must be that of v1 and its like, or be no answer of theirs by chance."""
-
-    def ask(n: int) -> tuple[Any, int]:
-        pixels = np.frombuffer(random.randbytes(8 * 8 * 3), np.uint8).reshape(8, 8, 3).copy()
-        pixels[0, 0, :2] = n % 10, random.randrange(250)
-        return pixels, n % 10
-
-    def check(n: int, first: int, prediction: Prediction) -> str | None:
-        expected = noop_class(first, "v1")
-        return None if prediction.classes[0].index == expected else f"{prediction.version} said something else"
-
-    return ask, check
-
-
-@contextmanager
-def load(stage: Stage, n_threads: int = 3) -> Iterator[Callers]:
-    print("seed 11")
-    with Callers(stage.client, n_threads, *questions(Random(11))) as callers:
-        yield callers
 
 
 def test_of_5000_requests_exactly_those_of_the_share_get_the_target():

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -24,6 +25,7 @@ from control.versions import Prepared, publish
 from hotpool import errors
 from hotpool.config import Config
 from hotpool.home import Home
+from hotpool.locks import hold
 from hotpool.manifest import (
     GOLDEN,
     MANIFEST,
@@ -36,6 +38,7 @@ from hotpool.manifest import (
 )
 from hotpool.messages import WorkerReport
 from hotpool.states import FINAL_PHASES, Phase, WorkerState
+from tests.full_disk import full_disk, needs_limits
 
 
 def all_commands(command=cli, path=("hotpool",)):
@@ -152,7 +155,7 @@ def test_every_error_has_an_exit_code_and_special_rows_win():
     assert exit_for(errors.QueueFull("x")) is Exit.UNEXPECTED
     assert exit_for(errors.BrokerUnreachable("x")) is Exit.UNREACHABLE
     assert exit_for(errors.Conflict("x")) is Exit.CONFLICT
-    assert exit_for(errors.JournalCorrupt("x")) is Exit.DEGRADED
+    assert exit_for(errors.JournalCorrupt("x")) is exit_for(errors.Unwritable("x")) is Exit.DEGRADED
     assert errors.HotpoolError in ERROR_EXITS
 
 
@@ -294,6 +297,52 @@ def test_a_home_that_can_not_be_made_is_no_trace(run, tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(cli, ["--home", str(tmp_path / "file" / "var"), "rollout", "abort"])
     refused(result, Exit.UNEXPECTED, "file")
+
+
+@needs_limits
+@pytest.mark.parametrize("order", ["abort", "pause"])
+def test_an_order_that_finds_no_room_is_told_and_not_there(run, home, order):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    with Journal(home.database) as journal:
+        before = journal.events()
+        with full_disk():
+            refused(run("rollout", order), Exit.DEGRADED, f"{home.database} can't be used", "the disk at ", " MB free")
+        assert journal.events() == before
+
+
+@needs_limits
+def test_a_version_that_can_not_be_written_down_is_not_in_the_store_either(home):
+    add(home, "v1")
+    ready = prepared(home, "v2", seed="2")
+    with Journal(home.database) as journal:
+        with full_disk(), pytest.raises(errors.Unwritable):
+            registry.add(journal, ready, operator="ann@edge", reason="")
+        assert [folder.name for folder in home.versions.iterdir()] == [orders.read(journal).stable("default")]
+        assert not registry.add(journal, prepared(home, "v2", seed="2"), operator="ann@edge", reason="")
+
+
+@needs_limits
+def test_a_report_that_finds_no_room_is_named_with_its_disk(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    with Journal(home.database), full_disk():
+        refused(run("rollout", "report"), Exit.DEGRADED, "rollouts/1/report.html: ", "the disk at ", " MB free")
+    assert list((home.root / "rollouts" / "1").iterdir()) == []
+
+
+def test_waiting_says_when_the_disk_is_full(run, home, monkeypatch):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    monkeypatch.setattr("control.watch._REPORT_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("hotpool.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with hold(home.lock("control"), ""):
+        assert (
+            "0.0 MB free, nothing changes until there is room; waiting" in run("rollout", "status", "--no-wait").stdout
+        )
 
 
 def test_ctrl_c_ends_with_130_and_no_trace(run, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from hotpool.evidence import Counts
 from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
+from tests.full_disk import full_disk, needs_limits
 
 K, S = EventKind, WorkerState
 
@@ -435,8 +437,39 @@ def test_without_a_broker_the_controller_holds_and_says_it_once(world: World, ca
         Controller(world.home, MODEL, journal, broker, world.preflight, "controller").run(stopping)
     said = [record.getMessage() for record in caplog.records]
     assert sum("holding" in line for line in said) == 1
-    assert sum("the broker is back" in line for line in said) == 1
+    assert sum("going on" in line for line in said) == 1
     assert world.pool.table is not None
+
+
+class FullAtFirst(SilentAtFirst):
+    """The disk is full from the first question to the first pause; stops the controller once it speaks after that."""
+
+    def __init__(self, pool: FakePool, stopping: threading.Event, disk: ExitStack) -> None:
+        super().__init__(pool, stopping)
+        self._silent_for, self._disk, self._is_new = 0, disk, True
+
+    def report(self) -> m.Report:
+        if self._is_new:
+            self._disk.enter_context(full_disk())
+        self._is_new = False
+        return super().report()
+
+    def changes(self, timeout_s: float) -> list[m.Changed]:
+        self._disk.close()
+        return super().changes(timeout_s)
+
+
+@needs_limits
+def test_a_pointer_to_stable_that_finds_no_room_is_waited_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.home.stable_pointer(MODEL).unlink()
+    stopping = threading.Event()
+    with caplog.at_level(logging.INFO, "hotpool.control"), Journal(world.home.database) as journal, ExitStack() as disk:
+        broker = FullAtFirst(world.pool, stopping, disk)
+        Controller(world.home, MODEL, journal, broker, world.preflight, "controller").run(stopping)
+    assert read_stable(world.home, MODEL) == world.digests["v1"]
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("holding" in line and "models/shapes/stable" in line for line in said) == 1
+    assert sum("going on" in line for line in said) == 1
 
 
 # ---- checks

@@ -4,9 +4,10 @@ which version is stable and rolls to the other, so their order does not matter."
 from hotpool import torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import os
+import re
 import signal
 import stat
-from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from torchvision.transforms import v2 as transforms
 
-from hotpool.admin import Admin
+from bench.callers import Callers
 from control.journal import Journal
+from hotpool import Client
+from hotpool.admin import Admin
 from hotpool.locks import holder
 from hotpool.manifest import WEIGHTS, version_folder
 
-from .command_line import TWO_WORKERS, CommandLine
-from .pool import eventually, short_home
+from .command_line import SMALL_NETWORK, TWO_WORKERS, prepared_home
+from .full_disk import full_disk, needs_limits, on_full_disk
+from .pool import eventually
 from .small_versions import ARCH, CLASSES, SMALL, make_tensors, save
 
 pytestmark = pytest.mark.slow
@@ -48,15 +52,6 @@ PROMISED = {
     "hotpool_rollbacks": ("counter", {"model", "cause"}),
     "hotpool_step_seconds": ("histogram", {"model", "part"}),
 }
-
-
-@contextmanager
-def prepared_home(folder):
-    """A home without a pool, and its command line."""
-    config = folder / "pool.toml"
-    config.write_text(TWO_WORKERS)
-    with short_home() as home:
-        yield CommandLine(home, config)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +100,10 @@ def kill(hotpool, service):
     assert pid, f"no {service} is running"
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def await_another(hotpool, service, pid):
+    eventually(lambda: holder(hotpool.home.lock(service)) not in (None, pid), f"another {service}")
 
 
 def await_bake(hotpool, after):
@@ -400,6 +399,46 @@ def test_a_killed_controller_finishes_its_rollout(hotpool):
     status = hotpool.json("status")["controller"]
     assert status["pid"] not in (None, controller)
     assert status["epoch"] > epoch
+
+
+# ---- a full disk
+
+
+@needs_limits
+def test_on_a_full_disk_orders_and_new_versions_are_refused_in_plain_words(hotpool, files):
+    full, before = replace(hotpool, command=on_full_disk("control.cli")), events(hotpool)
+    stored = sorted(hotpool.home.versions.iterdir())
+    for words, where in (
+        (("rollout", "start", "--version", OTHER[stable(hotpool)], "--detach"), hotpool.home.database),
+        (("versions", "add", files / "v1.pth", "--name", "v9", *SMALL_NETWORK), hotpool.home.versions),
+    ):
+        done = full(*words, code=8)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert str(where) in line
+        assert re.search(r"the disk at /\S* has [0-9.]+ MB free$", line)
+    assert events(hotpool) == before
+    assert sorted(hotpool.home.versions.iterdir()) == stored
+
+
+@needs_limits
+def test_a_pool_whose_disk_is_full_serves_on_whatever_is_killed_and_the_controller_waits_for_room(hotpool):
+    pixels, n_events = np.zeros((40, 48, 3), np.uint8), len(events(hotpool))
+    with (
+        Client(hotpool.home.endpoint("clients")) as client,
+        full_disk(holder(hotpool.home.lock("up")), limit=64),  # their locks, which are there already, find room
+        Callers(client, 2, lambda n: (pixels, None), lambda *_: None) as callers,
+    ):
+        for service in ("broker", "control"):
+            await_another(hotpool, service, kill(hotpool, service))
+            callers.wait_for(50)
+        os.kill(hotpool.json("workers")[0]["pid"], signal.SIGKILL)
+        callers.wait_for(50)
+        eventually(lambda: hotpool.json("workers")[0]["state"] == "ready", "the worker is back")
+        assert len(events(hotpool)) == n_events
+    assert (callers.history.lost, callers.history.errors) == (0, [])
+    eventually(lambda: [event.kind for event in events(hotpool)][n_events:] == ["controller_started"], "it goes on")
+    assert hotpool.json("status")["health"] == "healthy"
 
 
 # ---- starting and stopping, each with a home of its own

@@ -33,7 +33,7 @@ from control.plan import parse_count, resolve_steps
 from control.rollout import Kind, Outcome, Part, PauseCause, Rollout
 from control.verdicts import GateResult, GateSettings, worst
 from control.view import Finding
-from hotpool.errors import BadRollout, Conflict, HotpoolError, JournalCorrupt, NothingToDo, StaleEpoch
+from hotpool.errors import BadRollout, Conflict, HotpoolError, JournalCorrupt, NothingToDo, StaleEpoch, Unwritable
 from hotpool.manifest import WEIGHTS, read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, Killed, World, fast_folder, settings
@@ -261,13 +261,12 @@ class Disk(Journal):
 
     def append(self, *arguments: Any, **named: Any) -> Event:
         if self.is_full:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise Unwritable("database or disk is full")
         return super().append(*arguments, **named)
 
 
 def disk_full(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is announced is still done. The controller ends when it can't write down what comes next, and is started again
-    and again by `hotpool up`."""
+    """What is announced is still done. The controller begins anew when it can't write down what comes next, again and again."""
     monkeypatch.setattr(Disk, "is_full", True)
     seq = cell.world.journal.last_seq()
     cell.pass_time(1.0)

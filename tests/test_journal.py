@@ -8,7 +8,8 @@ import pytest
 
 from control.events import EventKind
 from control.journal import Journal
-from hotpool.errors import JournalCorrupt
+from hotpool.errors import JournalCorrupt, Unwritable
+from tests.full_disk import full_disk, needs_limits
 
 K = EventKind
 
@@ -171,3 +172,31 @@ def test_a_commit_is_synced_to_the_disk(journal: Journal) -> None:
     """FULL is 2, EXTRA 3: with less, a power failure forgets what the pool was told."""
     assert journal._connection.execute("PRAGMA synchronous").fetchone()[0] >= 2
     assert journal._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+@needs_limits
+def test_what_finds_no_room_is_not_there_and_what_comes_later_is(journal: Journal, tmp_path: Path) -> None:
+    add(journal, "v1")
+    with (
+        full_disk(),
+        pytest.raises(Unwritable, match=r"hotpool\.db can't be used: (disk I/O error|.* is full); .*; the disk at /"),
+    ):
+        add(journal, "v2")
+    assert [event.body["name"] for event in journal.events()] == ["v1"]
+    assert add(journal, "v3").seq == 2
+    with Journal(tmp_path / "sub" / "hotpool.db") as other:
+        assert other.verify() == 2
+
+
+@needs_limits
+def test_of_a_transaction_that_finds_no_room_nothing_is_there(journal: Journal) -> None:
+    def add_two() -> None:
+        with journal.transaction():
+            add(journal, "v1")
+            add(journal, "v2")
+
+    with full_disk(), pytest.raises(Unwritable):
+        add_two()
+    assert journal.last_seq() == 0
+    add_two()
+    assert journal.verify() == 2

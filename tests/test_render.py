@@ -175,6 +175,12 @@ def test_a_pool_with_all_workers_ready_and_a_controller_is_healthy():
     assert (health.word, health.reasons) == ("healthy", ())
 
 
+def test_a_full_disk_is_a_reason_to_worry():
+    said = "the disk at /var has 0.0 MB free"
+    health = service_health(report(worker(0)), "default", stable=OLD, has_controller=True, full_disk=said)
+    assert health.reasons == (f"{said}: serving goes on, rollouts do not (make room there)",)
+
+
 @pytest.mark.parametrize(
     ("workers", "stable", "has_controller", "reason"),
     [

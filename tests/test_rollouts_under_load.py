@@ -6,130 +6,45 @@ for a hundred rollouts; preflight has nothing to check in it.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.callers import Callers, History
+from bench.callers import Callers
 from bench.noop import MODEL, noop_class, noop_manifest
 from control import orders
-from control.controller import Controller
-from control.events import EventKind
 from control.journal import Journal
-from control.rollout import Rollout
 from control.settings import Settings
-from control.view import Finding
 from hotpool import Client
 from hotpool.admin import Admin
 from hotpool.errors import HotpoolError, UnknownVersion
 from hotpool.home import Home
-from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json, version_folder
+from hotpool.manifest import WEIGHTS, version_folder
 from hotpool.states import Phase, Strategy
 from tests.pool import eventually, running_pool
+from tests.stage import (
+    SETTINGS,
+    Trace,
+    add_versions,
+    assert_nobody_noticed,
+    controlled,
+    end_of_rollout,
+    last,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 
 N_WORKERS, N_ROLLOUTS, N_REQUESTS = 3, 100, 20_000
-SETTINGS = Settings(
-    max_unavailable=1, bake_s=0.0, drain_timeout_s=10, load_timeout_s=10, progress_deadline_s=60, max_worker_retries=2,
-    preflight_memory_mb=1024, preflight_timeout_s=10,
-)  # fmt: skip
-
-
 BESIDE = replace(SETTINGS, strategy=Strategy.BESIDE)
-
-
-class NothingToCheck:
-    """A preflight for versions without weights."""
-
-    def start(self, digest, settings, stable):
-        pass
-
-    def poll(self):
-        return Finding(True)
-
-    def stop(self):
-        pass
-
-
-class Trace:
-    """Every change of a worker's state, as the broker tells it. Not samples: a dip of a microsecond is in it."""
-
-    def __init__(self, home: Home) -> None:
-        self.changes = []
-        self._home, self._stop = home, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self):
-        with Admin(self._home.endpoint("admin"), watch=True) as admin:
-            while not self._stop.is_set():
-                self.changes += admin.changes(0.05)
-
-
-def add_versions(home: Home, n_versions: int) -> None:
-    with Journal(home.database) as journal:
-        for number in range(1, n_versions + 1):
-            manifest = noop_manifest(f"v{number}")
-            folder = version_folder(home, manifest.digest)
-            folder.mkdir(parents=True)
-            (folder / MANIFEST).write_bytes(manifest_json(manifest))
-            (folder / WEIGHTS).write_bytes(manifest.name.encode())
-            body = {"name": manifest.name, "digest": manifest.digest, "reason": ""}
-            journal.append(EventKind.VERSION_ADDED, model=MODEL, operator="test", body=body)
-            if number == 1:
-                journal.append(EventKind.STABLE_SET, model=MODEL, operator="test", body=body)
-
-
-def control(home: Home, stopping: threading.Event) -> None:
-    with Admin(home.endpoint("admin"), watch=True) as broker, Journal(home.database) as journal:
-        Controller(home, MODEL, journal, broker, NothingToCheck(), "controller").run(stopping)
 
 
 def roll_out(home: Home, number: int, settings: Settings = SETTINGS) -> Phase:
     with Journal(home.database) as journal, Admin(home.endpoint("admin")) as admin:
         start(journal, admin, number, settings)
         return end_of_rollout(journal)
-
-
-def start(journal: Journal, admin: Admin, number: int, settings: Settings) -> None:
-    workers = admin.report().workers
-    orders.start(journal, model=MODEL, version=f"v{number}", workers=workers, settings=settings, operator="test")
-
-
-def end_of_rollout(journal: Journal) -> Phase:
-    eventually(lambda: last(journal).is_over, "the end of the rollout")
-    return last(journal).phase
-
-
-def last(journal: Journal) -> Rollout:
-    rollout = orders.read(journal).last(MODEL)
-    assert rollout is not None
-    return rollout
-
-
-@contextmanager
-def controlled(home: Home) -> Iterator[None]:
-    """A controller in a thread, and nothing the callers see may depend on it."""
-    stopping = threading.Event()
-    controller = threading.Thread(target=control, args=(home, stopping))
-    controller.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        controller.join()
 
 
 def ask_within(allowed: list[int]) -> tuple[Any, Any]:
@@ -187,12 +102,6 @@ class PinnedCallers:
                     self.problems.append(f"asked for {version}: {got}")
 
 
-def assert_nobody_noticed(history: History) -> None:
-    assert history.lost == 0
-    assert not history.errors, history.errors[:5]
-    assert not history.wrong, history.wrong[:5]
-
-
 @pytest.mark.timeout(300)
 def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
     allowed = [1, 1]
@@ -210,7 +119,7 @@ def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
     assert_nobody_noticed(callers.history)
     assert {worker.version for worker in report.workers} == {f"v{N_ROLLOUTS + 1}"}
     assert len([change for change in trace.changes if change.after == "draining"]) >= N_ROLLOUTS * N_WORKERS
-    assert min(change.ready for change in trace.changes) >= N_WORKERS - 1
+    assert trace.fewest_ready >= N_WORKERS - 1
 
 
 @pytest.mark.timeout(300)
@@ -263,7 +172,7 @@ def test_a_version_too_large_for_the_memory_is_refused_under_load_and_nobody_not
     assert {(worker.version, worker.incarnation, worker.state) for worker in report.workers} == {("v1", 1, "ready")}
     if strategy is Strategy.BESIDE:
         assert {(change.after, change.ready) for change in trace.changes} == {("ready", 2)}
-    assert min(change.ready for change in trace.changes) >= 1
+    assert trace.fewest_ready >= 1
 
 
 def test_an_abort_and_an_undo_beside_under_load_take_nobody_out_of_service():
@@ -315,4 +224,4 @@ def test_an_abort_and_an_undo_under_load_lose_nothing_and_keep_the_floor():
             assert end_of_rollout(journal) is Phase.SUCCEEDED
             assert {worker.version for worker in admin.report().workers} == {"v1"}
     assert_nobody_noticed(callers.history)
-    assert min(change.ready for change in trace.changes) >= N_WORKERS - 1
+    assert trace.fewest_ready >= N_WORKERS - 1

@@ -18,9 +18,10 @@ from control.up import create_folders, run_pool, start_detached, stop_pool
 from hotpool.config import Config, Gateway
 from hotpool.errors import Conflict, NothingToDo
 from hotpool.home import Home
-from hotpool.locks import hold
+from hotpool.locks import hold, holder
 from hotpool.restart import Exit as Life
 from hotpool.restart import GiveUp, Restart
+from tests.full_disk import full_disk, needs_limits
 
 ROOT = Path(__file__).parents[1]
 
@@ -241,6 +242,17 @@ def test_up_waits_for_a_service_of_an_earlier_pool_and_then_names_it(tmp_path, s
     with hold(home.lock("workers"), ""), pytest.raises(Conflict, match=f"another workers .process {os.getpid()}."):
         run_pool(home, None, Config(), said.append)
     assert said == [f"waiting for an earlier workers (process {os.getpid()}) to stop"]
+
+
+@needs_limits
+def test_a_lock_on_a_full_disk_holds_and_names_nobody_rather_than_the_one_before(tmp_path):
+    lock = tmp_path / "up.lock"
+    lock.write_text("1\n")
+    with full_disk(), hold(lock, ""):
+        assert holder(lock) == 0
+        with pytest.raises(Conflict, match="unknown"), hold(lock, "{pid}"):
+            pass
+    assert holder(lock) is None
 
 
 def test_a_stale_lock_file_is_no_pool(tmp_path, said):

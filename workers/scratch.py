@@ -5,7 +5,8 @@
     python -m workers.scratch check FOLDER [--load-memory-mb N] [--eval DIR --stable FOLDER --pictures N]
     python -m workers.scratch evaluate FOLDER --eval DIR
 
-Prints a line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "..."}, and exits 0 or 1. Run by control.
+Prints a line of JSON, {"ok": true, "reason": "", ...} or {"ok": false, "reason": "...", "code": "..."} (the code of an error of
+ours), and exits 0 or 1. Run by control.
 With `--eval` lines like {"pictures": 100} come before it: how many it has been through.
 """
 
@@ -14,17 +15,20 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import safetensors.torch
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from hotpool.config import Pictures
 from hotpool.digest import digest_bytes, digest_tensors
-from hotpool.errors import BadVersion, HotpoolError
+from hotpool.disk import describe
+from hotpool.errors import BadVersion, HotpoolError, Unwritable
 from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocess, Preprocessing, read_manifest
 
 from .calibration import Wish, choose
@@ -72,7 +76,8 @@ def build(
     chosen = choose(tensors, arch, classes, used, wish)
     if reason := find_not_finite(as_arrays(chosen.tensors)):
         raise BadVersion(f"in {chosen.precision}, {reason}; such a network answers nonsense: train it again")
-    safetensors.torch.save_file(dict(chosen.tensors), folder / WEIGHTS)
+    with _writing(folder / WEIGHTS):
+        safetensors.torch.save_file(dict(chosen.tensors), folder / WEIGHTS)
     del tensors
     # From the written file: what is compared later must have come the same way.
     held = map_tensors(folder / WEIGHTS)
@@ -148,7 +153,17 @@ def _write_golden(path: Path, engine: Engine, preprocessing: Preprocessing) -> N
     logits = compute_logits(engine, Preprocessor(preprocessing), inputs)
     if reason := find_not_finite({"logits": logits}):
         raise BadVersion(f"the weights are finite, but on ordinary inputs {reason}; they are unusable")
-    write_golden(path, inputs, logits)
+    with _writing(path):
+        write_golden(path, inputs, logits)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises Unwritable: it is not the version that is at fault."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise Unwritable(f"{path} can't be written: {error}; {describe(path)}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         answer = {"ok": True, "reason": "", **_run(args, lambda pictures: say({"pictures": pictures}))}
     except HotpoolError as error:
-        answer = {"ok": False, "reason": str(error)}
+        answer = {"ok": False, "reason": str(error), "code": error.code}
     except Exception as error:  # noqa: BLE001  the outermost level of a process that reads hostile files
         answer = {"ok": False, "reason": _explain(error, args.memory_mb)}
     say(answer)

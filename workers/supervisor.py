@@ -11,6 +11,7 @@ from time import monotonic
 import zmq
 
 from hotpool.config import Config
+from hotpool.disk import overwrite
 from hotpool.home import Home
 from hotpool.link import Link
 from hotpool.manifest import read_stable
@@ -238,6 +239,6 @@ class Supervisor:
         if incarnation > self._highest_incarnation:
             self._highest_incarnation = incarnation
             try:
-                self._incarnations.write_text(f"{incarnation}\n")
+                overwrite(self._incarnations, f"{incarnation}\n")
             except OSError as error:  # a full disk: this supervisor remembers by itself, only its successor would not
                 log.warning("event=incarnation_not_written incarnation=%d reason=%s", incarnation, error)

@@ -4,6 +4,7 @@ The main thread owns the one connection on which jobs come. What is already ther
 waited for. Versions are loaded beside, in a thread (`loader`), and swapped between two jobs. Nothing is logged for a request.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -127,7 +128,8 @@ def serve(settings: Settings, load: LoadFunction, lifeline: int | None = None) -
 def note_exit(settings: Settings, reason: str) -> None:
     """Leaves the reason of this process's end where its supervisor looks for it."""
     log.error("event=ends worker=%s incarnation=%d reason=%r", settings.worker, settings.incarnation, reason)
-    exit_file(Home(Path(settings.home)), os.getpid()).write_text(reason)
+    with contextlib.suppress(OSError):  # a full disk: the supervisor knows the exit code alone
+        exit_file(Home(Path(settings.home)), os.getpid()).write_text(reason)
 
 
 class Worker:
