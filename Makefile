@@ -5,19 +5,37 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast check format up bench docs clean
+# Chromium for the tests of the page is taken from the distribution where there is none.
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: demo test test-fast browser load-generator check format up bench docs clean
 
 ## demo: the main job, end to end, with faults; the figures are printed and in var/demo/report.json
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
 
 ## test: all tests
-test: $(INSTALLED)
+test: $(INSTALLED) browser
 	$(BIN)/python -m pytest
 
 ## test-fast: all but those that start processes or run many seeds
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
+
+## load-generator: wrk, for the benchmark of HTTP
+load-generator:
+ifeq ($(shell command -v wrk),)
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk
+endif
+
+## browser: a headless Chromium for the tests of the page
+browser:
+ifeq ($(CHROMIUM),)
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium
+endif
 
 ## check: format, lint, types, and that the generated parts of the docs are current
 check: $(INSTALLED)
@@ -40,7 +58,7 @@ up: $(INSTALLED)
 	$(BIN)/python -m examples.up
 
 ## bench: the figures of bench/results.md, beside others' engines; ten minutes at most, on an idle machine
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench load-generator
 	$(BIN)/python -m bench
 
 clean:

@@ -84,7 +84,13 @@ class Remove(Signed, frozen=True):
     version: Text
 
 
-class Promote(Signed, frozen=True):
+class Command(Signed, frozen=True):
+    """number: of the rollout that is meant; without it the one under way, whichever it is."""
+
+    number: Positive | None = None
+
+
+class Promote(Command, frozen=True):
     full: bool = False
 
 

@@ -11,14 +11,12 @@ from hotpool.errors import BrokerUnreachable
 from hotpool.evidence import Counts
 from hotpool.home import Home
 from hotpool.messages import Report
-from hotpool.metrics import Counter
 
 from .jobs import Jobs
 from .journal import Journal
 from .ledger import Ledger, replay
+from .rollout_metrics import malformed_counter
 
-# Callers are served one after the other, so no one may wait long for a broker that is down, nor each of them anew.
-BROKER_TIMEOUT_S = 0.5
 BROKER_AGAIN_S = 0.5
 
 T = TypeVar("T")
@@ -29,9 +27,7 @@ class Desk:
 
     def __init__(self, home: Home, config: Config, jobs: Jobs) -> None:
         self.home, self.config, self.jobs = home, config, jobs
-        self.malformed = Counter(
-            "hotpool_control_malformed_total", "Messages to the controller that were dropped because they are none."
-        )
+        self.malformed = malformed_counter()
         self._admin = Admin(home.endpoint("admin"))
         self._silence, self._ask_again_at = "", 0.0
         self._ledger = Ledger()
@@ -58,11 +54,12 @@ class Desk:
             self._ledger = replay(journal.events(after=self._ledger.seq), monotonic(), self._ledger)
         return self._ledger
 
-    def report(self, timeout_s: float = BROKER_TIMEOUT_S) -> Report:
-        """Raises BrokerUnreachable, at once where the last question had no answer a moment ago."""
+    def report(self, timeout_s: float) -> Report:
+        """Raises BrokerUnreachable: at once where the last question had no answer a moment ago, because callers are served one
+        after the other."""
         return self._patiently(lambda: self._admin.report(timeout_s))
 
-    def evidence(self, model: str, timeout_s: float = BROKER_TIMEOUT_S) -> Counts | None:
+    def evidence(self, model: str, timeout_s: float) -> Counts | None:
         """Raises like `report`."""
         return self._patiently(lambda: self._admin.evidence(model, timeout_s))
 

@@ -109,7 +109,7 @@ class _NotMeant(Exception):
     """Rolls back a transaction."""
 
 
-def abort(journal: Journal, *, model: str, operator: str, reason: str = "") -> Rollout:
+def abort(journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None) -> Rollout:
     """Orders the rollout under way back to the stable version. Can't be taken back; ordered twice it counts once.
 
     Raises:
@@ -117,7 +117,7 @@ def abort(journal: Journal, *, model: str, operator: str, reason: str = "") -> R
     """
     with journal.transaction():
         ledger = read(journal)
-        rollout = _active(ledger, model)
+        rollout = _active(ledger, model, number)
         if rollout.abort or rollout.phase is Phase.ROLLING_BACK:
             return rollout
         if K.ABORT_REQUESTED not in TRANSITIONS[rollout.phase]:
@@ -125,7 +125,7 @@ def abort(journal: Journal, *, model: str, operator: str, reason: str = "") -> R
         return _append(journal, ledger, rollout, K.ABORT_REQUESTED, operator, reason)
 
 
-def pause(journal: Journal, *, model: str, operator: str, reason: str = "") -> Rollout:
+def pause(journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None) -> Rollout:
     """Orders the rollout under way to hold; steps that are open end first.
 
     Raises:
@@ -134,7 +134,7 @@ def pause(journal: Journal, *, model: str, operator: str, reason: str = "") -> R
     """
     with journal.transaction():
         ledger = read(journal)
-        rollout = _active(ledger, model)
+        rollout = _active(ledger, model, number)
         if rollout.paused:
             raise NothingToDo(f"{_what(rollout)} and paused already")
         if rollout.abort or K.PAUSED not in TRANSITIONS[rollout.phase]:
@@ -142,7 +142,7 @@ def pause(journal: Journal, *, model: str, operator: str, reason: str = "") -> R
         return _append(journal, ledger, rollout, K.PAUSED, operator, reason, cause=PauseCause.USER)
 
 
-def resume(journal: Journal, *, model: str, operator: str, reason: str = "") -> Rollout:
+def resume(journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None) -> Rollout:
     """Orders a paused rollout to go on.
 
     Raises:
@@ -150,13 +150,15 @@ def resume(journal: Journal, *, model: str, operator: str, reason: str = "") -> 
     """
     with journal.transaction():
         ledger = read(journal)
-        rollout = _active(ledger, model)
+        rollout = _active(ledger, model, number)
         if not rollout.paused:
             raise NothingToDo(f"{_what(rollout)} and not paused")
         return _append(journal, ledger, rollout, K.RESUMED, operator, reason)
 
 
-def promote(journal: Journal, *, model: str, operator: str, reason: str = "", full: bool = False) -> Rollout:
+def promote(
+    journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None, full: bool = False
+) -> Rollout:
     """Orders the rollout under way to leave its pause, and in the canary also the present step, whatever the gates say.
 
     full: all steps that are left too; no gate is armed from then on.
@@ -167,7 +169,7 @@ def promote(journal: Journal, *, model: str, operator: str, reason: str = "", fu
     """
     with journal.transaction():
         ledger = read(journal)
-        rollout = _active(ledger, model)
+        rollout = _active(ledger, model, number)
         if rollout.abort or K.PROMOTED not in TRANSITIONS[rollout.phase]:
             raise Conflict(f"{_what(rollout)}: it can't be promoted now")
         in_step = rollout.phase in (Phase.CANARY, Phase.ANALYZING) and rollout.analysis.step >= 0
@@ -239,10 +241,13 @@ def _refuse_without_floor(model: str, n_workers: int, settings: Settings) -> Non
         )
 
 
-def _active(ledger: Ledger, model: str) -> Rollout:
+def _active(ledger: Ledger, model: str, number: int | None) -> Rollout:
+    """number: of the one that is meant; None: whichever it is."""
     rollout = ledger.active(model)
     if rollout is None:
         raise NothingToDo(f"no rollout of model {model!r} is under way")
+    if number not in (None, rollout.number):
+        raise Conflict(f"rollout {number} is not under way, rollout {rollout.number} is")
     return rollout
 
 

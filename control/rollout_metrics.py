@@ -1,4 +1,4 @@
-"""Pure: what the journal says about rollouts, as metrics beside the broker's. Names: docs/metrics.md."""
+"""Pure: what the controller's side counts beside the broker, nearly all of it from the journal. Names: docs/metrics.md."""
 
 from hotpool.messages import Family
 from hotpool.metrics import Counter, Histograms, gauge
@@ -37,6 +37,13 @@ def rollout_families(ledger: Ledger) -> tuple[Family, ...]:
                 parts[rollout.model, part].observe(seconds)
     families = (ended, rollbacks, verdicts, steps, parts)
     return (*(one.family() for one in families), _phases(ledger), *_probes(ledger))
+
+
+def malformed_counter() -> Counter:
+    """For whoever counts them; they are no matter of the journal."""
+    return Counter(
+        "hotpool_control_malformed_total", "Messages to the controller that were dropped because they are none."
+    )
 
 
 def _phases(ledger: Ledger) -> Family:

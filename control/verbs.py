@@ -19,7 +19,7 @@ from hotpool.messages import Answer, Ask
 from hotpool.wire import MAX_ANSWER_BYTES, encode_value
 
 from . import asks, intake, orders, registry
-from .desk import BROKER_TIMEOUT_S, Desk
+from .desk import Desk
 from .facts import history_view, rollout_view, status_view
 from .health import ordinary, pool_health
 from .jobs import add_version
@@ -31,6 +31,8 @@ from .trouble import TROUBLE, describe_trouble
 from .versions import find_version, list_versions, refuse_name
 
 log = logging.getLogger("hotpool.control")
+
+BROKER_TIMEOUT_S = 0.5
 
 _NIL = encode_value(None)
 _SLACK_BYTES = 64  # of an answer, beside its result
@@ -63,7 +65,7 @@ def _perform(desk: Desk, ask: Ask) -> Any:
 
 def _status(desk: Desk, asked: asks.Nothing) -> dict[str, Any]:
     """As `hotpool status`, with the `alarm` that the controller has raised, or an empty text."""
-    report, ledger = desk.report(), desk.ledger()
+    report, ledger = desk.report(BROKER_TIMEOUT_S), desk.ledger()
     health = pool_health(report, ledger, desk.model, has_controller=True, full_disk=full_disk(desk.home.root))
     view = status_view(report, ledger, desk.model, os.getpid(), health)
     return {**view, "alarm": ledger.alarms.get(desk.model, "")}
@@ -141,7 +143,7 @@ def _start(desk: Desk, asked: asks.Start) -> dict[str, Any]:
     if asked.eval_folder:
         folder = Path(asked.eval_folder)
         chosen |= intake.labelled_settings(desk.home, ledger, desk.model, asked.version, folder)
-    workers = ordinary(desk.report(), desk.model)
+    workers = ordinary(desk.report(BROKER_TIMEOUT_S), desk.model)
     with desk.journal() as journal:
         made = intake.start(
             journal, desk.config, model=desk.model, version=asked.version, workers=workers, chosen=chosen,
@@ -153,7 +155,7 @@ def _start(desk: Desk, asked: asks.Start) -> dict[str, Any]:
 
 def _undo(desk: Desk, asked: asks.Undo) -> dict[str, Any]:
     """Orders a rollout back to the stable version before this one."""
-    workers = ordinary(desk.report(), desk.model)
+    workers = ordinary(desk.report(BROKER_TIMEOUT_S), desk.model)
     with desk.journal() as journal:
         made = intake.undo(
             journal, desk.config, model=desk.model, workers=workers, chosen={"strategy": asked.strategy},
@@ -164,18 +166,18 @@ def _undo(desk: Desk, asked: asks.Undo) -> dict[str, Any]:
 
 def _retry(desk: Desk, asked: asks.Signed) -> dict[str, Any]:
     """Orders the last rollout once more, after it failed."""
-    workers = ordinary(desk.report(), desk.model)
+    workers = ordinary(desk.report(BROKER_TIMEOUT_S), desk.model)
     with desk.journal() as journal:
         made = orders.retry(journal, model=desk.model, workers=workers, operator=asked.operator, reason=asked.reason)
     return {"rollout": rollout_view(made)}
 
 
-def _pause(desk: Desk, asked: asks.Signed) -> dict[str, Any]:
+def _pause(desk: Desk, asked: asks.Command) -> dict[str, Any]:
     """Holds the rollout under way."""
     return _order(desk, asked, orders.pause)
 
 
-def _resume(desk: Desk, asked: asks.Signed) -> dict[str, Any]:
+def _resume(desk: Desk, asked: asks.Command) -> dict[str, Any]:
     """Lets a paused rollout go on."""
     return _order(desk, asked, orders.resume)
 
@@ -185,14 +187,16 @@ def _promote(desk: Desk, asked: asks.Promote) -> dict[str, Any]:
     return _order(desk, asked, orders.promote, full=asked.full)
 
 
-def _abort(desk: Desk, asked: asks.Signed) -> dict[str, Any]:
+def _abort(desk: Desk, asked: asks.Command) -> dict[str, Any]:
     """Ends the rollout under way and brings every worker back to the stable version."""
     return _order(desk, asked, orders.abort)
 
 
-def _order(desk: Desk, asked: asks.Signed, order: Callable[..., Rollout], **more: Any) -> dict[str, Any]:
+def _order(desk: Desk, asked: asks.Command, order: Callable[..., Rollout], **more: Any) -> dict[str, Any]:
     with desk.journal() as journal:
-        made = order(journal, model=desk.model, operator=asked.operator, reason=asked.reason, **more)
+        made = order(
+            journal, model=desk.model, operator=asked.operator, reason=asked.reason, number=asked.number, **more
+        )
     return {"rollout": rollout_view(made)}
 
 
@@ -215,10 +219,10 @@ VERBS = {
     "start": Verb(asks.Start, _start),
     "undo": Verb(asks.Undo, _undo),
     "retry": Verb(asks.Signed, _retry),
-    "pause": Verb(asks.Signed, _pause),
-    "resume": Verb(asks.Signed, _resume),
+    "pause": Verb(asks.Command, _pause),
+    "resume": Verb(asks.Command, _resume),
     "promote": Verb(asks.Promote, _promote),
-    "abort": Verb(asks.Signed, _abort),
+    "abort": Verb(asks.Command, _abort),
     "report": Verb(asks.OneRollout, _report),
     "audit": Verb(asks.Newest, _audit),
 }

@@ -1,10 +1,12 @@
 """Shell: `python -m gateway`: arguments, configuration, sockets, signals."""
 
 import argparse
+import gc
 import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +18,7 @@ from hotpool.logs import log_to_stderr
 
 from .app import make_app
 from .backend import connect
+from .connections import Connection, allow_files, protocol_for
 
 BACKLOG = 1024
 STOP_S = 8  # for what is under way; `hotpool up` kills after 10
@@ -34,19 +37,24 @@ def main() -> int:
     arguments = parser.parse_args()
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each step of its own
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each byte after a form's end
     try:
         home, config = find_home(arguments.home), load_config(find_config(arguments.config))
+        allow_files(config.gateway.max_connections)
         listener = _listen(config.gateway.host, config.gateway.port)
+        backend = connect(home, config)
     except Conflict as error:
         print(f"error: {error}", file=sys.stderr)
         return 6
     except HotpoolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    backend = connect(home, config)
     log.info("url=%s", _url(listener))
     try:
-        _serve(uvicorn.Server(_settings(make_app(backend))), listener)
+        _serve(
+            Server(_settings(make_app(backend), protocol_for(config.gateway, backend.http.refused)), backend.live.stop),
+            listener,
+        )
     finally:
         backend.close()
     log.info("stopped")
@@ -67,9 +75,21 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _settings(app: ASGIApp) -> uvicorn.Config:
+class Server(uvicorn.Server):
+    """Tells when it begins to wait for the answers that are under way: some would never end by themselves."""
+
+    def __init__(self, settings: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
+
+
+def _settings(app: ASGIApp, protocol: type[Connection]) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False, server_header=False,
+        app, loop="uvloop", http=protocol, ws="none", log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # whoever may set them could name any address as their own
         backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )  # fmt: skip
@@ -84,6 +104,7 @@ def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     # uvicorn raises the signal that ended it once more when it is done; without a handler that would end us at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    gc.freeze()  # what lives from here to the end need not be scanned again
     server.run([listener])
 
 

@@ -3,21 +3,23 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from hotpool.errors import HotpoolError
 
-from . import health, predict, v2
+from . import api, health, page, predict, session, v2, versions
 from .backend import Backend
 from .failures import BadRequest, MethodNotAllowed, NotFound, body_of, headers_of, status_of
+from .limits import Limits
 from .observed import Observed
 
-PARTS = (predict, v2, health)  # routes are looked through in this order
+PARTS = (predict, v2, health, api, session, versions, page)  # routes are looked through in this order
 
 log = logging.getLogger("hotpool.gateway")
 
@@ -26,15 +28,16 @@ def make_app(backend: Backend) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with backend.client:
-            yield
+            with backend.live.running():
+                yield
 
     app = Starlette(
         routes=[route for part in PARTS for route in part.routes(backend)],
-        exception_handlers={HotpoolError: _failed, HTTPException: _refused, Exception: _broken},
+        exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a path with a slash too many is another path
-    return Observed(app, backend.http)
+    return Observed(Limits(app, backend.config, backend.http.refused), backend.http)
 
 
 def failure(error: HotpoolError) -> Response:
@@ -61,6 +64,18 @@ async def _refused(request: Request, error: Exception) -> Response:
     return failure(BadRequest(error.detail))
 
 
+async def _gone(request: Request, error: Exception) -> None:
+    """The client hung up: nobody is there to be told, and nothing is wrong with us."""
+
+
 async def _broken(request: Request, error: Exception) -> Response:
     """A bug. The log has the traceback, the caller no word of it."""
     return failure(HotpoolError("the gateway failed on this request; its log says how"))
+
+
+HANDLERS: dict[Any, Any] = {
+    HotpoolError: _failed,
+    HTTPException: _refused,
+    ClientDisconnect: _gone,
+    Exception: _broken,
+}

@@ -9,12 +9,13 @@ from hotpool import AsyncClient
 from hotpool.admin import Admin
 from hotpool.config import Config
 from hotpool.control_client import ControlClient
-from hotpool.errors import ControllerUnreachable
 from hotpool.home import Home
-from hotpool.locks import holder
 from hotpool.messages import Family, Report
 
+from .auth import Guard, make_guard
+from .controller import Controller
 from .fresh import Fresh
+from .live import Live
 from .observed import HttpMetrics
 from .store import Store
 
@@ -31,38 +32,43 @@ class Backend:
     home: Home
     config: Config
     client: AsyncClient
-    control: ControlClient
+    controller: Controller
     admin: Admin
     broker: Fresh[Report]
     rollout_metrics: Fresh[list[Family]]
     store: Store
     http: HttpMetrics
+    guard: Guard
+    live: Live
 
     def close(self) -> None:
         """When the event loop has ended. The client was closed in it."""
         self.broker.close()
         self.rollout_metrics.close()
         self.admin.close()
-        self.control.close()
+        self.controller.close()
 
 
 def connect(home: Home, config: Config) -> Backend:
-    control, admin = ControlClient(home.endpoint("control")), Admin(home.endpoint("admin"))
+    """Raises ConfigError: a token file can't be used."""
+    http = HttpMetrics()
+    guard = make_guard(home, config.gateway.inference_token, http.refused)
+    controller, admin = Controller(home, ControlClient(home.endpoint("control"))), Admin(home.endpoint("admin"))
     return Backend(
         home,
         config,
         AsyncClient(home.endpoint("clients")),
-        control,
+        controller,
         admin,
         Fresh(partial(admin.report, LOOK_TIMEOUT_S), "hotpool-report"),
-        Fresh(partial(_rollout_metrics, home, control), "hotpool-rollouts"),
+        Fresh(partial(_rollout_metrics, controller), "hotpool-rollouts"),
         Store(home),
-        HttpMetrics(),
+        http,
+        guard,
+        Live(home, config.pool.model, controller),
     )
 
 
-def _rollout_metrics(home: Home, control: ControlClient) -> list[Family]:
+def _rollout_metrics(controller: Controller) -> list[Family]:
     """Raises ControllerUnreachable, at once when none runs."""
-    if holder(home.lock("control")) is None:
-        raise ControllerUnreachable("no controller is running; start it with: hotpool up")
-    return msgspec.convert(control.call("metrics", timeout_s=LOOK_TIMEOUT_S), list[Family], strict=False)
+    return msgspec.convert(controller.call("metrics", LOOK_TIMEOUT_S), list[Family], strict=False)

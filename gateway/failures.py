@@ -5,7 +5,7 @@ from math import ceil
 
 import msgspec
 
-from hotpool.errors import BadInput, HotpoolError, RequestError
+from hotpool.errors import BadInput, CapacityError, HotpoolError, RequestError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -50,6 +50,42 @@ class Forbidden(RequestError):
     code = "forbidden"
 
 
+class HeaderTooLarge(RequestError):
+    """More bytes of header than any request needs."""
+
+    code = "header_too_large"
+
+
+class TooSlow(RequestError):
+    """The request did not arrive in the time that is allowed for it."""
+
+    code = "too_slow"
+
+
+class TooManyAttempts(CapacityError):
+    """So many wrong tokens at once that this one was not even slowed down."""
+
+    code = "too_many_attempts"
+
+
+class TooManyConnections(CapacityError):
+    """As many as are allowed are open, and none of them is idle."""
+
+    code = "too_many_connections"
+
+
+class TooMuchHeld(CapacityError):
+    """The bodies of all requests under way take as much memory as they may (`queue_max_bytes`)."""
+
+    code = "too_much_held"
+
+
+class NoRoom(HotpoolError):
+    """The disk can't take what was sent."""
+
+    code = "no_room"
+
+
 STATUS: Mapping[str, int] = {
     "bad_input": 400,
     "bad_request": 400,
@@ -59,6 +95,7 @@ STATUS: Mapping[str, int] = {
     "unknown_model": 404,
     "unknown_version": 404,
     "method_not_allowed": 405,
+    "too_slow": 408,
     "conflict": 409,
     "nothing_to_do": 409,
     "too_large": 413,
@@ -70,6 +107,9 @@ STATUS: Mapping[str, int] = {
     "bad_version": 422,
     "poison_request": 422,
     "queue_full": 429,
+    "too_many_attempts": 429,
+    "too_much_held": 429,
+    "header_too_large": 431,
     "internal": 500,
     "journal_corrupt": 500,
     "local_protocol": 500,
@@ -79,8 +119,10 @@ STATUS: Mapping[str, int] = {
     "controller_unreachable": 503,
     "no_ready_worker": 503,
     "stale_epoch": 503,
+    "too_many_connections": 503,
     "worker_lost": 503,
     "deadline_exceeded": 504,
+    "no_room": 507,
 }
 RETRY_LATER = (429, 503)
 

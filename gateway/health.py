@@ -27,6 +27,9 @@ class Health:
         self._backend = backend
 
     async def alive(self, request: Request) -> Response:
+        """503 when this process can ask nobody any more and must be started again."""
+        if self._backend.client.is_closed:
+            return PlainTextResponse("the connection to the broker has failed\n", 503)
         return PlainTextResponse("ok\n")
 
     async def ready(self, request: Request) -> Response:
@@ -42,13 +45,19 @@ class Health:
             *of_broker,
             *of_controller,
             *self._backend.http.families(),
-            gauge("hotpool_broker_up", "Whether the broker answered.", [((), float(broker))]),
-            gauge("hotpool_controller_up", "Whether the controller answered.", [((), float(controller))]),
+            *up_families(broker, controller),
         ]
         return Response(to_prometheus(families), media_type=TEXT)
 
     async def _of_broker(self) -> Sequence[Family]:
         return (await self._backend.broker.get()).metrics
+
+
+def up_families(broker: bool, controller: bool) -> list[Family]:
+    return [
+        gauge("hotpool_broker_up", "Whether the broker answered.", [((), float(broker))]),
+        gauge("hotpool_controller_up", "Whether the controller answered.", [((), float(controller))]),
+    ]
 
 
 async def _of(asked: Awaitable[Sequence[Family]]) -> tuple[bool, Sequence[Family]]:

@@ -20,12 +20,14 @@ class HttpMetrics:
         self.seconds = Histograms(
             "hotpool_http_request_seconds", "From a request's header to the end of its answer.", "route"
         )
+        self.refused = Counter("hotpool_http_refused_total", "Requests and connections turned away.", "reason")
         self.in_progress = 0
 
     def families(self) -> list[Family]:
         return [
             self.requests.family(),
             self.seconds.family(),
+            self.refused.family(),
             gauge("hotpool_http_requests_in_progress", "Requests under way.", [((), self.in_progress)]),
         ]
 

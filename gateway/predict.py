@@ -55,12 +55,13 @@ class Predict:
     """An ASGI application of its own: what a request object and a response object would cost, each answer would pay."""
 
     def __init__(self, backend: Backend) -> None:
-        self._client, self._model = backend.client, backend.config.pool.model
+        self._client, self._guard, self._model = backend.client, backend.guard, backend.config.pool.model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_in(scope)
         wants_page = prefers_html(headers.get(b"accept", b""))
         try:
+            await self._guard.require_inference(scope)
             top, version = read_query(scope["query_string"])
             options = options_of(headers, self._model, version)
             check_plain(headers)
@@ -132,6 +133,8 @@ def file_in(body: bytes, content_type: str) -> bytes:
 
 def prefers_html(accept: bytes) -> bool:
     """As browsers ask, and unlike `*/*`."""
+    if b"html" not in accept.lower():
+        return False  # most callers, and they should pay nothing for the others
     weights = {b"text/html": 0.0, b"application/json": 0.0}
     for part in accept.lower().split(b","):
         kind, *parameters = (word.strip() for word in part.split(b";"))

@@ -5,7 +5,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,7 @@ Question = tuple[Work, Part]
 T = TypeVar("T")
 
 _SOURCE = (b"x-hotpool-model", b"x-hotpool-version", b"x-hotpool-digest", b"x-hotpool-worker")
+PATIENCE_S = 0.02  # before a client that has hung up is noticed
 ALIKE_ATTEMPTS = 3  # to get all answers of one version, while versions change
 
 
@@ -122,24 +123,41 @@ def _whole(answer: Answer) -> Answer:
 
 
 async def _unless_hung_up(future: "asyncio.Future[T]", receive: Receive) -> T:
-    watcher = asyncio.ensure_future(_hang_up(receive, future))
+    watch = _Watch(future, receive)
     try:
         return await future
     except asyncio.CancelledError:
-        if watcher.done():
+        if watch.has_seen_it:
             raise ClientDisconnect from None
         raise
     except BadInput as error:
         raise _unusable(error) if type(error) is BadInput else error from None
     finally:
-        watcher.cancel()
+        watch.end()
 
 
-async def _hang_up(receive: Receive, future: "asyncio.Future[T]") -> None:
-    """Cancels the future when the client has gone. The body was read before: nothing else can come."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    future.cancel()
+class _Watch:
+    """Cancels the future when the client hangs up. Most answers are there before it begins to look, and cost no task."""
+
+    def __init__(self, future: "asyncio.Future[Any]", receive: Receive) -> None:
+        self._future, self._receive = future, receive
+        self.has_seen_it = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._begin)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":  # the body was read before: nothing else can come
+            pass
+        self.has_seen_it = True
+        self._future.cancel()
 
 
 def _unusable(error: BadInput) -> Unusable:
@@ -167,7 +185,8 @@ def headers_of_failure(model: str, error: HotpoolError) -> Headers:
 
 def _source(model: str, version: str, digest: str, worker: str) -> Headers:
     named = zip(_SOURCE, (model, version, digest, worker), strict=True)
-    return [(name, value.encode("latin-1", "replace")) for name, value in named if value]
+    # A model's name may come from a path that was refused for it: not every text may stand in a header.
+    return [(name, value.encode("latin-1", "replace")) for name, value in named if value and value.isprintable()]
 
 
 async def send_answer(send: Send, status: int, content_type: bytes, body: bytes, headers: Headers) -> None:

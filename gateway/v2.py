@@ -1,6 +1,7 @@
 """Shell: the routes of the Open Inference Protocol, version 2 (KServe, Triton, MLServer): `/v2/...`."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,9 +30,9 @@ from .questions import (
 
 EXTENSIONS = ["binary_tensor_data", "classification"]
 JSON, BINARY = b"application/json", b"application/octet-stream"
-AT_ONCE_BYTES = (
-    64 * 1024
-)  # of JSON with tensors in it: more is read in a thread, or it would hold up all other requests
+# Of JSON with tensors in it, and of answers: more is done in a thread, so that other requests have their turns between.
+AT_ONCE_BYTES = 64 * 1024
+AT_ONCE_ANSWERS = 8
 JSON_BYTES = b"inference-header-content-length"
 
 
@@ -57,17 +58,18 @@ class Infer:
     """An ASGI application of its own, as `predict.Predict`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._client, self._store = backend.client, backend.store
+        self._client, self._guard, self._store = backend.client, backend.guard, backend.store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, names = headers_in(scope), scope["path_params"]
         try:
+            await self._guard.require_inference(scope)
             options = options_of(headers, names["model"], names.get("version"))
             check_plain(headers)
             _check_type(headers)
             asked = await _read(await read_body(receive), _json_bytes(headers))
             answers = await ask(self._client, asked.questions, options, receive)
-            body, json_bytes = oip.write_response(asked, answers, self._labels(asked, answers))
+            body, json_bytes = await _write(asked, answers, self._labels(asked, answers))
         except HotpoolError as error:
             more = headers_of_failure(names["model"], error)
             await send_answer(send, status_of(error), JSON, body_of(error), more)
@@ -162,6 +164,13 @@ async def _read(body: bytes, json_bytes: int | None) -> oip.Asked:
     if (len(body) if json_bytes is None else json_bytes) > AT_ONCE_BYTES:
         return await asyncio.to_thread(oip.read_request, body, json_bytes)
     return oip.read_request(body, json_bytes)
+
+
+async def _write(asked: oip.Asked, answers: Sequence[Answer], labels: Sequence[str]) -> tuple[bytes, int | None]:
+    n_bytes = sum(len(payload) for _, payload in answers if payload is not None)
+    if len(answers) > AT_ONCE_ANSWERS or n_bytes > AT_ONCE_BYTES:
+        return await asyncio.to_thread(oip.write_response, asked, answers, labels)
+    return oip.write_response(asked, answers, labels)
 
 
 def _json_bytes(headers: dict[bytes, bytes]) -> int | None:

@@ -40,6 +40,11 @@ class AsyncClient:
         self._courier = AsyncCourier(endpoint or find_home(None).endpoint("clients"))
         self._numbers = count(1)
 
+    @property
+    def is_closed(self) -> bool:
+        """By `close`, or because it has failed: then a new one is needed."""
+        return self._courier.is_closed
+
     async def classify(self, image: "ImageLike", **options: Unpack[PictureOptions]) -> Prediction:
         """As `Client.classify`."""
         top = options.pop("top", 3)

@@ -34,6 +34,11 @@ class AsyncCourier:
         """What the ids of all requests begin with."""
         return self._exchange.nonce
 
+    @property
+    def is_closed(self) -> bool:
+        """Also after a failure."""
+        return self._is_closed
+
     def future(self) -> "asyncio.Future[Any]":
         """For a ticket. Raises LocalProtocolError: the client is closed, or of another loop."""
         if self._is_closed:
@@ -82,12 +87,12 @@ class AsyncCourier:
         self._forget_due()
         try:
             ended = self._exchange.turn(monotonic())
+            if self._session != self._exchange.link.sessions:
+                self._watch()
+            self._set_timer()
         except BaseException as error:  # outermost: a bug here must not leave callers waiting
             self.close(f"the client failed: {error!r}")
             raise
-        if self._session != self._exchange.link.sessions:
-            self._watch()
-        self._set_timer()
         ended.resolve()
         self._look_again()
 

@@ -100,6 +100,12 @@ class Gateway(_Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    inference_token: bool = False
+    model_folders: list[Annotated[str, Field(pattern=r"^/")]] = []
+    max_connections: Annotated[int, Field(ge=8, le=65_536)] = 512
+    header_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 20.0
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = 2 * 1024**3
 
 
 class Config(_Section):

@@ -28,8 +28,11 @@ class GoodPreflight:
         pass
 
 
-if __name__ == "__main__":
+def run(home: Home) -> None:
     log_to_stderr()
-    home = Home(Path(sys.argv[1]))
     with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
         serve(home, load_config(home.root / "hotpool.toml"), GoodPreflight())
+
+
+if __name__ == "__main__":
+    run(Home(Path(sys.argv[1])))

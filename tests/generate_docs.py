@@ -18,9 +18,14 @@ from control.cli import cli
 from control.exits import Exit
 from control.ledger import Ledger
 from control.rollout import TRANSITIONS as ROLLOUT_TRANSITIONS
-from control.rollout_metrics import rollout_families
+from control.rollout_metrics import malformed_counter, rollout_families
+from control.verbs import VERBS
+from gateway.health import up_families
+from gateway.observed import HttpMetrics
+from gateway.openapi_paths import PATHS
 from hotpool.errors import BY_CODE
 from hotpool.messages import (
+    Family,
     FromAdmin,
     FromClient,
     FromControl,
@@ -93,10 +98,26 @@ def messages() -> str:
     return "\n".join(parts)
 
 
+def verbs() -> str:
+    """A question mark: may be left out."""
+    rows = []
+    for name, verb in VERBS.items():
+        fields = inspect.signature(verb.takes).parameters.values()
+        takes = (f"`{field.name}{'' if field.default is field.empty else '?'}`" for field in fields)
+        rows.append((f"`{name}`", ", ".join(takes), one_line(verb.act.__doc__)))
+    return table(("verb", "takes", "what it does, or gives"), rows)
+
+
 def metrics() -> str:
-    families = [*Metrics().families([], (0, 0)), *rollout_families(Ledger())]
-    rows = ((f"`{family.name}`", family.kind, family.help) for family in families)
-    return table(("name", "kind", "meaning"), rows)
+    return families([*Metrics().families([], (0, 0)), *rollout_families(Ledger()), malformed_counter().family()])
+
+
+def http_metrics() -> str:
+    return families([*HttpMetrics().families(), *up_families(True, True)])
+
+
+def families(found: Iterable[Family]) -> str:
+    return table(("name", "kind", "meaning"), ((f"`{one.name}`", one.kind, one.help) for one in found))
 
 
 def commands(command: click.Command, path: str = "hotpool", parent: click.Context | None = None) -> Iterator[str]:
@@ -109,13 +130,25 @@ def commands(command: click.Command, path: str = "hotpool", parent: click.Contex
                 yield from commands(sub, f"{path} {name}", context)
 
 
+def routes() -> str:
+    rows = (
+        (f"`{method.upper()} {path}`", one["summary"], "admin" if "security" in one else "")
+        for path, methods in PATHS.items()
+        for method, one in methods.items()
+    )
+    return table(("route", "what", "token"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "errors": errors,
     "messages": messages,
+    "verbs": verbs,
     "worker_states": worker_states,
     "rollout_phases": rollout_phases,
     "exit_codes": exit_codes,
     "metrics": metrics,
+    "http_metrics": http_metrics,
+    "routes": routes,
     "commands": lambda: "\n".join(commands(cli)),
 }
 

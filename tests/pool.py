@@ -43,9 +43,9 @@ class Pool:
         self._incarnations[name] = self._incarnations.get(name, 0) + 1
         self._start(name, self._module, str(self.home.root), name, str(self._incarnations[name]))
 
-    def start_control(self) -> None:
-        """The versions of the home must be in its journal by now."""
-        self._start("control", "tests.control_process", str(self.home.root))
+    def start_control(self, module: str = "tests.control_process") -> None:
+        """The versions of the home must be in its journal by now. module: what runs as the controller."""
+        self._start("control", module, str(self.home.root))
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         self.processes[name].send_signal(number)
@@ -71,6 +71,8 @@ class Pool:
             return 0
 
     def _start(self, name: str, *arguments: str) -> None:
+        if (before := self.processes.get(name)) is not None and before.stdin is not None:
+            before.stdin.close()
         log = (self.home.root / f"{name}.log").open("ab")
         with log:
             self.processes[name] = subprocess.Popen(

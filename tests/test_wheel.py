@@ -65,7 +65,10 @@ def test_the_wheel_has_one_import_name_and_every_module(wheel):
     assert {name for name in top if not name.endswith(".dist-info")} == {"hotpool"}
     assert len(top) == 2
     modules = {f"{inside}/{path.name}" for folder, inside in FOLDERS.items() for path in (ROOT / folder).glob("*.py")}
-    assert {name for name in names if name.startswith("hotpool/")} == modules | {"hotpool/py.typed"}
+    gateway = ROOT / "gateway"
+    page = {f"hotpool/gateway/{path.relative_to(gateway)}" for path in gateway.glob("static/**/*") if path.is_file()}
+    assert {name for name in names if name.startswith("hotpool/")} == modules | page | {"hotpool/py.typed"}
+    assert "hotpool/gateway/static/vendor/pico-2.1.1/LICENSE.md" in page
 
 
 def test_the_checkout_is_not_seen_from_the_environment(environment, tmp_path):

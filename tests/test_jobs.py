@@ -1,0 +1,168 @@
+"""Versions that are added by the controller: one at a time, and whole or not at all."""
+
+import os
+import sys
+from contextlib import closing
+from threading import Event
+from typing import Any
+
+import pytest
+
+from control import versions
+from control.asks import Add
+from control.jobs import KEPT, Jobs, add_version
+from control.journal import Journal
+from control.orders import read
+from control.up import create_folders
+from hotpool.config import Config
+from hotpool.errors import BadVersion, Conflict, NothingToDo
+from hotpool.home import Home
+from hotpool.manifest import read_stable
+from tests.pool import eventually
+from tests.test_versions import prepared
+
+WHO: dict[str, Any] = {"reason": "because", "operator": "ann"}
+
+
+@pytest.fixture
+def home(tmp_path):
+    made = Home(tmp_path / "home")
+    create_folders(made)
+    return made
+
+
+@pytest.fixture
+def stopping():
+    return Event()
+
+
+@pytest.fixture
+def jobs(stopping):
+    with closing(Jobs(stopping)) as made:
+        yield made
+        stopping.set()
+
+
+def ended(jobs, number):
+    eventually(lambda: jobs.view(number)["state"] != "running", f"the end of job {number}")
+    return jobs.view(number)
+
+
+def fail(error):
+    def work(stopping):
+        raise error
+
+    return work
+
+
+def leftovers(home):
+    return [path.name for folder in (home.versions, home.run) for path in folder.iterdir()]
+
+
+def test_a_job_is_running_until_its_version_is_there(jobs, home):
+    may_end, manifest = Event(), prepared(home).manifest
+
+    def work(stopping):
+        assert may_end.wait(20)
+        return manifest, True
+
+    number = jobs.begin(work)
+    view = jobs.view(number)
+    assert view == {
+        "job": number, "state": "running", "seconds": view["seconds"], "version": None, "is_stable": False, "code": "",
+        "error": "",
+    }  # fmt: skip
+    may_end.set()
+    view = ended(jobs, number)
+    assert (view["state"], view["version"]["name"], view["version"]["digest"]) == ("done", "v1", manifest.digest)
+    assert view["is_stable"]
+    assert view["seconds"] == jobs.view(number)["seconds"], "its clock has stopped"
+
+
+def test_one_job_at_a_time_and_the_next_when_it_has_ended(jobs):
+    may_end = Event()
+
+    def work(stopping):
+        assert may_end.wait(20)
+        raise BadVersion("no")
+
+    first = jobs.begin(work)
+    with pytest.raises(Conflict, match=f"job {first} is under way"):
+        jobs.begin(work)
+    may_end.set()
+    ended(jobs, first)
+    assert jobs.begin(work) == first + 1
+
+
+def test_a_job_that_fails_says_why_with_the_code_of_its_error(jobs, caplog):
+    view = ended(jobs, jobs.begin(fail(BadVersion("tensor fc.bias is missing"))))
+    assert (view["state"], view["code"], view["error"]) == ("failed", "bad_version", "tensor fc.bias is missing")
+    view = ended(jobs, jobs.begin(fail(OSError(28, "No space left on device", "/var/x"))))
+    assert (view["code"], view["error"]) == ("internal", "/var/x: No space left on device")
+    view = ended(jobs, jobs.begin(fail(ZeroDivisionError("a bug"))))
+    assert (view["code"], view["version"]) == ("internal", None)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_old_jobs_are_forgotten(jobs):
+    numbers = []
+    for _ in range(KEPT + 2):
+        numbers.append(jobs.begin(fail(BadVersion("no"))))
+        ended(jobs, numbers[-1])
+    with pytest.raises(NothingToDo, match=f"there is no job {numbers[1]}"):
+        jobs.view(numbers[1])
+    assert jobs.view(numbers[2])["state"] == "failed"
+
+
+def test_a_job_that_is_told_to_stop_ends_its_process_and_leaves_nothing(jobs, home, stopping, monkeypatch, tmp_path):
+    at_work = tmp_path / "pid"
+    hang = f"import os, signal; open({str(at_work)!r}, 'w').write(f'{{os.getpid()}}\\n'); signal.pause()"
+    monkeypatch.setattr(versions, "module_command", lambda package, options: (sys.executable, "-c", hang))
+    asked = Add(source="/x.pth", name="v1", labels=("a", "b"), **WHO)
+    number = jobs.begin(lambda stopping: add_version(home, Config(), asked, stopping))
+    eventually(lambda: at_work.exists() and at_work.read_text().endswith("\n"), "the process is at work")
+    pid = int(at_work.read_text())
+    assert len(leftovers(home)) == 2, "its folder and the labels"
+    stopping.set()
+    view = ended(jobs, number)
+    assert (view["code"], "told to stop" in view["error"]) == ("conflict", True)
+    assert leftovers(home) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with Journal(home.database) as journal:
+        assert journal.last_seq() == 0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from tests.small_versions import make_tensors, save
+
+    return save(make_tensors(), tmp_path_factory.mktemp("source") / "weights.pth")
+
+
+def small(source, **more):
+    from tests.small_versions import ARCH, CROP
+
+    return Add(source=str(source), arch=ARCH, resize=CROP + 4, crop=CROP, preprocess="exact", **more, **WHO)
+
+
+@pytest.mark.slow
+def test_a_version_is_added_with_all_that_was_asked_and_the_first_is_stable(home, source):
+    labels = ("cat", "dog", "a zebra", "ü", "0")
+    manifest, is_stable = add_version(home, Config(), small(source, name="v1", labels=labels), Event())
+    assert is_stable
+    assert (manifest.labels, manifest.preprocess, manifest.added_by) == (labels, "exact", "ann")
+    assert (manifest.preprocessing.resize, manifest.preprocessing.crop) == (36, 32)
+    assert read_stable(home, "default") == manifest.digest
+    with Journal(home.database) as journal:
+        assert read(journal).versions["default"] == {"v1": manifest.digest}
+        assert [event.operator for event in journal.events()] == ["ann", "ann"]
+    assert leftovers(home) == [manifest.digest]
+
+
+@pytest.mark.slow
+def test_labels_that_do_not_fit_are_refused_and_nothing_is_left(home, source):
+    with pytest.raises(BadVersion, match="has 2 labels, the weights have 5 classes"):
+        add_version(home, Config(), small(source, name="v1", labels=("a", "b")), Event())
+    assert leftovers(home) == []
+    assert read_stable(home, "default") is None
