@@ -178,7 +178,7 @@ class Load:
 
 
 def _after(word: str, said: str) -> str:
-    found = re.search(rf"{word}\s+(\S+)", said)
+    found = re.search(rf"^\s*{word}\s+(\S+)", said, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk did not say {word!r}:\n{said}")
     return found[1]
