@@ -46,7 +46,7 @@ allow_oversubscription = true
 steps = "shadow,25"
 step_min_s = 1.0
 step_max_s = 300.0
-bake_s = 0.5
+bake_s = 1.0
 watch_s = 0.0
 [gates]
 min_replies = 30
@@ -285,7 +285,7 @@ def test_a_rollout_is_seen_to_travel_through_the_tiles_to_its_end_and_is_undone(
         assert is_part_of([[old, old], [new, old], [new, new]], seen["tiles"])
         assert [old, new] not in seen["tiles"], "the canary goes first"
         stages = [text.removeprefix("now: ") for group in seen["stages"] for text in group]
-        assert is_part_of(["check", "shadow", "25 %", "all workers"], stages)
+        assert is_part_of(["check", "shadow", "25 %", "bake"], stages)
         assert any(0 < value < 1 for values in seen["evidence"] for value in values), "evidence is seen to fill up"
         read_history(visit, new)
         undo(visit, old)
@@ -333,6 +333,7 @@ def read_history(visit, new):
     expect(row.locator(".took")).to_have_text(re.compile(r"^\d+(\.\d+)? (s|min)"))
     with visit.page.context.expect_page() as opened:
         row.get_by_role("link", name="Report").click()
+    opened.value.wait_for_load_state()
     report = Visit(opened.value, visit.url)
     report.page.reload()  # now that all that it complains of is heard
     expect(report.page.locator("h1")).to_contain_text(new)
@@ -352,7 +353,7 @@ def undo(visit, old):
 def test_a_rollout_is_paused_resumed_promoted_and_aborted(site, visiting):
     site.until_idle()
     old = site.stable()
-    with visiting() as visit:
+    with visiting(reduced_motion="reduce") as visit:  # colours change at once
         visit.show("rollouts")
         visit.log_in(site.token, operator=f"Eve {MARKUP}")
         visit.button("Start a rollout").click()
