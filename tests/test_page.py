@@ -359,7 +359,7 @@ def undo(visit, old):
 def test_a_rollout_is_paused_resumed_promoted_and_aborted(site, visiting):
     site.until_idle()
     old = site.stable()
-    with visiting(reduced_motion="reduce") as visit:  # colours change at once
+    with visiting() as visit:
         visit.show("rollouts")
         visit.log_in(site.token, operator=f"Eve {MARKUP}")
         visit.button("Start a rollout").click()
@@ -527,14 +527,13 @@ def test_nothing_is_wider_than_a_phone_and_each_thing_can_be_reached_by_tab(site
         assert len(reached) == wanted
 
 
-def test_who_wants_no_motion_gets_none(visiting):
-    with visiting(reduced_motion="reduce") as visit:
+@pytest.mark.parametrize(("wish", "animation"), [("reduce", "none"), ("no-preference", "pulse")])
+def test_who_wants_no_motion_gets_none(visiting, wish, animation):
+    with visiting(reduced_motion=wish) as visit:
         visit.show("pool")
-        tile = "document.querySelector('.tile')"
-        assert (
-            visit.page.evaluate(f"{tile}.classList.add('moving'), getComputedStyle({tile}, '::before').animationName")
-            == "none"
-        )
+        tile = visit.page.locator(".tile").first
+        seen = "tile => (tile.classList.add('moving'), getComputedStyle(tile, '::before').animationName)"
+        assert tile.evaluate(seen) == animation
 
 
 def test_text_of_users_stays_text_everywhere(site, visiting):
