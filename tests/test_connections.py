@@ -325,7 +325,9 @@ def test_who_reads_an_answer_slowly_but_steadily_gets_all_of_it():
         caller.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         n_bytes, began = 0, time.monotonic()
         while n_bytes < 50_000_000:
-            n_bytes += len(caller.socket.recv(1_000_000, socket.MSG_WAITALL))
+            got = caller.socket.recv(1_000_000, socket.MSG_WAITALL)
+            assert got, f"cut after {n_bytes} bytes"
+            n_bytes += len(got)
             time.sleep(0.02)  # what is tested
         assert time.monotonic() - began > 3 * SOON_S
         assert site.refused["slow_reader",] == 0
