@@ -16,7 +16,7 @@ from hotpool.home import Home
 from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Preprocessing, manifest_json, version_folder
 from hotpool.digest import digest_tensors
 from tests import small_versions
-from tests.seen_resnet import batch_of, seen_resnet
+from tests.seen_network import batch_of, seen_network
 from workers import operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
@@ -36,7 +36,7 @@ SEED = 41
 @pytest.fixture(scope="module")
 def stored():
     """The tensors of an int8 ResNet-18 that was calibrated by drawn pictures."""
-    _, tensors = seen_resnet(ARCH)
+    _, tensors = seen_network(ARCH)
     return quantise(resnet_layout(*SIZE), tensors, SMALL, read_inputs(None, SMALL).calibration)
 
 
@@ -68,7 +68,7 @@ def test_an_int8_resnet18_of_1000_classes_is_smaller_than_13_mb(stored, tmp_path
 def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
     """Crop 33: odd sizes go another way through the pooling."""
     size = (arch, CLASSES, 33)
-    _, tensors = seen_resnet(arch)
+    _, tensors = seen_network(arch)
     inputs = read_inputs(None, Preprocessing(resize=36, crop=33))
     int8 = quantise(resnet_layout(*size), tensors, Preprocessing(resize=36, crop=33), inputs.calibration)
     batch = inputs.held_out[:16]
@@ -120,7 +120,7 @@ def test_where_the_int8_operators_are_missing_the_same_answers_come_more_slowly_
 
 
 def chosen(precision, least, **wish):
-    _, tensors = seen_resnet(ARCH)
+    _, tensors = seen_network(ARCH)
     return choose(tensors, ARCH, CLASSES, SMALL, Wish(precision, min_agreement=least, **wish))
 
 
@@ -130,7 +130,7 @@ def test_auto_takes_int8_where_it_agrees_often_enough_and_else_keeps_float32_and
     assert taken.agreement == kept.agreement
     assert 0.9 < taken.agreement.top1 < 1
     assert (taken.agreement.pictures, taken.agreement.source) == (400, "drawn")
-    assert specs(kept.tensors) == specs(seen_resnet(ARCH)[1])
+    assert specs(kept.tensors) == specs(seen_network(ARCH)[1])
 
 
 def test_int8_that_agrees_too_rarely_is_refused_with_the_figure():
@@ -158,7 +158,7 @@ def test_files_of_other_kinds_beside_the_pictures_take_no_ones_place(tmp_path):
 
 
 def test_a_network_whose_outputs_are_not_finite_does_not_become_one_in_int8_that_hides_it(tmp_path):
-    tensors = {name: tensor.clone() for name, tensor in seen_resnet(ARCH)[1].items()}
+    tensors = {name: tensor.clone() for name, tensor in seen_network(ARCH)[1].items()}
     tensors["bn1.running_var"][0] = -1
     safetensors.torch.save_file(tensors, tmp_path / "v1.safetensors")
     with pytest.raises(BadVersion, match=r"tensor conv1.weight with its batch norm has \d+ of \d+ values that are NaN"):
@@ -186,7 +186,7 @@ def test_int8_is_refused_for_what_is_no_resnet_and_auto_keeps_float32():
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
     source = folder / "v1.safetensors"
-    safetensors.torch.save_file({name: tensor.clone() for name, tensor in seen_resnet(ARCH)[1].items()}, source)
+    safetensors.torch.save_file({name: tensor.clone() for name, tensor in seen_network(ARCH)[1].items()}, source)
     home = Home(folder / "home")
     manifest = small_versions.add_version(home, source, arch=ARCH, wish=Wish("int8", min_agreement=0.9))
     return home, manifest

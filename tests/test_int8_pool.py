@@ -13,7 +13,7 @@ from hotpool.manifest import WEIGHTS, version_folder
 
 from .command_line import TWO_WORKERS, CommandLine
 from .pool import eventually, short_home
-from .seen_resnet import seen_resnet
+from .seen_network import seen_network
 
 pytestmark = pytest.mark.slow
 SIZE = ("--resize", "36", "--crop", "32")
@@ -24,7 +24,7 @@ SEED, N_PICTURES = 51, 40
 def files(tmp_path_factory):
     """weights.pth, a folder `pictures`, and a folder `few` with too few of them."""
     folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(SEED)
-    torch.save(seen_resnet("resnet18", 5, 32)[1], folder / "weights.pth")
+    torch.save(seen_network("resnet18", 5, 32)[1], folder / "weights.pth")
     for name, n in (("pictures", N_PICTURES), ("few", 3)):
         (folder / name).mkdir()
         for i in range(n):

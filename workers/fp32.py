@@ -4,12 +4,15 @@ A fused operator does convolution, bias, residual and rectifier in one pass over
 oneDNN's own order once at load.
 """
 
+import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
+
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.densenet import _DenseLayer
 
 from .resnet import Block, Conv, ConvOperator, Layout, RunningBlock, Tensors, fold
 
@@ -84,11 +87,11 @@ class Fp32ResNet:
 
 
 class FoldedModule:
-    """Any classifier: batch norms folded where one directly follows its convolution, convolutions in channels_last."""
+    """Any classifier: batch norms folded where one directly follows a convolution, convolutions in channels_last."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         """Changes the model."""
-        _fold_sequences(model)
+        _fold(model)
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,10 +103,18 @@ class FoldedModule:
         return logits
 
 
-def _fold_sequences(model: torch.nn.Module) -> None:
-    # Only in a Sequential does the order of the parts say what flows where; a norm elsewhere stays as it is.
-    for sequence in [module for module in model.modules() if isinstance(module, torch.nn.Sequential)]:
-        for (at, conv), (behind, norm) in pairwise(sequence.named_children()):
+def _fold(model: torch.nn.Module) -> None:
+    for module in list(model.modules()):
+        for at, behind in _neighbours(module):
+            conv, norm = getattr(module, at), getattr(module, behind)
             if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
-                setattr(sequence, at, fuse_conv_bn_eval(conv, norm))
-                setattr(sequence, behind, torch.nn.Sequential())  # without parts it passes on what it gets
+                setattr(module, at, fuse_conv_bn_eval(conv, norm))
+                setattr(module, behind, torch.nn.Sequential())  # without parts it passes on what it gets
+
+
+def _neighbours(module: torch.nn.Module) -> list[tuple[str, str]]:
+    """Names of parts of which the second gets just what the first gives. Outside of a Sequential the order of the parts
+    does not say what flows where, but in these of torchvision's own it is known."""
+    if isinstance(module, torch.nn.Sequential):
+        return list(pairwise(name for name, _ in module.named_children()))
+    return [("conv1", "norm2")] if isinstance(module, _DenseLayer) else []
