@@ -22,7 +22,7 @@ import msgspec
 from .figures import Findings
 from .machine import ROOT, describe_commit, describe_machine
 from .record import RESULTS, read_entries, write_entries
-from .report import Entry, bar_rows, write_results
+from .report import BY_HAND, Entry, bar_rows, write_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ BENCHMARKS = {
     "broker": Benchmark("bench.broker", "what the broker costs: a model that does nothing, beside a bare echo"),
     "scale": Benchmark("bench.scale", "whether a request costs the broker more when there is more of everything"),
     "serving": Benchmark("bench.serving", "a pool of two workers beside two bare processes, the same work"),
-    "http": Benchmark("bench.http", "HTTP beside bare processes, the client library and other servers"),
+    "http": Benchmark("bench.http", "what HTTP costs, beside bare processes and the client library"),
+    "servers": Benchmark("bench.servers", "other servers beside hotpool on the same work"),
     "memory": Benchmark("bench.memory", "what memory each worker has for itself"),
     "priority": Benchmark(
         "bench.priority", "how long the broker takes to answer while more workers compute than there are cores"
@@ -54,7 +55,6 @@ BENCHMARKS = {
     "faults": Benchmark("bench.faults", "what kills of workers and of the broker cost the callers, under load"),
 }
 LIMIT_S = 240.0  # of one benchmark: the longest takes half of that, all of them ten minutes
-BY_HAND = ("soak",)  # takes half an hour and has a command of its own, bench/soak.py; its results stay
 
 
 def main() -> int:

@@ -2,13 +2,14 @@
 
     python -m bench.alone HOME DIGEST CORE PICTURE
 
-For each line of standard input, a number of seconds, classifies the picture for so long, one after another, and prints how
-many milliseconds each took as one line of JSON.
+For each line of standard input, a number of seconds and a batch size, classifies the picture for so long, so many at once, and
+prints how many milliseconds each batch took as one line of JSON.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -20,6 +21,8 @@ from hotpool.home import Home
 from workers.pictures import decode
 from workers.torch_version import limit_threads, load_torch_version
 
+MAX_BATCH = Config().pool.max_batch
+
 
 class Alone:
     """A version, loaded and verified as in a worker."""
@@ -28,14 +31,15 @@ class Alone:
         self._version = load_torch_version(home, digest, on_state=lambda state: None)
         self._limits = Config().pictures
         side = self._version.side
-        self._rows = np.empty((1, side, side, 3), np.float32)
+        self._rows = np.empty((MAX_BATCH, side, side, 3), np.float32)
 
-    def logits(self, data: bytes) -> NDArray[np.float32]:
-        """(classes,) for the bytes of a picture file."""
-        picture = decode(data, self._limits.max_bytes, self._limits.max_pixels, self._version.least_side)
-        self._version.picture(picture, self._rows[0])
-        row: NDArray[np.float32] = self._version.logits(self._rows.transpose(0, 3, 1, 2))[0]
-        return row
+    def logits(self, pictures: Sequence[bytes]) -> NDArray[np.float32]:
+        """(n, classes) for the bytes of n picture files, at most MAX_BATCH."""
+        rows = self._rows[: len(pictures)]
+        for row, data in zip(rows, pictures, strict=True):
+            picture = decode(data, self._limits.max_bytes, self._limits.max_pixels, self._version.least_side)
+            self._version.picture(picture, row)
+        return self._version.logits(rows.transpose(0, 3, 1, 2))
 
 
 def main() -> None:
@@ -44,10 +48,12 @@ def main() -> None:
     limit_threads(1)
     alone, data = Alone(Home(Path(home)), digest), Path(picture).read_bytes()
     for line in sys.stdin:
-        end, times = perf_counter() + float(line), []
+        seconds, batch = line.split()
+        pictures, times = [data] * int(batch), []
         begin = perf_counter()
+        end = begin + float(seconds)
         while begin < end:
-            alone.logits(data).argmax()
+            alone.logits(pictures).argmax(axis=1)
             now = perf_counter()
             times.append((now - begin) * 1e3)
             begin = now

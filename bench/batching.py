@@ -18,7 +18,7 @@ from hotpool.home import Home
 from workers.pictures import decode
 from workers.torch_version import TorchVersion, limit_threads, load_torch_version
 
-from .figures import Figure, Findings, ratios
+from .figures import Bar, Figure, Findings, ratios
 from .machine import pin_to_one_core
 from .measure import in_turn
 from .pool import add_resnet18, make_jpeg
@@ -74,5 +74,8 @@ def describe(precision: str, times: list[tuple[float, ...]]) -> tuple[list[Figur
             Figure(row, "a batch takes", tuple(ms * n / PICTURES_A_ROUND for ms in took), "ms"),
         ]
         rates[n] = rate.median
-    chosen = next(n for n in SIZES if rates[n] >= ENOUGH * max(rates.values()))
-    return figures, f"{precision}: by that rule {chosen}; the default is {Config().pool.max_batch}"
+    best, default = max(rates.values()), Config().pool.max_batch
+    chosen = next(n for n in SIZES if rates[n] >= ENOUGH * best)
+    bar = Bar(f"rate at the default of max_batch / the best, {precision}", "≥", ENOUGH)
+    figures.append(Figure(f"{precision}, batch {default}", "/ best", (rates[default] / best,), bar=bar))
+    return figures, f"{precision}: by that rule {chosen}; the default is {default}"

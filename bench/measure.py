@@ -1,9 +1,10 @@
 """Shell: what the benchmarks share: processes that end with the block, closed-loop load, sides that take turns."""
 
+import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import perf_counter
@@ -13,9 +14,10 @@ Submit = Callable[[], "Future[Any]"]
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """`python -m ARGUMENTS`, ended with the block."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], stdin=subprocess.PIPE)
+def running(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """`python -m ARGUMENTS`, ended with the block. environment: besides our own."""
+    command, variables = [sys.executable, "-m", *arguments], {**os.environ, **(environment or {})}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=variables)
     try:
         yield process
     finally:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from .figures import NOT_MEASURED, Bar, Figure, Findings, write_spread
 
+BY_HAND = ("soak",)  # takes half an hour and has a command of its own, bench/soak.py; its results stay
+ALL = Bar("`make bench`, all of it", "≤", 600)  # s
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -29,7 +32,7 @@ def write_results(entries: Mapping[str, Entry]) -> str:
         "Written by `make bench`; how the sides are measured is in docs/performance.md. Median and range of",
     ]
     lines += ["the rounds; a ratio is taken within each round. Bars hold for the median.", ""]
-    lines += ["## Bars", "", *write_table(("what", "bar", "seen", "met"), bar_rows(entries)), ""]
+    lines += ["## Bars", "", *write_table(("what", "bar", "seen", "met"), [*bar_rows(entries), total_row(entries)]), ""]
     lines += ["## Machine", "", *write_table(("", ""), machine.items()), ""]
     for name, entry in entries.items():
         lines += [*_write_entry(name, entry, machine), ""]
@@ -48,6 +51,12 @@ def bar_rows(entries: Mapping[str, Entry]) -> list[tuple[str, str, str, str]]:
                 groups.setdefault(figure.bar.what, []).append((figure, figure.bar))
         rows += [(what, *_judge(group)) for what, group in groups.items()]
     return rows
+
+
+def total_row(entries: Mapping[str, Entry]) -> tuple[str, str, str, str]:
+    """What all took together that were not run by hand."""
+    took_s = sum(entry.took_s for name, entry in entries.items() if name not in BY_HAND)
+    return (ALL.what, *_judge([(Figure("all", "took", (took_s,), "s", ALL), ALL)]))
 
 
 def write_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Shell: LitServe with a model that does nothing and two workers; it takes a form's field `file`.
+"""Shell: LitServe with two workers that take a form's field `file`; `rival_work.py` says what they compute.
 
 python -m bench.rival_litserve PORT
 """
@@ -7,23 +7,25 @@ import sys
 
 import litserve
 
+from .rival_work import make_work
 
-class Nothing(litserve.LitAPI):
+
+class Classifier(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        pass
+        self._work = make_work()
 
     def decode_request(self, request):  # without a type: LitServe would take any for that of a parameter in the query
         return request["file"].file.read()
 
     def predict(self, x: bytes) -> int:
-        return 0
+        return self._work([x])[0]
 
     def encode_response(self, output: int) -> dict[str, int]:
         return {"class": output}
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Nothing(), accelerator="cpu", workers_per_device=2, timeout=60)
+    server = litserve.LitServer(Classifier(), accelerator="cpu", workers_per_device=2, timeout=60)
     server.run(
         port=int(sys.argv[1]), host="127.0.0.1", generate_client_file=False, num_api_servers=1, log_level="error",
         pretty_logs=False,

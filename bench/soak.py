@@ -30,6 +30,7 @@ from hotpool.states import Phase, Strategy
 from .alone import Alone
 from .callers import Callers, History
 from .figures import Bar, Figure, Findings, write_spread
+from .load import free_port
 from .machine import describe_commit, describe_machine
 from .pool import add_resnet18, make_jpeg, roll_out, running_pool, worker_pids
 from .record import RESULTS, read_entries, write_entries
@@ -63,21 +64,26 @@ class Soak:
     samples: list[Sample] = field(default_factory=list)
 
     def growth(self, measure: str) -> dict[str, tuple[float, float]]:
-        """By process: bytes after the warm-up, and by what part of them it has grown since."""
+        """Of processes that lived to the end: bytes after the warm-up, and by what part of them each has grown since."""
         begin = min(WARM_UP_MINUTES * 60, self.seconds / 4)
         tenth = self.seconds / 10
         grown = {}
-        for name in dict.fromkeys(sample.name for sample in self.samples):
-            early = self._median(name, measure, begin, begin + tenth)
-            grown[name] = early, self._median(name, measure, self.seconds - tenth, self.seconds) / early - 1
+        for name, pid in self.processes():
+            early = self._values(pid, measure, begin, begin + tenth)
+            late = self._values(pid, measure, self.seconds - tenth, self.seconds)
+            if early and late:
+                grown[name] = statistics.median(early), statistics.median(late) / statistics.median(early) - 1
         return grown
 
-    def restarts(self) -> int:
-        return len({(sample.name, sample.pid) for sample in self.samples}) - len({x.name for x in self.samples})
+    def processes(self) -> list[tuple[str, int]]:
+        """Name and process id, in the order in which they were seen first."""
+        return list(dict.fromkeys((sample.name, sample.pid) for sample in self.samples))
 
-    def _median(self, name: str, measure: str, since_s: float, until_s: float) -> float:
-        values = [getattr(x, measure) for x in self.samples if x.name == name and since_s <= x.at_s <= until_s]
-        return float(statistics.median(values))
+    def restarts(self) -> int:
+        return len(self.processes()) - len({name for name, _ in self.processes()})
+
+    def _values(self, pid: int, measure: str, since_s: float, until_s: float) -> list[int]:
+        return [getattr(x, measure) for x in self.samples if x.pid == pid and since_s <= x.at_s <= until_s]
 
 
 class Sampler(threading.Thread):
@@ -103,7 +109,7 @@ class Sampler(threading.Thread):
 
 
 def soak_pool(minutes: float, n_callers: int) -> Soak:
-    """Broker, two workers and controller."""
+    """All services, under callers of the client library."""
     soak = Soak(minutes * 60)
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
@@ -112,7 +118,8 @@ def soak_pool(minutes: float, n_callers: int) -> Soak:
         pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
         versions = {manifest.name: manifest.digest for manifest in list_versions(home, MODEL)}
         right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}
-        with running_pool(home, f'model = "{MODEL}"', N_WORKERS, ("broker", "workers", "control")) as services:
+        settings = f'model = "{MODEL}"\n[gateway]\nport = {free_port()}'
+        with running_pool(home, settings, N_WORKERS, ("broker", "workers", "control", "gateway")) as services:
             sampler = Sampler(home, services, soak.samples)
             sampler.start()
             soak.history = _roll_under_load(home, pictures, right, n_callers, soak)
@@ -146,7 +153,7 @@ def _right_answers(home: Home, digest: str, pictures: list[bytes]) -> list[set[i
     version = Alone(home, digest)
     found = []
     for picture in pictures:
-        logits = version.logits(picture)
+        logits = version.logits([picture])[0]
         found.append(set(np.flatnonzero(logits >= logits.max() - CLOSE * np.abs(logits).max()).tolist()))
     return found
 
@@ -163,6 +170,8 @@ def findings(soak: Soak, n_callers: int) -> Findings:
             bar=Bar("rollouts back to back: requests lost, failed or wrong", "≤", 0),
         ),
     ]
+    restarts = Bar("rollouts back to back: processes that ended and were started again", "≤", 0)
+    figures.append(Figure("all", "restarts", (soak.restarts(),), bar=restarts))
     for measure in ("rss", "uss"):
         growth, what = soak.growth(measure), f"growth of any process's {measure.upper()} after the warm-up"
         bar = Bar(what, "≤", MOST_GROWTH)
@@ -173,7 +182,6 @@ def findings(soak: Soak, n_callers: int) -> Findings:
     notes = (
         f"{soak.seconds / 60:g} minutes, {n_callers} callers, {N_WORKERS} workers, ResNet-18 in int8 at 224",
         f"rollouts, drain and beside: {rollouts}; answers by version: {dict(got.by_version)}",
-        f"processes started again: {soak.restarts()}",
         "all: the largest of any process; growth is since the median after the warm-up, given in MB",
         *map(repr, got.errors[:3]),
         *got.wrong[:3],
