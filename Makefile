@@ -15,13 +15,17 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
 
-## test: all tests
+# Several files at once; what its files share is made once for each.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile
+
+## test: all tests: those that bear company first, then the others one by one
 test: $(INSTALLED) browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 ## test-fast: all but those that start processes or run many seeds
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 ## load-generator: wrk, for the benchmark of HTTP
 load-generator:

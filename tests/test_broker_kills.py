@@ -25,7 +25,7 @@ from tests.pool import eventually, running_pool
 from tests.test_canary_under_load import CANARY, Stage, in_share
 from tests.test_rollouts_under_load import SETTINGS, add_versions, ask_within, assert_nobody_noticed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 N_KILLS = 8
 TARGET = 11  # computes what v1 does

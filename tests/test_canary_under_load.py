@@ -22,7 +22,7 @@ from tests.odd_workers import COLLAPSED, DISAGREES, ERRS, ERRS_OFTEN, SLOWER, SP
 from tests.pool import eventually
 from tests.stage import CANARY, GATES, N_VERSIONS, Stage, assert_nobody_noticed, load, staged
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 ODD = (ERRS, ERRS_OFTEN, DISAGREES, SLOWER, SPIKES, COLLAPSED)
 SAME_WEIGHTS = [number for number in range(11, N_VERSIONS, 10) if number not in ODD] + [1, 11, 21, 1, 11]

@@ -57,7 +57,8 @@ def home(tmp_path):
 @pytest.fixture
 def run(home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HOTPOOL_CONFIG", raising=False)
+    for variable in ("HOTPOOL_CONFIG", "COLUMNS"):  # pytest's own processes beside set the second
+        monkeypatch.delenv(variable, raising=False)
 
     def invoke(*arguments):
         return CliRunner().invoke(cli, ["--home", str(home.root), *arguments])

@@ -19,7 +19,7 @@ from tests.odd_workers import DISAGREES, SLOWER
 from tests.pool import ROOT, eventually
 from tests.stage import CANARY, PATIENCE_S, SETTINGS, Stage, Trace, assert_nobody_noticed, load, staged
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 BAKED = replace(SETTINGS, bake_s=0.1)
 
 

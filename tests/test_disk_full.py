@@ -17,7 +17,7 @@ from tests.odd_workers import DISAGREES
 from tests.pool import eventually, running_pool
 from tests.stage import CANARY, PATIENCE_S, SETTINGS, Stage, Trace, add_versions, assert_nobody_noticed, load, staged
 
-pytestmark = [pytest.mark.slow, needs_limits]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, needs_limits]
 FRAME_BYTES = 4096 + 24  # of SQLite's log of changes; an event takes one to four
 SAID = "holding reason=the journal"
 

@@ -19,7 +19,7 @@ from tests.pool import Pool, eventually, running_pool
 from tests.test_inference_http import IMAGE, batch, picture
 from tests.test_rollouts_under_load import BESIDE, SETTINGS, add_versions, controlled, roll_out
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 N_CALLERS, N_REQUESTS = 8, 3_000
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.gateway_process import Gateway, running_site
 from tests.pool import PATIENCE_S, eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 CONFIG = "[gateway]\nport = 0\nmax_connections = 400\nheader_timeout_s = 2.0\nbody_timeout_s = 2.0\n"
 GIGABYTE = 10**9
 MAX_GROWTH_BYTES = (

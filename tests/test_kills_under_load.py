@@ -5,7 +5,7 @@ import pytest
 
 from bench.faults import play
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 def test_kills_of_workers_and_broker_cost_the_callers_nothing_but_time():

@@ -14,7 +14,7 @@ from hotpool.messages import Report
 from tests.pool import Pool, eventually, running_pool
 from tests.test_wire import HOSTILE, REQUEST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SOCKETS = ("clients", "workers", "admin")
 SEED = 7

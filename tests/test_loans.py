@@ -16,7 +16,7 @@ from hotpool.inputs import picture_work
 from tests.pool import eventually, running_pool
 from tests.test_client import picture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ from .command_line import SMALL_NETWORK, CommandLine
 from .pool import eventually, short_home
 from .small_versions import CLASSES, make_tensors, save
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 CHECKED_S = 90.0  # a version is checked by a process that gives way to all others
 VIEWS = ("classify", "pool", "rollouts", "versions")

@@ -21,6 +21,7 @@ def priorities(pid: int) -> set[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_thread_of_a_worker_comes_after_the_broker_and_its_own_supervisor():
     with short_home() as home:
         pool = Pool(home)

@@ -185,6 +185,7 @@ def of_kind(journal: Journal, kind: EventKind) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_round_asks_each_worker_itself_and_finds_the_one_that_is_wrong() -> None:
     with probed_pool(3) as made, closing(Prober(made.home, 60.0)) as prober:
         assert prober.is_due(monotonic())
@@ -197,6 +198,7 @@ def test_a_round_asks_each_worker_itself_and_finds_the_one_that_is_wrong() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_wrong_worker_is_taken_out_and_replaced_and_no_caller_sees_an_error() -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     with (
@@ -224,6 +226,7 @@ def test_a_wrong_worker_is_taken_out_and_replaced_and_no_caller_sees_an_error() 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_when_all_are_wrong_they_stay_and_status_says_so_until_they_are_right() -> None:
     with probed_pool(2) as made, controlled(made.home, made.digest, interval_s=0.2) as journal:
         hotpool = CommandLine(made.home, made.pool.config)

@@ -35,7 +35,7 @@ from tests.stage import (
     start,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 N_WORKERS, N_ROLLOUTS, N_REQUESTS = 3, 100, 20_000
 BESIDE = replace(SETTINGS, strategy=Strategy.BESIDE)
