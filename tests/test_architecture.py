@@ -31,6 +31,8 @@ CALLS_OUT = {
 # Socket options that promise what they don't keep: ZeroMQ's own heartbeats don't tell the application, and an identity that a
 # peer chooses lets it take over another's place.
 FORBIDDEN_OPTIONS = {"HEARTBEAT_IVL", "HEARTBEAT_TIMEOUT", "HEARTBEAT_TTL", "ROUTER_HANDOVER", "IDENTITY", "ROUTING_ID"}
+# On their way out of torch, and nothing that serves needs them.
+LEAVING = ("torch.ao", "torch.jit", "torch.quantization")
 PICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "multiprocessing"}
 
 
@@ -147,8 +149,12 @@ def forbidden(module: Module) -> list[str]:
         is_error_alone = (one.module, one.names) == ("pickle", ("UnpicklingError",))
         if one.module.partition(".")[0] in PICKLERS and not is_error_alone:
             broken.append(f"{module.name}:{one.line} imports {one.module}")
+        if any(f"{one.module}.{name}".startswith(LEAVING) for name in ("", *one.names)):
+            broken.append(f"{module.name}:{one.line} imports what leaves torch")
     for node in ast.walk(module.tree):
         match node:
+            case ast.Attribute() if ast.unparse(node) in LEAVING:
+                broken.append(f"{module.name}:{node.lineno} uses what leaves torch")
             case ast.Attribute(attr=name) | ast.Name(id=name) | ast.alias(name=name):
                 if name.upper() in FORBIDDEN_OPTIONS or name in ("send_pyobj", "recv_pyobj"):
                     broken.append(f"{module.name}:{node.lineno} uses {name}")
@@ -257,6 +263,9 @@ def test_a_pure_line_is_none_of_these(source):
         "np.load(path, allow_pickle=True)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
+        "import torch.ao.quantization",
+        "from torch import jit",
+        "torch.jit.load(path)",
     ],
 )
 def test_a_forbidden_line_is_found(source):
