@@ -1,6 +1,8 @@
 """Pure: what to do while no rollout is under way: take back what was committed and is bad, bring idle workers back."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from hotpool.messages import WorkerReport
 from hotpool.states import WorkerState, is_spare
@@ -22,19 +24,19 @@ def take_back(ledger: Ledger, model: str, view: View, now: float) -> Action | No
     watched = ledger.watched(model)
     if watched is None or not canary.is_watched(watched, now):
         return None
-    reason = canary.watch_failure(watched, view.counts)
-    return undo_of(ledger, model, view, reason) if reason else None
+    judged = canary.watch_failure(watched, view.counts, now)
+    return undo_of(ledger, model, view, judged["reason"], judged) if judged else None
 
 
-def undo_of(ledger: Ledger, model: str, view: View, reason: str) -> Action | None:
-    """Back to the stable version before. None: there is none any more."""
+def undo_of(ledger: Ledger, model: str, view: View, reason: str, judged: Mapping[str, Any] = {}) -> Action | None:
+    """Back to the stable version before. None: there is none any more. judged: what the reason follows from, for the audit."""
     last, previous = ledger.watched(model), ledger.previous_stable(model)
     if last is None or previous is None or previous not in ledger.versions.get(model, {}).values():
         return None
     settings = replace(last.settings, steps=(), eval_folder="", eval_pictures=0)
     workers = [worker for worker in sorted(view.workers) if not is_spare(worker)]
     body = new_rollout(ledger, model, Kind.UNDO, previous, workers, settings, reason)
-    return Record(K.ROLLOUT_CREATED, body, len(ledger.rollouts) + 1)
+    return Record(K.ROLLOUT_CREATED, {**judged, **body}, len(ledger.rollouts) + 1)
 
 
 def repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:

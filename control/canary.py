@@ -5,6 +5,7 @@ A rollout without steps has none of it: its workers answer whatever comes, as th
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from hotpool.evidence import Counts
 from hotpool.messages import Policy, WorkerReport
@@ -131,15 +132,13 @@ def is_recent(rollout: Rollout, now: float) -> bool:
     return is_new and now - rollout.analysis.since < rollout.settings.watch_s
 
 
-def watch_failure(rollout: Rollout, counts: Counts | None) -> str | None:
-    """Why a version that was committed must go back."""
-    found = verdicts(rollout, counts)
-    failed = next((one for one in found if one.enforced and one.result is GateResult.FAIL), None)
-    return (
-        f"within {rollout.settings.watch_s:g} s after the commit gate {failed.gate}: {failed.reason}"
-        if failed
-        else None
-    )
+def watch_failure(rollout: Rollout, counts: Counts | None, now: float) -> dict[str, Any] | None:
+    """Why a version that was committed must go back, with what it follows from."""
+    judged = catch_failure(rollout, counts, now)
+    if judged is None:
+        return None
+    reason = f"within {rollout.settings.watch_s:g} s after the commit {judged.body['reason']}"
+    return {**judged.body, "reason": reason}
 
 
 def catch_failure(rollout: Rollout, counts: Counts | None, now: float) -> Record | None:

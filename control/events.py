@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     ALARM_RAISED = "alarm_raised"
     ALARM_ENDED = "alarm_ended"
 
+    # The undo of a version that failed while it was watched also holds what `judged` holds.
     ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings
     PREFLIGHT_STARTED = "preflight_started"
     EVALUATED = "evaluated"  # pictures: of the labelled ones, so far

@@ -12,6 +12,7 @@ from control.actions import Action, Record, SetTable
 from control.between import take_back
 from control.decide import decide
 from control.events import Event, EventKind
+from control.gates import ARMED
 from control.ledger import Ledger
 from control.plan import DEFAULT, parse_count, parse_steps, resolve_steps, share_of
 from control.recheck import recheck
@@ -664,6 +665,8 @@ def test_a_version_that_errs_soon_after_the_commit_is_taken_back(world: World) -
     assert (undo.kind, undo.target_name, undo.operator) == (Kind.UNDO, "v1", "controller")
     assert undo.reason.startswith("within 6 s after the commit gate errors:")
     assert undo.settings.steps == ()
+    (created,) = (e for e in world.journal.events() if (e.kind, e.rollout) == (K.ROLLOUT_CREATED, undo.number))
+    assert recheck([created]) == len(ARMED["watch"])
 
 
 def test_it_is_watched_on_after_another_version_was_rejected(world: World) -> None:
@@ -790,3 +793,20 @@ def test_a_changed_count_verdict_or_result_is_noticed() -> None:
     ):
         with pytest.raises(JournalCorrupt, match="event 2"):
             recheck(verdict_events(change))
+
+
+def test_why_a_version_was_taken_back_can_be_audited() -> None:
+    ledger, seen = committed()
+    body = body_of(take_back(ledger, MODEL, seen, NOW))
+    before = verdict_events()
+
+    def with_undo(**changes: Any) -> list[Event]:
+        return [*before, Event(3, "", 4, K.ROLLOUT_CREATED, MODEL, 2, "controller", {**body, **changes})]
+
+    assert recheck(with_undo()) == recheck(before) + len(ARMED["watch"])
+    counts, target = body["counts"], body["counts"]["target"]
+    for changed in ({**target, "errors": target["errors"] - 1}, {**target, "answered": target["answered"] + 1}):
+        with pytest.raises(JournalCorrupt, match=r"event 3 \(rollout_created\)"):
+            recheck(with_undo(counts={**counts, "target": changed}))
+    with pytest.raises(JournalCorrupt, match="event 3"):
+        recheck(with_undo(result=PASS))
