@@ -72,6 +72,7 @@ def choose(configured: Mapping[str, Any], gates: GateSettings, chosen: Mapping[s
     """
     values = {**configured, **{name: value for name, value in chosen.items() if value is not None}}
     values["max_unavailable"] = parse_count(str(values["max_unavailable"]), n_workers, "max_unavailable")
-    uses_spares = values["strategy"] == Strategy.SURGE
-    values["max_surge"] = parse_count(str(values["max_surge"]), n_workers, "max_surge") if uses_spares else 1
+    uses_spares, is_chosen = values["strategy"] == Strategy.SURGE, chosen.get("max_surge") is not None
+    n_spares = parse_count(str(values["max_surge"]), n_workers, "max_surge") if uses_spares or is_chosen else 1
+    values["max_surge"] = n_spares if uses_spares else 1
     return Settings(**values, gates=gates)

@@ -164,6 +164,7 @@ def test_settings_that_can_not_be_are_refused_with_the_reason(control):
         ({"steps": "60"}, "1 of 3 workers carry 33.3 percent at most"),
         ({"canary_workers": 3, "steps": "5"}, "would leave none on the stable version"),
         ({"strategy": "surge", "max_surge": 4, "steps": "none"}, "allowed are 1 to 3"),
+        ({"max_surge": "0%"}, "max_surge = 0% comes to no worker of 3"),
     ):
         with pytest.raises(BadRollout, match=said):
             control.call("start", version="v2", **chosen, **WHO)

@@ -12,11 +12,13 @@ from control import orders
 from control.actions import SetSpares, Undrain
 from control.events import EventKind
 from control.health import service_health
+from control.intake import settings_for
 from control.journal import Journal
 from control.plan import parse_count
 from control.rollout import Rollout
 from hotpool import messages as m
 from hotpool.admin import Admin
+from hotpool.config import Config
 from hotpool.errors import BadRollout
 from hotpool.states import Phase, Strategy, WorkerState, is_spare
 from tests.fake_pool import MODEL, World, fast_folder, settings
@@ -230,6 +232,21 @@ def test_a_share_that_comes_to_no_spare_is_refused() -> None:
     assert parse_count("50%", 4, "max_surge") == 2
     with pytest.raises(BadRollout, match="max_surge = 10% comes to no worker of 4"):
         parse_count("10%", 4, "max_surge")
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("nothing", ["0", "0%", "10%"])
+def test_no_spare_at_all_is_refused_whenever_it_is_asked_for(strategy: Strategy, nothing: str) -> None:
+    with pytest.raises(BadRollout, match=f"max_surge = {nothing} comes to no worker of 4"):
+        settings_for(Config(), {"strategy": strategy, "max_surge": nothing}, 4)
+
+
+def test_what_is_configured_for_surge_is_no_matter_for_another_strategy() -> None:
+    config = Config.model_validate({"rollout": {"max_surge": "10%"}})
+    assert settings_for(config, {"strategy": "drain"}, 4).max_surge == 1
+    assert settings_for(Config(), {"strategy": "drain", "max_surge": 3}, 4).max_surge == 1, (
+        "there are no spares to wait for"
+    )
 
 
 # ---- the broker's part
