@@ -100,7 +100,8 @@ class Undo(Signed, frozen=True):
 
 
 class Start(Signed, frozen=True):
-    """What is left out is as configured. dry_run: everything is checked, nothing is ordered."""
+    """What is left out is as configured. force: although the stable version is not healthy. dry_run: everything is checked,
+    nothing is ordered."""
 
     version: Text
     strategy: Strategy | None = None
@@ -111,6 +112,7 @@ class Start(Signed, frozen=True):
     bake_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     on_inconclusive: OnInconclusive | None = None
     eval_folder: Text | None = None
+    force: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:

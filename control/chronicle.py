@@ -180,7 +180,9 @@ def _enter(told: Chronicle, kind: EventKind, body: Mapping[str, Any], at: float)
     phase = TRANSITIONS[told.phase].get(kind, told.phase)
     if phase is told.phase and kind is not K.ANALYSIS_STARTED:
         return
-    told.phase, told.phases[-1].end = phase, at
+    if not told.is_over:
+        told.phases[-1].end = at
+    told.phase = phase
     if phase is P.ROLLING_BACK:
         for step in told.steps:
             if step.outcome is Outcome.OPEN:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
-from hotpool.states import Strategy
+from hotpool.states import Phase, Strategy
 
 from . import intake, orders
 from .cli_follow import created, ordered, pool_under_control
@@ -15,12 +15,15 @@ from .facts import rollout_view
 from .gates import accuracy
 from .plan import share_of
 from .progress import title
-from .rollout import Rollout
+from .rollout import Kind, Rollout
 from .settings import OnInconclusive
 from .terminal import FOLDER, Terminal, end, output_option, pass_terminal, reason_option
 from .verdicts import GateResult, Labelled
 
 Command = Callable[..., None]
+
+# What others who wait for a rollout see as its failure is what was ordered by who sends it back.
+_SENT_BACK = (Exit.ROLLED_BACK, Exit.REJECTED)
 
 model_argument = click.argument("model", required=False)
 detach_option = click.option("--detach", is_flag=True, help="Return as soon as the order is written down.")
@@ -64,6 +67,10 @@ eval_option = click.option(
     help="Pictures in a folder for each class, named by its label or index: the version must not be right less often than "
     "stable, and is then not held to agree with it.",
 )  # fmt: skip
+force_option = click.option(
+    "--force", is_flag=True,
+    help="Although the stable version is not healthy: an alarm holds, or no worker is ready with it.",
+)  # fmt: skip
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything and show what would be ordered.")
 
 
@@ -96,6 +103,7 @@ def rollout() -> None:
 @eval_option
 @on_inconclusive_option
 @bake_option
+@force_option
 @dry_run_option
 @reason_option
 @detach_option
@@ -110,6 +118,7 @@ def start(
     canary: str | None,
     no_analysis: bool,
     eval_folder: Path | None,
+    force: bool,
     dry_run: bool,
     reason: str,
     detach: bool,
@@ -136,7 +145,7 @@ def start(
     with terminal.journal() as journal:
         made = intake.start(
             journal, terminal.config, model=model, version=version, workers=workers, chosen=chosen,
-            operator=terminal.operator, reason=reason, dry_run=dry_run,
+            operator=terminal.operator, reason=reason, force=force, dry_run=dry_run,
         )  # fmt: skip
     if made is None:
         terminal.show(output, {"result": "unchanged"}, f"unchanged: {version} is the stable version of {model} already")
@@ -172,6 +181,7 @@ def undo(
     """Roll the pool back to the stable version before this one, as a new rollout. Twice goes back two.
 
     It goes the way the stable version came: without --strategy by the strategy of that rollout. There is no canary.
+    A rollout that is under way and not yet past its commit is aborted instead, as by: hotpool rollout abort
 
     \b
     Example:
@@ -186,6 +196,9 @@ def undo(
         )  # fmt: skip
     if dry_run:
         _show_plan(terminal, made, output)
+    if made.kind is not Kind.UNDO:
+        terminal.warn(f"{title(made)} is under way: to undo it is to abort it")
+        ordered(terminal, made, "abort", detach, timeout_s, output, successes=_SENT_BACK)
     created(terminal, made, detach, timeout_s, output)
 
 
@@ -201,6 +214,8 @@ def retry(
 ) -> None:
     """Order the last rollout once more, after it was rolled back or rejected: all of it, from the beginning.
 
+    If it could not be rolled back, the rollback alone is tried again.
+
     \b
     Example:
       hotpool rollout retry --reason "the disk is no longer full"
@@ -209,6 +224,8 @@ def retry(
     workers = pool_under_control(terminal, model)
     with terminal.journal() as journal:
         made = orders.retry(journal, model=model, workers=workers, operator=terminal.operator, reason=reason)
+    if made.phase is Phase.ROLLING_BACK:
+        ordered(terminal, made, "rollback", detach, timeout_s, output, successes=_SENT_BACK)
     created(terminal, made, detach, timeout_s, output)
 
 
@@ -232,8 +249,7 @@ def abort(
         made = orders.abort(
             journal, model=model or terminal.config.pool.model, operator=terminal.operator, reason=reason
         )
-    # What others who wait for this rollout see as its failure is here what was ordered.
-    ordered(terminal, made, "abort", detach, timeout_s, output, successes=(Exit.ROLLED_BACK, Exit.REJECTED))
+    ordered(terminal, made, "abort", detach, timeout_s, output, successes=_SENT_BACK)
 
 
 @rollout.command()
@@ -325,5 +341,7 @@ def _show_plan(terminal: Terminal, made: Rollout, output: str) -> NoReturn:
     steps = ", ".join(made.settings.steps) or "none, nothing is judged"
     labelled = f"; labelled pictures: {made.settings.eval_pictures}" if made.settings.eval_folder else ""
     text = f"would order {title(made)}; steps of the canary: {steps}{labelled}"
+    if made.abort or made.phase is Phase.ROLLING_BACK:
+        text = f"would abort {title(made)}, which is under way"
     terminal.show(output, {"rollout": rollout_view(made)}, text)
     end(Exit.OK)

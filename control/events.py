@@ -20,7 +20,7 @@ class EventKind(StrEnum):
     ALARM_ENDED = "alarm_ended"
 
     # The undo of a version that failed while it was watched also holds what `judged` holds.
-    ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings
+    ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings, forced
     PREFLIGHT_STARTED = "preflight_started"
     EVALUATED = "evaluated"  # pictures: of the labelled ones, so far
     # These and `rejected` hold, where there are labelled pictures, also labelled, unreadable, result, verdicts.
@@ -41,7 +41,7 @@ class EventKind(StrEnum):
     PAUSED = "paused"  # cause: user or inconclusive
     RESUMED = "resumed"
     PROMOTED = "promoted"  # full
-    ABORT_REQUESTED = "abort_requested"
+    ABORT_REQUESTED = "abort_requested"  # verb: undo, when it was ordered so
 
     # A rollout ends with one of these; they are named like the phase they lead to.
     SUCCEEDED = "succeeded"  # digest

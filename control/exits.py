@@ -13,7 +13,7 @@ class Exit(IntEnum):
     ROLLED_BACK = 3  # the rollout ended and the stable version serves
     PAUSED = 4  # the rollout waits for a person
     TIMEOUT = 5  # our --timeout passed; what was ordered goes on
-    CONFLICT = 6  # something else is under way or has the name
+    CONFLICT = 6  # something else is under way or has the name, or the pool is in no state for it
     UNREACHABLE = 7  # no broker, or no controller
     DEGRADED = 8  # an operator is needed
     IN_PROGRESS = 9  # not ended yet, and we no longer wait for it

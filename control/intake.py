@@ -29,6 +29,7 @@ def start(
     chosen: Mapping[str, Any],
     operator: str,
     reason: str,
+    force: bool,
     dry_run: bool,
 ) -> Rollout | None:
     """As `orders.start`, with settings that are `chosen` or configured. dry_run: everything is checked, nothing is ordered."""
@@ -36,8 +37,9 @@ def start(
 
     def order() -> Rollout | None:
         return orders.start(
-            journal, model=model, version=version, workers=workers, settings=settings, operator=operator, reason=reason
-        )
+            journal, model=model, version=version, workers=workers, settings=settings, operator=operator, reason=reason,
+            force=force,
+        )  # fmt: skip
 
     return orders.preview(journal, order) if dry_run else order()
 

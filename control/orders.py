@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from hotpool.errors import BadRollout, BadVersion, Conflict, NothingToDo
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase, Strategy, is_spare
+from hotpool.states import Phase, Strategy, WorkerState, is_spare
 
 from .events import EventKind
 from .journal import Journal
@@ -33,15 +33,16 @@ def start(
     settings: Settings,
     operator: str,
     reason: str = "",
+    force: bool = False,
 ) -> Rollout | None:
     """Orders a rollout to a version (alias, digest or the beginning of one). None: it is stable already, nothing was ordered.
 
-    workers: as the broker reports them now.
+    workers: as the broker reports them now. force: although the stable version is not healthy.
 
     Raises:
         BadVersion: no such version.
         BadRollout: the settings leave no worker serving while one is updated.
-        Conflict: another rollout is under way, or the last one left workers on its target.
+        Conflict: another rollout is under way, the last one left workers on its target, or the stable version is not healthy.
     """
     with journal.transaction():
         ledger = read(journal)
@@ -49,7 +50,7 @@ def start(
         _refuse_if_busy(ledger, model, workers)
         if target == ledger.stable(model):
             return None
-        return _create(journal, ledger, model, Kind.START, target, workers, settings, operator, reason)
+        return _create(journal, ledger, model, Kind.START, target, workers, settings, operator, reason, force=force)
 
 
 def undo(
@@ -63,10 +64,15 @@ def undo(
 ) -> Rollout:
     """Orders a rollout to the version that was stable before this one. Twice in a row goes back two.
 
+    While a rollout to another version is under way, that one is aborted and returned: its target has not become stable.
+
     Raises like `start`, and NothingToDo: there is no earlier stable version.
     """
     with journal.transaction():
         ledger = read(journal)
+        active = ledger.active(model)
+        if active and active.kind is Kind.START and active.phase is not Phase.COMMITTING:
+            return _abort(journal, ledger, active, operator, reason, verb="undo")
         _refuse_if_busy(ledger, model, workers)
         target = ledger.previous_stable(model)
         if target is None:
@@ -79,14 +85,18 @@ def undo(
 
 
 def retry(journal: Journal, *, model: str, workers: Sequence[WorkerReport], operator: str, reason: str = "") -> Rollout:
-    """Orders the last rollout once more, from its beginning: the same target by the same settings.
+    """Orders once more what has failed: the last rollout from its beginning, to the same target by the same settings, or its
+    rollback, if that is what has failed.
 
     Raises like `start`, and NothingToDo: the last rollout did not fail, or there is none.
     """
     with journal.transaction():
         ledger = read(journal)
-        _refuse_if_busy(ledger, model, workers)
         last = ledger.last(model)
+        if last and last.phase is Phase.ROLLBACK_FAILED:
+            again = f"rollback retried by {operator}{f': {reason}' if reason else ''}"
+            return _append(journal, ledger, last, K.ROLLBACK_STARTED, operator, again, cause=last.cause)
+        _refuse_if_busy(ledger, model, workers)
         if last is None or last.phase is Phase.SUCCEEDED:
             raise NothingToDo(f"model {model!r} has no failed rollout to try again; see: hotpool rollout history")
         target = ledger.find(model, last.target)
@@ -118,11 +128,7 @@ def abort(journal: Journal, *, model: str, operator: str, reason: str = "", numb
     with journal.transaction():
         ledger = read(journal)
         rollout = _active(ledger, model, number)
-        if rollout.abort or rollout.phase is Phase.ROLLING_BACK:
-            return rollout
-        if K.ABORT_REQUESTED not in TRANSITIONS[rollout.phase]:
-            raise NothingToDo(f"{_what(rollout)}: nothing to abort, use: hotpool rollout undo")
-        return _append(journal, ledger, rollout, K.ABORT_REQUESTED, operator, reason)
+        return _abort(journal, ledger, rollout, operator, reason)
 
 
 def pause(journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None) -> Rollout:
@@ -185,7 +191,8 @@ def read(journal: Journal) -> Ledger:
 
 def _refuse_if_busy(ledger: Ledger, model: str, workers: Sequence[WorkerReport]) -> None:
     if active := ledger.active(model):
-        raise Conflict(f"{_what(active)}; wait for its end, or: hotpool rollout abort")
+        or_abort = ", or: hotpool rollout abort" if K.ABORT_REQUESTED in TRANSITIONS[active.phase] else ""
+        raise Conflict(f"{_what(active)}; wait for its end{or_abort}")
     last, stable = ledger.last(model), ledger.stable(model)
     if last is None or last.phase is not Phase.ROLLBACK_FAILED:
         return
@@ -194,8 +201,22 @@ def _refuse_if_busy(ledger: Ledger, model: str, workers: Sequence[WorkerReport])
     if left:
         raise Conflict(
             f"rollout {last.number} could not be rolled back: {', '.join(left)} still on {last.target_name}; "
-            "restart the pool, every worker then boots the stable version"
+            "try the rollback again with: hotpool rollout retry, or restart the pool: every worker boots the stable version"
         )
+
+
+def _require_health(ledger: Ledger, model: str, workers: Sequence[WorkerReport], *, force: bool) -> str:
+    """Of the stable version: a rollout is judged beside it and goes back to it. Gives what was passed over by force."""
+    stable = ledger.stable(model)
+    assert stable is not None
+    serves = any(worker.state is WorkerState.READY and worker.digest == stable for worker in workers)
+    why = ledger.alarms.get(model) or ("" if serves else "no worker is ready with it")
+    if why and not force:
+        raise Conflict(
+            f"the stable version {ledger.name(model, stable)} is not healthy: {why}; a rollout is judged beside it, and goes "
+            "back to it. See: hotpool status. Start nevertheless with: hotpool rollout start --force"
+        )
+    return why
 
 
 def _create(
@@ -208,13 +229,18 @@ def _create(
     settings: Settings,
     operator: str,
     reason: str,
+    *,
+    force: bool = False,
 ) -> Rollout:
     seats = [worker.worker for worker in workers if worker.model == model and not is_spare(worker.worker)]
     _refuse_without_floor(model, len(seats), settings)
+    forced = _require_health(ledger, model, workers, force=force) if kind is Kind.START else ""
     if kind is Kind.UNDO:  # back to what served before: nothing is compared
         settings = replace(settings, eval_folder="", eval_pictures=0)
     steps = resolve_steps(settings.steps, settings.canary_workers, len(seats)) if kind is Kind.START else ()
     body = new_rollout(ledger, model, kind, target, seats, replace(settings, steps=steps), reason)
+    if forced:
+        body["forced"] = forced
     number = len(ledger.rollouts) + 1
     event = journal.append(K.ROLLOUT_CREATED, model=model, rollout=number, operator=operator, body=body)
     return fold(ledger, event, monotonic()).rollouts[number]
@@ -239,6 +265,14 @@ def _refuse_without_floor(model: str, n_workers: int, settings: Settings) -> Non
             f"max_unavailable = {settings.max_unavailable} of {n_workers} workers would leave none serving; "
             f"allowed are 1 to {n_workers - 1}"
         )
+
+
+def _abort(journal: Journal, ledger: Ledger, rollout: Rollout, operator: str, reason: str, **more: Any) -> Rollout:
+    if rollout.abort or rollout.phase is Phase.ROLLING_BACK:
+        return rollout
+    if K.ABORT_REQUESTED not in TRANSITIONS[rollout.phase]:
+        raise NothingToDo(f"{_what(rollout)}: nothing to abort, use: hotpool rollout undo")
+    return _append(journal, ledger, rollout, K.ABORT_REQUESTED, operator, reason, **more)
 
 
 def _active(ledger: Ledger, model: str, number: int | None) -> Rollout:

@@ -45,7 +45,7 @@ def ending(rollout: Rollout) -> str:
         case Phase.ROLLBACK_FAILED:
             return (
                 f"{_name(rollout)} could not be rolled back: {rollout.ending}; the pool serves with the workers that are "
-                "ready: see hotpool status"
+                "ready: see hotpool status, then try the rollback again with: hotpool rollout retry"
             )
         case _:
             raise AssertionError(f"{rollout.phase} is not final")

@@ -62,6 +62,7 @@ TRANSITIONS: dict[Phase, dict[EventKind, Phase]] = {
         **_stay(P.ROLLING_BACK, K.STEP_STARTED, *_STEP_GOES_ON),
     },
     **{phase: {} for phase in sorted(FINAL_PHASES)},
+    P.ROLLBACK_FAILED: {K.ROLLBACK_STARTED: P.ROLLING_BACK},  # by an operator alone: `retry`
 }
 
 
@@ -182,6 +183,7 @@ class Rollout:
     cause: str = ""
     ending: str = ""
     ended_ts: str = ""
+    failed_rollbacks: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -298,7 +300,7 @@ def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
     rollout = replace(
         rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False, pause_cause=None
     )
-    return replace(rollout, cause=event.body["cause"], ending=event.body["reason"])
+    return replace(rollout, cause=event.body["cause"], ending=event.body["reason"], ended_ts="")
 
 
 def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:
@@ -344,6 +346,10 @@ def _over(rollout: Rollout, event: Event, now: float) -> Rollout:
     return replace(rollout, paused=False, pause_cause=None, cause=cause, ending=ending, ended_ts=event.ts)
 
 
+def _rollback_failed(rollout: Rollout, event: Event, now: float) -> Rollout:
+    return replace(_over(rollout, event, now), failed_rollbacks=rollout.failed_rollbacks + 1)
+
+
 def _succeeded(rollout: Rollout, event: Event, now: float) -> Rollout:
     """From here on it is watched: another run of evidence."""
     return replace(_over(rollout, event, now), analysis=Analysis(rollout.analysis.step, event.seq, now))
@@ -368,7 +374,7 @@ _EFFECTS: dict[EventKind, Callable[[Rollout, Event, float], Rollout]] = {
     K.SUCCEEDED: _succeeded,
     K.REJECTED: _over,
     K.ROLLED_BACK: _over,
-    K.ROLLBACK_FAILED: _over,
+    K.ROLLBACK_FAILED: _rollback_failed,
 }
 
 

@@ -25,8 +25,10 @@ def rollout_families(ledger: Ledger) -> tuple[Family, ...]:
     )
     parts = Histograms("hotpool_step_seconds", "Parts of workers' steps.", "model", "part")
     for rollout in ledger.rollouts.values():
-        if rollout.is_over:
+        if rollout.is_over and rollout.phase is not Phase.ROLLBACK_FAILED:
             ended[rollout.model, rollout.phase] += 1
+        if rollout.failed_rollbacks:  # one that was retried goes on, and what was counted stays counted
+            ended[rollout.model, Phase.ROLLBACK_FAILED] += rollout.failed_rollbacks
         if rollout.phase in _WENT_BACK:
             rollbacks[rollout.model, rollout.cause] += 1
         for verdict in (one for judged in rollout.judged for one in judged["verdicts"]):

@@ -24,7 +24,7 @@ from .facts import history_view, rollout_view, status_view
 from .health import ordinary, pool_health
 from .jobs import add_version
 from .recorder import render_report
-from .rollout import Rollout
+from .rollout import Kind, Rollout
 from .rollout_metrics import rollout_families
 from .sight import find, see
 from .trouble import TROUBLE, describe_trouble
@@ -147,25 +147,27 @@ def _start(desk: Desk, asked: asks.Start) -> dict[str, Any]:
     with desk.journal() as journal:
         made = intake.start(
             journal, desk.config, model=desk.model, version=asked.version, workers=workers, chosen=chosen,
-            operator=asked.operator, reason=asked.reason, dry_run=asked.dry_run,
+            operator=asked.operator, reason=asked.reason, force=asked.force, dry_run=asked.dry_run,
         )  # fmt: skip
     result = "unchanged" if made is None else "planned" if asked.dry_run else "ordered"
     return {"result": result, "rollout": made and rollout_view(made)}
 
 
 def _undo(desk: Desk, asked: asks.Undo) -> dict[str, Any]:
-    """Orders a rollout back to the stable version before this one."""
+    """Orders a rollout back to the stable version before this one, or aborts the one under way. `result`: ordered, aborted, or
+    planned (with dry_run)."""
     workers = ordinary(desk.report(BROKER_TIMEOUT_S), desk.model)
     with desk.journal() as journal:
         made = intake.undo(
             journal, desk.config, model=desk.model, workers=workers, chosen={"strategy": asked.strategy},
             operator=asked.operator, reason=asked.reason, dry_run=asked.dry_run,
         )  # fmt: skip
-    return {"rollout": rollout_view(made)}
+    result = "planned" if asked.dry_run else "ordered" if made.kind is Kind.UNDO else "aborted"
+    return {"result": result, "rollout": rollout_view(made)}
 
 
 def _retry(desk: Desk, asked: asks.Signed) -> dict[str, Any]:
-    """Orders the last rollout once more, after it failed."""
+    """Orders the last rollout once more, after it failed; or its rollback, when that has failed."""
     workers = ordinary(desk.report(BROKER_TIMEOUT_S), desk.model)
     with desk.journal() as journal:
         made = orders.retry(journal, model=desk.model, workers=workers, operator=asked.operator, reason=asked.reason)

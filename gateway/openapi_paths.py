@@ -75,8 +75,8 @@ ROLLOUTS: dict[str, Part] = {
     },
     "/api/rollouts/undo": {
         "post": operation(
-            "Go back to the stable version before this one",
-            {200: told(ref("Ordered"), "only planned"), 202: told(ref("Ordered"), "ordered")},
+            "Go back to the stable version before this one; a rollout under way is aborted",
+            {200: told(ref("Undone"), "only planned"), 202: told(ref("Undone"), "ordered, or aborted what was under way")},
             (409, 422, *BY_CONTROLLER), body=_json("Undo"), is_admins=True,
         ),
     },
@@ -116,12 +116,14 @@ VERSIONS: dict[str, Part] = {
         ),
     },
 }  # fmt: skip
+# A name with a line break in it fits no route: that is told as of any path where nothing is.
+_NO_FILE: Part = {PLAIN: {"schema": TEXT}, JSON: {"schema": closed(error=TEXT, code=one_of("not_found"))}}
 PAGE: dict[str, Part] = {
     "/": {"get": operation("The Web page", {200: told(TEXT, "for browsers", HTML)})},
     "/static/{name}": {
         "get": operation(
             "What the page is made of",
-            {200: {"description": "a file"}, 404: told(TEXT, "there is no such file", PLAIN)},
+            {200: {"description": "a file"}, 404: {**told(TEXT, "there is no such file"), "content": _NO_FILE}},
             parameters=(in_path("name", TEXT),),
         ),
     },

@@ -124,6 +124,7 @@ SCHEMAS: dict[str, Schema] = {
     "Session": closed(is_admin=TRUTH, operator=or_null(TEXT), inference_needs_token=TRUTH),
     "Traffic": TRAFFIC,
     "Ordered": closed(rollout=ref("Rollout")),
+    "Undone": closed(result=one_of("ordered", "planned", "aborted"), rollout=ref("Rollout")),
     "Started": closed(result=one_of("ordered", "planned", "unchanged"), rollout=or_null(ref("Rollout"))),
     "Updating": closed(rollout=or_null(WHOLE), job=or_null(WHOLE), watch=TEXT),
     **msgspec.json.schema_components(

@@ -39,6 +39,7 @@ class Start(Order, kw_only=True):
     canary_workers: Workers | UnsetType = UNSET
     bake_s: Annotated[float, Meta(ge=0, le=86_400)] | UnsetType = UNSET
     on_inconclusive: Literal["pause", "abort"] | UnsetType = UNSET
+    force: Annotated[bool, Meta(description="although the stable version is not healthy")] = False
     dry_run: bool = False
 
 

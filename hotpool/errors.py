@@ -138,7 +138,7 @@ class BadLabels(OperatorError):
 
 
 class Conflict(OperatorError):
-    """Something else is under way or has the name already."""
+    """Something else is under way or has the name already, or the pool is in no state for it."""
 
     code = "conflict"
 

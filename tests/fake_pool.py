@@ -444,10 +444,10 @@ class World:
 
     # ---- orders
 
-    def start(self, version: str = "v2") -> Rollout:
+    def start(self, version: str = "v2", *, force: bool = False) -> Rollout:
         rollout = orders.start(
             self.journal, model=MODEL, version=version, workers=self.pool.report().workers, settings=self.settings,
-            operator=OPERATOR, reason="better weights",
+            operator=OPERATOR, reason="better weights", force=force,
         )  # fmt: skip
         assert rollout is not None
         return rollout
@@ -460,8 +460,10 @@ class World:
     def abort(self) -> Rollout:
         return orders.abort(self.journal, model=MODEL, operator=OPERATOR, reason="changed my mind")
 
-    def retry(self) -> Rollout:
-        return orders.retry(self.journal, model=MODEL, workers=self.pool.report().workers, operator=OPERATOR)
+    def retry(self, reason: str = "") -> Rollout:
+        return orders.retry(
+            self.journal, model=MODEL, workers=self.pool.report().workers, operator=OPERATOR, reason=reason
+        )
 
     def promote(self, *, full: bool = False) -> Rollout:
         return orders.promote(self.journal, model=MODEL, operator=OPERATOR, full=full)

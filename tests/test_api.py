@@ -16,6 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from bench.noop import MODEL
+from control.events import EventKind
+from control.journal import Journal
 from gateway.auth import COOKIE
 from tests.gateway_process import ANY_PORT, Gateway, add_noop_versions, running_gateway, start_controller
 from tests.pool import ROOT, Pool, eventually, running_pool, short_home
@@ -218,6 +221,7 @@ def test_a_rollout_from_its_order_to_its_end_and_back_again(site, http, admin):
     log_in(site, http)
     back = http.post("/api/rollouts/undo", json={"reason": "oh"}, headers={"Origin": site.gateway.url})
     assert (back.status_code, back.json()["rollout"]["operator"]) == (202, "berta")
+    assert back.json()["result"] == "ordered"
     assert site.ended(back.json()["rollout"]["number"])["phase"] == "succeeded"
     assert [one["number"] for one in http.get("/api/rollouts").json()][-2:] == [number, number + 1]
     assert {"anna", "berta"} <= {event["operator"] for event in http.get("/api/audit").json()}
@@ -241,6 +245,25 @@ def test_a_rollout_under_way_is_paused_promoted_and_aborted_by_its_number(site, 
     assert order("abort").status_code == 409
     if http.get("/api/status").json()["stable"]["name"] != "v1":
         site.ended(admin.post("/api/rollouts/undo", json={}).json()["rollout"]["number"])
+
+
+def test_an_undo_of_a_rollout_under_way_says_that_it_aborts(site, admin):
+    number = admin.post("/api/rollouts", json={"version": "v2", "steps": "50"}).json()["rollout"]["number"]
+    for body, status, result in (({"dry_run": True}, 200, "planned"), ({"reason": "no"}, 202, "aborted")):
+        got = admin.post("/api/rollouts/undo", json=body)
+        assert (got.status_code, got.json()["result"], got.json()["rollout"]["number"]) == (status, result, number)
+    assert site.ended(number)["ending"] == "aborted by anna: no"
+
+
+def test_while_an_alarm_holds_a_rollout_needs_force(site, admin):
+    with Journal(site.pool.home.database) as journal:
+        journal.append(EventKind.ALARM_RAISED, model=MODEL, operator="test", body={"reason": "all are wrong"})
+        refused = admin.post("/api/rollouts", json={"version": "v3"})
+        planned = admin.post("/api/rollouts", json={"version": "v3", "force": True, "dry_run": True})
+        journal.append(EventKind.ALARM_ENDED, model=MODEL, operator="test", body={"reason": "all are right"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert "all are wrong" in refused.json()["error"]
+    assert (planned.status_code, planned.json()["result"]) == (200, "planned")
 
 
 def test_what_would_be_ordered_can_be_seen_before(http, admin):

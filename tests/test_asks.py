@@ -26,7 +26,7 @@ def given_to(kind, **arguments):
 
 def test_what_is_left_out_is_as_the_command_line_has_it():
     start = given_to(Start, **START)
-    assert (start.version, start.dry_run, set(start.chosen.values())) == ("v2", False, {None})
+    assert (start.version, start.force, start.dry_run, set(start.chosen.values())) == ("v2", False, False, {None})
     add = given_to(Add, **ADD)
     assert (add.precision, add.preprocess, add.min_agreement, add.labels) == ("fp32", "fast", 0.98, None)
     assert given_to(Newest).n == 100
@@ -36,13 +36,13 @@ def test_what_is_left_out_is_as_the_command_line_has_it():
 def test_everything_that_may_be_chosen_arrives_as_what_it_means():
     start = given_to(
         Start, **START, strategy="beside", max_unavailable=2, max_surge="25%", steps="shadow,5", canary_workers=1, bake_s=0,
-        on_inconclusive="abort", eval_folder="/pictures", dry_run=True,
+        on_inconclusive="abort", eval_folder="/pictures", force=True, dry_run=True,
     )  # fmt: skip
     assert start.chosen == {
         "strategy": Strategy.BESIDE, "max_unavailable": 2, "max_surge": "25%", "steps": "shadow,5", "canary_workers": 1,
         "bake_s": 0.0, "on_inconclusive": OnInconclusive.ABORT,
     }  # fmt: skip
-    assert start.dry_run
+    assert (start.force, start.dry_run) == (True, True)
     assert given_to(Add, **{**ADD, "source": "torchvision:resnet18/IMAGENET1K_V1"}, labels=["a", "ü"]).labels == (
         "a",
         "ü",

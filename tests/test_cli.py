@@ -89,9 +89,10 @@ def add(home, name, seed="1"):
 
 
 def start(home, version, reason="new"):
-    seats = [WorkerReport(f"worker-{n}", WorkerState.READY, "default") for n in range(2)]
     settings = Settings(**Config().rollout.model_dump() | {"steps": "none"})
     with Journal(home.database) as journal:
+        stable = orders.read(journal).stable("default") or ""
+        seats = [WorkerReport(f"worker-{n}", WorkerState.READY, "default", digest=stable) for n in range(2)]
         return orders.start(
             journal,
             model="default",

@@ -14,6 +14,7 @@ import zmq
 
 from bench.noop import MODEL, noop_manifest
 from control import orders
+from control.events import EventKind
 from control.journal import Journal
 from control.verbs import VERBS
 from hotpool import messages as m
@@ -124,8 +125,9 @@ def test_a_rollout_is_planned_ordered_and_undone_as_by_the_command_line(cli, con
 
     planned = control.call("undo", dry_run=True, **WHO)["rollout"]
     assert (planned["kind"], planned["target_name"]) == ("undo", "v1")
-    undone = control.call("undo", strategy="beside", **WHO)["rollout"]
-    assert (undone["target_name"], undone["settings"]["strategy"]) == ("v1", "beside")
+    undone = control.call("undo", strategy="beside", **WHO)
+    assert undone["result"] == "ordered"
+    assert (undone["rollout"]["target_name"], undone["rollout"]["settings"]["strategy"]) == ("v1", "beside")
     eventually(lambda: phase(control) == Phase.SUCCEEDED, "v1 is stable again")
     assert control.call("status")["stable"]["name"] == "v1"
     with pytest.raises(NothingToDo, match="no failed rollout"):
@@ -154,6 +156,48 @@ def test_a_rollout_under_way_is_paused_promoted_aborted_and_tried_again(control,
     eventually(lambda: phase(control) in (Phase.BAKING, Phase.COMMITTING, Phase.SUCCEEDED), "all workers are on v2")
     assert {event["operator"] for event in control.call("audit")} == {"test", "controller", "ann of the page"}
     assert journal.verify() == journal.last_seq()
+
+
+def test_while_an_alarm_holds_only_force_starts_a_rollout_and_an_undo_aborts_it(cli, control, journal):
+    journal.append(EventKind.ALARM_RAISED, model=MODEL, operator="controller", body={"reason": "all workers are wrong"})
+    order = ("rollout", "start", "--version", "v2", "--steps", "shadow", "--detach")
+    refused = cli(*order, code=6)
+    assert refused.stderr.startswith("error: the stable version v1 is not healthy: all workers are wrong; ")
+    assert refused.stderr.endswith("hotpool rollout start --force\n")
+    with pytest.raises(Conflict, match="all workers are wrong"):
+        control.call("start", version="v2", **WHO)
+    assert control.call("start", version="v2", force=True, dry_run=True, **WHO)["result"] == "planned"
+    cli(*order, "--force")
+    (created,) = (event for event in journal.events() if event.kind is EventKind.ROLLOUT_CREATED)
+    assert created.body["forced"] == "all workers are wrong"
+    eventually(lambda: phase(control) == Phase.ANALYZING, "the canary is looked at")
+
+    assert "would abort rollout 1 of noop (v1 -> v2), which is under way" in cli("rollout", "undo", "--dry-run").stdout
+    assert control.call("undo", dry_run=True, **WHO)["result"] == "planned"
+    undone = cli("rollout", "undo", "--reason", "enough")
+    assert undone.stderr.startswith("rollout 1 of noop (v1 -> v2) is under way: to undo it is to abort it")
+    assert "rolled back to v1: aborted by" in undone.stdout
+    assert "enough" in undone.stdout
+    with pytest.raises(NothingToDo, match="no earlier stable version"):
+        control.call("undo", **WHO)
+
+
+def test_a_rollback_that_failed_is_tried_again_by_the_command_line(cli, control, journal, pool):
+    control.call("start", version="v2", steps="shadow", **WHO)
+    eventually(lambda: phase(control) == Phase.ANALYZING, "the canary is looked at")
+    pool.kill("control")
+    journal.append(EventKind.ABORT_REQUESTED, model=MODEL, rollout=1, operator="test", body={"reason": ""})
+    for kind, body in (
+        (EventKind.ROLLBACK_STARTED, {"cause": "abort", "reason": "aborted by test"}),
+        (EventKind.ROLLBACK_FAILED, {"cause": "worker", "reason": "worker-0 failed 3 times"}),
+    ):
+        journal.append(kind, model=MODEL, rollout=1, operator="controller", body=body)
+    pool.start_control()
+    eventually(lambda: control.call("rollout")["rollout"]["phase"] == Phase.ROLLBACK_FAILED, "the controller is back")
+    done = cli("rollout", "retry", "--reason", "once more")
+    assert "rolled back to v1: rollback retried by" in done.stdout
+    assert control.call("status")["health"] == "healthy"
+    assert len(control.call("rollouts")) == 1
 
 
 def test_settings_that_can_not_be_are_refused_with_the_reason(control):

@@ -12,6 +12,7 @@ from control.health import service_health
 from control.rollout import Kind
 from control.rollout_metrics import rollout_families
 from hotpool import messages as m
+from hotpool.errors import Conflict
 from hotpool.manifest import read_stable
 from hotpool.states import Phase, WorkerState
 from tests.fake_pool import MODEL, OPERATOR, FakeWorker, World, fast_folder, settings
@@ -255,7 +256,9 @@ def test_otherwise_the_version_is_not_touched(why_not: str, tmp_path: Path) -> N
 def test_a_rollout_away_from_what_is_wrong_is_the_way_out(world: World) -> None:
     world.prober.wrong = version(world.digests["v1"])
     rounds(world, 1)
-    world.start("v2")
+    with pytest.raises(Conflict, match=DIFFERS):
+        world.start("v2")
+    world.start("v2", force=True)
     world.run_to_end()
     world.check(Phase.SUCCEEDED)
     rounds(world, 1)

@@ -68,8 +68,6 @@ def test_a_second_start_names_the_rollout_under_way(world: World) -> None:
         world.start("v3")
     with pytest.raises(Conflict, match="rollout 1"):
         world.start("v1")
-    with pytest.raises(Conflict, match="rollout 1"):
-        world.undo()
 
 
 def test_numbers_go_on_after_a_rollout_has_ended(world: World) -> None:
@@ -235,14 +233,161 @@ def test_undo_to_a_removed_version_is_refused(world: World) -> None:
         world.undo()
 
 
-def test_after_a_failed_rollback_nothing_starts_until_the_workers_are_back(world: World) -> None:
-    """A third version would take the workers on the second out of service all at once."""
+# ---- undo while a rollout is under way
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.PREFLIGHT, Phase.ROLLING, Phase.BAKING])
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_an_undo_of_a_rollout_under_way_aborts_it(world: World, phase: Phase, is_paused: bool) -> None:
+    world.start("v2")
+    world.run_to(phase)
+    if is_paused:
+        world.pause()
+    undone = world.undo()
+    assert (undone.number, undone.kind, undone.paused) == (1, Kind.START, False)
+    assert undone.abort == f"aborted by {OPERATOR}"
+    event = last_event(world)
+    assert (event.kind, event.operator, event.body["verb"]) == (K.ABORT_REQUESTED, OPERATOR, "undo")
+    world.undo()
+    assert last_event(world) == event, "a second one adds nothing"
+    world.run_to_end()
+    world.check(Phase.REJECTED if phase in (Phase.PENDING, Phase.PREFLIGHT) else Phase.ROLLED_BACK)
+    assert world.ledger().stable(MODEL) == world.digests["v1"]
+
+
+def test_an_undo_past_the_point_of_no_return_waits_for_the_end(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.COMMITTING)
+    with pytest.raises(Conflict, match=r"is committing; wait for its end$"):
+        world.undo()
+    world.run_to_end()
+    assert world.undo().target_name == "v1"
+
+
+def test_an_undo_of_an_undo_under_way_does_not_bring_the_bad_version_back(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.undo()
+    world.run_to(Phase.ROLLING)
+    with pytest.raises(
+        Conflict, match=r"rollout 2 \(v2 -> v1\) is rolling; wait for its end, or: hotpool rollout abort"
+    ):
+        world.undo()
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+
+
+def test_an_undo_of_a_rollout_that_goes_back_already_adds_nothing(world: World) -> None:
+    world.pool.bad[world.digests["v2"]] = "NaN"
+    world.start("v2")
+    world.run_to(Phase.ROLLING_BACK)
+    seq = world.journal.last_seq()
+    assert world.undo().number == 1
+    assert world.journal.last_seq() == seq
+
+
+# ---- start while the stable version is not healthy
+
+
+def test_while_an_alarm_holds_a_start_needs_force_and_an_undo_does_not(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.append(K.ALARM_RAISED, reason="all 3 workers of v2 answered golden inputs wrongly")
+    with pytest.raises(
+        Conflict, match=r"stable version v2 is not healthy: all 3 workers of v2 answered .* start --force"
+    ):
+        world.start("v3")
+    assert orders.preview(world.journal, world.undo).target_name == "v1"
+    assert orders.preview(world.journal, lambda: world.start("v3", force=True)).target_name == "v3"
+    world.append(K.ALARM_ENDED, reason="all is well")
+    assert world.start("v3").number == 2
+
+
+@pytest.mark.parametrize("how", ["down", "on another version"])
+def test_without_a_ready_worker_on_the_stable_version_a_start_needs_force(world: World, how: str) -> None:
+    first, *others = world.pool.workers.values()
+    for worker in others:
+        worker.state = WorkerState.DRAINED
+    assert orders.preview(world.journal, world.start).number == 1, "one is enough"
+    if how == "down":
+        first.state = WorkerState.DOWN
+    else:
+        first.digest = world.digests["v3"]
+    with pytest.raises(
+        Conflict, match=r"v1 is not healthy: no worker is ready with it; .* hotpool rollout start --force"
+    ):
+        world.start("v2")
+    assert K.ROLLOUT_CREATED not in world.kinds()
+    world.start("v2", force=True)
+    assert last_event(world).body["forced"] == "no worker is ready with it"
+
+
+def test_force_that_is_not_needed_leaves_no_trace(world: World) -> None:
+    world.start("v2", force=True)
+    assert "forced" not in last_event(world).body
+
+
+def test_a_retry_is_refused_where_its_start_would_be(world: World) -> None:
+    world.pool.bad[world.digests["v2"]] = "NaN"
+    world.start("v2")
+    world.run_to_end()
+    world.append(K.ALARM_RAISED, reason="the golden file was changed")
+    with pytest.raises(Conflict, match=r"the golden file was changed; .* hotpool rollout start --force"):
+        world.retry()
+
+
+# ---- after a failed rollback
+
+
+def fail_to_roll_back(world: World) -> None:
     world.start("v2")
     world.run_to(Phase.BAKING)
     world.pool.bad[world.digests["v1"]] = "can't be read"
     world.abort()
     world.run_to(Phase.ROLLBACK_FAILED)
-    with pytest.raises(Conflict, match=r"could not be rolled back: .* still on v2; restart the pool"):
+
+
+def test_a_retry_after_a_failed_rollback_is_that_rollback_again(world: World) -> None:
+    fail_to_roll_back(world)
+    world.pool.bad.clear()
+    again = world.retry("the disk is back")
+    assert (again.number, again.phase, again.goal) == (1, Phase.ROLLING_BACK, world.digests["v1"])
+    event = last_event(world)
+    assert (event.kind, event.operator) == (K.ROLLBACK_STARTED, OPERATOR)
+    world.kill()  # what was ordered is known to the next controller too
+    ended = world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert ended.ending == event.body["reason"] == f"rollback retried by {OPERATOR}: the disk is back"
+    assert world.kinds().count(K.ROLLOUT_CREATED) == 1
+    assert world.retry().number == 2, "and only then the version again"
+
+
+def test_when_the_workers_were_restarted_a_retry_does_not_bring_the_bad_version_back(world: World) -> None:
+    fail_to_roll_back(world)
+    for worker in world.pool.workers.values():
+        worker.digest, worker.state = world.digests["v1"], WorkerState.READY
+    assert world.retry().goal == world.digests["v1"]
+    world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+
+
+def test_a_rollback_that_fails_again_can_be_tried_again(world: World) -> None:
+    fail_to_roll_back(world)
+    world.retry()
+    world.run_to(Phase.ROLLBACK_FAILED)
+    assert world.last().failed_rollbacks == 2
+    world.pool.bad.clear()
+    world.retry()
+    world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+
+
+def test_after_a_failed_rollback_nothing_starts_until_the_workers_are_back(world: World) -> None:
+    """A third version would take the workers on the second out of service all at once."""
+    fail_to_roll_back(world)
+    with pytest.raises(
+        Conflict, match=r"could not be rolled back: .* still on v2; .* rollout retry, or restart the pool"
+    ):
         world.start("v3")
     for worker in world.pool.workers.values():
         worker.digest = world.digests["v1"]

@@ -315,6 +315,20 @@ def test_rollout_metrics_come_from_the_journal():
     assert set(phases) == set(Phase)
 
 
+def test_a_failed_rollback_that_is_tried_again_stays_counted():
+    failed = (BACK[0], (K.ROLLBACK_FAILED, {"cause": "worker", "reason": "worker-0 failed 3 times"}))
+    again = (K.ROLLBACK_STARTED, {"cause": "worker", "reason": "rollback retried by bob@edge"})
+    for events, expected in (
+        (failed, {"rollback_failed": 1}),
+        ((*failed, again), {"rollback_failed": 1}),
+        ((*failed, again, failed[1]), {"rollback_failed": 2}),
+        ((*failed, again, (K.ROLLED_BACK, {})), {"rollback_failed": 1, "rolled_back": 1}),
+    ):
+        families = {family.name: family for family in rollout_families(ledger_of(*STEP, *events))}
+        samples = families["hotpool_rollouts_total"].samples
+        assert {sample.labels["outcome"]: sample.value for sample in samples} == expected
+
+
 def test_a_rejected_rollout_is_no_rollback():
     ledger = ledger_of((K.REJECTED, {"cause": "preflight", "reason": "NaN in fc"}))
     families = {family.name: family for family in rollout_families(ledger)}

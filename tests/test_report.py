@@ -329,6 +329,20 @@ def test_a_worker_that_was_lost_is_shown_away_and_holds_what_it_came_back_with()
     assert held(story, samples, "worker-0") == [Band("v6", 0.0, 36.0), Band("v7", 36.0, 62.0), Band("v6", 62.0, 100.0)]
 
 
+def test_a_rollback_that_was_tried_again_is_a_phase_of_its_own():
+    tale = rollback_failed()
+    failed_at = tale.at
+    tale.at += 60
+    tale.happens("rollback_started", {"cause": "worker", "reason": "rollback retried by ann@edge"}, "ann@edge")
+    tale.at += 5
+    tale.happens("rolled_back")
+    story = chronicle(7, tale.events)
+    first, again = [band for band in story.phases if band.name == "rolling_back"]
+    assert (first.end, again.start, again.end) == pytest.approx((failed_at, failed_at + 60, failed_at + 65))
+    assert (story.phase, story.seconds) == ("rolled_back", again.end)
+    assert "rollback retried by ann@edge" in Page(render(7, tale.events, [])).text
+
+
 def test_a_step_that_failed_or_was_left_ends_where_it_stood():
     steps = chronicle(7, told(rollback_failed).events).steps
     assert [step.outcome for step in steps] == ["finished", "failed"]

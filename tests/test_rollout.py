@@ -57,9 +57,22 @@ def test_every_phase_that_is_not_final_can_end(phase: Phase) -> None:
     assert reachable(phase) & FINAL_PHASES
 
 
-@pytest.mark.parametrize("phase", sorted(FINAL_PHASES))
+@pytest.mark.parametrize("phase", sorted(FINAL_PHASES - {P.ROLLBACK_FAILED}))
 def test_nothing_happens_after_the_end(phase: Phase) -> None:
     assert TRANSITIONS[phase] == {}
+
+
+def test_after_a_failed_rollback_there_is_the_rollback_again_and_nothing_else() -> None:
+    assert TRANSITIONS[P.ROLLBACK_FAILED] == {K.ROLLBACK_STARTED: P.ROLLING_BACK}
+
+
+def test_a_rollback_that_begins_again_has_nothing_left_of_the_one_that_failed() -> None:
+    failed = stepping(Part.LOAD, phase=P.ROLLBACK_FAILED, attempts={"worker-0": 3}, ended_ts="2026-11-28T10:00:00")
+    body = {"cause": "deadline", "reason": "rollback retried by ada"}
+    again = advance(failed, Event(9, "", 0, K.ROLLBACK_STARTED, MODEL, 1, "ada", body), NOW + 1)
+    assert (again.phase, again.goal, again.steps, again.attempts) == (P.ROLLING_BACK, OLD, {}, {})
+    assert [step.outcome for step in again.ended_steps] == [Outcome.LEFT]
+    assert (again.ended_ts, again.is_over, again.since) == ("", False, NOW + 1)
 
 
 def test_only_committing_leads_to_success_and_only_to_success() -> None:

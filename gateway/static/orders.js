@@ -159,7 +159,7 @@ function watch({ result, rollout }) {
     notify("That version is stable already: nothing was ordered.");
     return;
   }
-  notify(`Ordered: ${heading(rollout)}.`);
+  notify(`Ordered: ${result === "aborted" ? "abort of " : ""}${heading(rollout)}.`);
   location.hash = "#pool";
 }
 

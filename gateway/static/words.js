@@ -96,7 +96,9 @@ const MEANWHILE = {
   surge: "A spare worker serves in the place of one that changes.",
 };
 
+/** rollout: the new one; or the one that is under way, which is what an undo aborts. */
 export function undoPlan(rollout) {
+  if (rollout.kind !== "undo") return `Rollout ${rollout.number} is under way and is aborted. ${abortPlan(rollout)}`;
   return (
     `Every worker goes back from ${rollout.stable_name} to ${rollout.target_name}, the stable version before it, as a new rollout. ` +
     `Nothing is compared on the way. ${MEANWHILE[rollout.settings.strategy]}`
