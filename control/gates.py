@@ -31,6 +31,7 @@ from .verdicts import (
     Verdict,
     at_least,
     conclude,
+    least,
     percent,
     share_of,
     unless,
@@ -122,17 +123,18 @@ def errors_relative(counts: Counts, settings: GateSettings) -> Verdict:
 
 def agreement(counts: Counts, settings: GateSettings) -> Verdict:
     """Does the target name another class than stable too often? Wald's sequential test, which may pass early too."""
-    n, differ = counts.pairs, counts.disagreements
-    score = log_likelihood_ratio(differ, n, settings.disagreement_ok, settings.disagreement_bad)
+    n, differ, ok, bad = counts.pairs, counts.disagreements, settings.disagreement_ok, settings.disagreement_bad
+    score = log_likelihood_ratio(differ, n, ok, bad)
     passes, fails = math.log(settings.beta / (1 - settings.alpha)), math.log((1 - settings.beta) / settings.alpha)
     low, high = wilson(differ, n, z(1 - settings.alpha)) if n else (0.0, 1.0)
+    enough = least(n, lambda pairs: log_likelihood_ratio(differ, pairs, ok, bad) <= passes)
     return conclude(
         Gate.AGREEMENT,
         f"{differ} of {n} pairs differ ({percent(differ, n)}, {percent(1 - 2 * settings.alpha)} interval {percent(low)} to "
-        f"{percent(high)}); score {score:+.2f}, passes at {passes:+.2f} as {percent(settings.disagreement_ok)}, fails at "
-        f"{fails:+.2f} as {percent(settings.disagreement_bad)}",
+        f"{percent(high)}); score {score:+.2f}, passes at {passes:+.2f} as {percent(ok)}, fails at {fails:+.2f} as "
+        f"{percent(bad)}",
         score >= fails,
-        [unless(score <= passes, f"{n} pairs", max(score / passes, score / fails))],
+        [unless(n >= enough, f"{n} of at least {enough} pairs", max(score / passes, score / fails))],
         {
             "pairs": n,
             "disagreements": differ,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from hotpool.evidence import BUCKETS_PER_E, Arm, Counts, bucket_us
 
 from .statistics import at_quantile, at_rank, larger_shares, log_evidence, median_interval, upper_rank
-from .verdicts import ALMOST, Gate, GateSettings, Verdict, at_least, conclude, grown, percent, unless, wager
+from .verdicts import ALMOST, Gate, GateSettings, Verdict, at_least, conclude, grown, least, percent, unless, wager
 
 TAIL = 0.95  # the quantile that is the tail; the p99 needs five times the replies and is reported only
 MAJORITIES = (0.6, 0.7, 0.8, 0.9, 0.99)  # alternatives to a coin
@@ -38,15 +38,14 @@ def latency(counts: Counts, settings: GateSettings) -> Verdict:
     }
     ratios = _median_ratios(windows, settings.alpha)
     enough = settings.enough_to_pass
+    few = least(n, lambda windows: log_evidence(windows - slow, windows, 0.5, MAJORITIES) >= enough)
+    wanted = max(settings.min_windows, few)
     return conclude(
         Gate.LATENCY,
         f"in {slow} of {n} windows it took over {settings.latency_ratio:g} times as long{_as_text(ratios, settings)}; "
         f"{wager(worse, settings)} for most, {grown(good)} of {grown(enough)} for few",
         worse >= settings.enough_to_fail,
-        [
-            at_least(n, settings.min_windows, "windows"),
-            unless(good >= enough, f"{n} windows", good / enough),
-        ],
+        [unless(n >= wanted, f"{n} of at least {wanted} windows", min(n / settings.min_windows, good / enough))],
         numbers | ratios,
     )
 
@@ -71,11 +70,15 @@ def latency_tail(counts: Counts, settings: GateSettings) -> Verdict:
     first_slow = at_rank(stable, rank) + 1 + math.ceil(BUCKETS_PER_E * math.log(settings.tail_ratio))
     numbers = _tail_numbers(batch, stable, target, first_slow)
     slow, allowed = numbers["slow"], 1 - TAIL
+    enough = least(n, lambda replies: slow <= allowed * replies)
     return conclude(
         Gate.LATENCY_TAIL,
         _tail_facts(numbers, settings),
         numbers["log_evidence"] >= settings.enough_to_fail,
-        [*missing, unless(slow <= allowed * n, f"over {percent(allowed)} that slow", ALMOST)],
+        [
+            *missing,
+            unless(n >= enough, f"over {percent(allowed)} that slow in {n} of at least {enough} replies", ALMOST),
+        ],
         numbers,
     )
 

@@ -4,7 +4,8 @@ A verdict can be taken again from the journal: `judge(counts_from_json(evidence)
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -184,6 +185,14 @@ def unless(is_there: bool, what: str, progress: float) -> Missing | None:
 
 def at_least(n: int, wanted: int, what: str) -> Missing | None:
     return unless(n >= wanted, f"{n} of {wanted} {what}", n / wanted)
+
+
+def least(n: int, is_enough: Callable[[int], bool]) -> int:
+    """How many it takes, these n among them, if all that come speak for the target. is_enough: once it is, it stays so."""
+    more = 1
+    while not is_enough(n + more):
+        more *= 2
+    return n + bisect_left(range(more), True, key=lambda fewer: is_enough(n + fewer))
 
 
 def wager(log_evidence: float, settings: GateSettings) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from statistics import NormalDist
 from typing import Any
@@ -501,7 +502,7 @@ def test_the_number_of_the_run_and_what_was_routed_change_nothing(counts: Counts
             Counts(pairs=50, disagreements=2),
             G.AGREEMENT,
             "2 of 50 pairs differ (4 %, 98 % interval 0.897 % to 16.1 %); score +0.34, passes at -2.99 as 2 %, fails at +4.55 "
-            "as 5 %; undecided: 50 pairs",
+            "as 5 %; undecided: 50 of at least 157 pairs",
         ),
         (
             classes({1: 900, 2: 100}, {1: 200}),
@@ -513,6 +514,37 @@ def test_the_number_of_the_run_and_what_was_routed_change_nothing(counts: Counts
 )
 def test_a_reason_is_a_line_of_numbers_and_bounds(counts: Counts, gate: Gate, reason: str) -> None:
     assert of_one(gate, counts).reason == reason
+
+
+def pairs(n: int, n_bad: int) -> Counts:
+    return Counts(pairs=n, disagreements=n_bad)
+
+
+def windows(n: int, n_bad: int) -> Counts:
+    return Counts(windows={0: n - n_bad, 26: n_bad})
+
+
+@pytest.mark.parametrize(
+    ("counted", "gate", "n", "n_bad", "least"),
+    [
+        (pairs, G.AGREEMENT, 0, 0, 97),
+        (pairs, G.AGREEMENT, 31, 0, 97),
+        (pairs, G.AGREEMENT, 50, 2, 157),
+        (pairs, G.AGREEMENT, 500, 18, 645),
+        (windows, G.LATENCY, 0, 0, 20),
+        (windows, G.LATENCY, 7, 0, 20),
+        (windows, G.LATENCY, 15, 5, 23),
+        (windows, G.LATENCY, 100, 45, 124),
+        (tail, G.LATENCY_TAIL, 90, 5, 100),
+        (tail, G.LATENCY_TAIL, 95, 12, 240),
+    ],
+)
+def test_what_would_decide_is_named_and_that_many_without_a_fault_do(
+    counted: Callable[[int, int], Counts], gate: Gate, n: int, n_bad: int, least: int
+) -> None:
+    assert f"{n} of at least {least} " in of_one(gate, counted(n, n_bad)).reason
+    assert of_one(gate, counted(least - 1, n_bad)).result is INCONCLUSIVE
+    assert of_one(gate, counted(least, n_bad)).result is PASS
 
 
 @pytest.mark.parametrize(
