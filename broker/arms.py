@@ -103,7 +103,7 @@ class Arms:
 
     def _run(self, model: str, split: Split, now: float) -> Run:
         run = self.runs.get(model)
-        return run if run and run.key == split.key else Run(*split.key, now)
+        return run if run and run.key == split.key else Run(*split.key, self._routing.alias(model, split.target), now)
 
     def check(self) -> None:
         """Invariants; tests call this after every event."""

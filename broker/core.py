@@ -145,7 +145,7 @@ class Core:
             )  # fmt: skip
             return self.dispatch.submit(pending, now)
         except HotpoolError as error:
-            self.metrics.requests[model, "", error.code] += 1
+            self.metrics.ended(model, "", error.code)
             return [ToClient(connection, error_reply(request.id, error))]
 
     # ---- workers and their supervisor
@@ -287,6 +287,7 @@ class Core:
         for worker in self.roster:
             if worker.model == order.model and not self.routing.admits(worker.model, worker.digest):
                 self._drain(worker, "version not admitted")
+        self.metrics.forget(order.model, {*order.names, *(w.version for w in self.roster if w.model == order.model)})
         served = {None, order.stable, order.target}
         served |= {name for name, digest in order.names.items() if digest in served}
         return self.dispatch.refuse_versions(order.model, served)

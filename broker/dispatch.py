@@ -295,7 +295,7 @@ class Dispatcher:
             self._waiting.remove(pending)
         if pending.pair is not None:
             self._shadow.drop(pending.model, pending.pair, "original")
-        self._metrics.requests[pending.model, version, outcome] += 1
+        self._metrics.ended(pending.model, version, outcome)
 
     def _fail(self, pending: Pending, error: HotpoolError) -> Action:
         self._finish(pending, error.code)

@@ -17,8 +17,10 @@ SERVER_FAULTS = frozenset({ModelError.code, HotpoolError.code})  # any other cod
 class Run:
     """One policy of one model: from the order that brought its number until the next. It costs a few additions a reply."""
 
-    def __init__(self, number: int, stable: str, target: str, now: float) -> None:
+    def __init__(self, number: int, stable: str, target: str, version: str, now: float) -> None:
+        """version: what people call the target."""
         self.key, self.stable, self.target, self.began_at = (number, stable, target), stable, target, now
+        self.version = version
         self.copied: set[bytes] = set()  # marks of payloads that were copied, see `shadow`
         self._counts = Counts(number)
         self._second = 0

@@ -1,16 +1,18 @@
 """Pure: everything the broker counts, and the report made of it. Names: docs/metrics.md."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from hotpool.errors import DeadlineExceeded, NoReadyWorker
 from hotpool.evidence import Arm, Counts
 from hotpool.messages import Family, Policy
-from hotpool.metrics import Counter, Histograms, family, gauge
+from hotpool.metrics import Counter, Histograms, gauge
 from hotpool.states import WorkerState
 
 from .roster import Worker
+
+_LATE = frozenset({DeadlineExceeded.code, NoReadyWorker.code})
 
 
 class Trial(NamedTuple):
@@ -20,6 +22,11 @@ class Trial(NamedTuple):
     policy: Policy
     versions: tuple[str, str]
     counts: Counts
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Of what is said of the target alone."""
+        return self.model, self.versions[1]
 
     def arms(self) -> Iterator[tuple[tuple[str, str, str], Arm]]:
         """By model, arm and version."""
@@ -33,8 +40,9 @@ class Metrics:
     """Counters live here; gauges are derived from the workers when somebody asks."""
 
     def __init__(self) -> None:
-        by_version = ("model", "version")
+        by_version = ("model", "version")  # in this order and first, see `forget`
         self.requests = Counter("hotpool_requests_total", "Requests by outcome.", *by_version, "outcome")
+        self.expired = Counter("hotpool_expired_total", "Requests whose deadline passed.")
         self.queue_s = Histograms("hotpool_queue_seconds", "From submit to the last lease.", *by_version)
         self.service_s = Histograms("hotpool_service_seconds", "In the worker, as it measured.", *by_version)
         self.total_s = Histograms("hotpool_total_seconds", "From submit to the answer, at the broker.", *by_version)
@@ -44,19 +52,19 @@ class Metrics:
         self.workers_lost = Counter("hotpool_workers_lost_total", "Worker sessions that ended.", "cause")
         self.duplicates = Counter("hotpool_duplicates_dropped_total", "Requests that were sent again while held.")
         self.late = Counter("hotpool_late_answers_total", "Answers of workers that nobody waited for any more.")
-        self.shadow_sent = Counter("hotpool_shadow_sent_total", "Shadow copies sent to the target.", "model")
-        self.shadow_answered = Counter("hotpool_shadow_answered_total", "Shadow copies answered by it.", "model")
+        self.shadow_sent = Counter("hotpool_shadow_sent_total", "Shadow copies sent to the target.", *by_version)
+        self.shadow_answered = Counter("hotpool_shadow_answered_total", "Shadow copies answered by it.", *by_version)
         self.shadow_dropped = Counter(
-            "hotpool_shadow_dropped_total", "Shadow copies not sent, or not to be compared.", "model", "reason"
+            "hotpool_shadow_dropped_total", "Shadow copies not sent, or not to be compared.", *by_version, "reason"
         )
         self.shadow_pairs = Counter(
             "hotpool_shadow_pairs_total",
             "Requests whose answer was compared with that of their copy.",
-            "model",
+            *by_version,
             "agree",
         )
         self.probes = Counter(
-            "hotpool_probes_total", "Known questions to single workers, by outcome.", "model", "outcome"
+            "hotpool_probes_total", "Known questions to single workers, by outcome.", *by_version, "outcome"
         )
         self.undeliverable = Counter(
             "hotpool_undeliverable_total", "Answers not delivered: the caller was gone or did not read."
@@ -64,11 +72,24 @@ class Metrics:
         self.malformed = Counter("hotpool_malformed_total", "Messages dropped because they are none.", "socket")
         self.strangers = Counter("hotpool_strangers_total", "Messages from connections without a session.", "socket")
 
-    def _expired(self) -> Family:
-        """Counted once, as an outcome; shown also under its own name, since that is what people look for."""
-        late = (DeadlineExceeded.code, NoReadyWorker.code)
-        n = sum(n for (_, _, outcome), n in self.requests.items() if outcome in late)
-        return family("hotpool_expired_total", "Requests whose deadline passed.", "counter", (), [((), n)])
+    def ended(self, model: str, version: str, outcome: str) -> None:
+        """A request has its outcome. version: empty when no worker answered.
+
+        What people look for has a name of its own; it is no sum of the outcomes, since those of a version may be forgotten.
+        """
+        self.requests[model, version, outcome] += 1
+        if outcome in _LATE:
+            self.expired[()] += 1
+
+    def forget(self, model: str, kept: Collection[str]) -> None:
+        """What was counted of other versions of this model: each new one brings more, and none would ever go."""
+        by_version = (
+            self.requests, self.queue_s, self.service_s, self.total_s, self.shadow_sent, self.shadow_answered,
+            self.shadow_dropped, self.shadow_pairs, self.probes,
+        )  # fmt: skip
+        for metric in by_version:
+            for labels in [one for one in metric if one[0] == model and one[1] and one[1] not in kept]:
+                del metric[labels]
 
     def families(
         self, workers: Iterable[Worker], queue: tuple[int, int], trials: Sequence[Trial] = ()
@@ -76,13 +97,12 @@ class Metrics:
         """queue: requests and bytes in it now. trials: where a policy holds."""
         workers = list(workers)
         counted = (
-            self.requests, self.queue_s, self.service_s, self.total_s, self.redispatched, self.workers_lost,
+            self.requests, self.expired, self.queue_s, self.service_s, self.total_s, self.redispatched, self.workers_lost,
             self.duplicates, self.late, self.shadow_sent, self.shadow_answered, self.shadow_dropped, self.shadow_pairs,
             self.probes, self.undeliverable, self.malformed, self.strangers,
         )  # fmt: skip
         return (
             *(metric.family() for metric in counted),
-            self._expired(),
             gauge("hotpool_queue_requests", "Requests that wait for a worker.", [((), queue[0])]),
             gauge("hotpool_queue_bytes", "Payload bytes that wait for a worker.", [((), queue[1])]),
             *_worker_gauges(workers),
@@ -118,16 +138,16 @@ def _worker_gauges(workers: list[Worker]) -> tuple[Family, ...]:
 
 
 def _arm_gauges(trials: Sequence[Trial]) -> tuple[Family, ...]:
-    routed = [(t.model, t.counts.target.routed, t.counts.stable.routed + t.counts.target.routed) for t in trials]
+    measured = [(trial.labels, share) for trial in trials if (share := trial.counts.share) is not None]
     arms = [arm for trial in trials for arm in trial.arms()]
     return (
         gauge(
             "hotpool_share_asked", "Percent of the requests without a version that the target is to get.",
-            [((trial.model,), trial.policy.share) for trial in trials], "model",
+            [(trial.labels, trial.policy.share) for trial in trials], "model", "version",
         ),
         gauge(
             "hotpool_share_measured", "Percent of them that it got since the policy began.",
-            [((model,), 100 * to_target / n) for model, to_target, n in routed if n], "model",
+            measured, "model", "version",
         ),
         gauge(
             "hotpool_arm_replies", "Replies since the policy began, shadow copies included.",

@@ -85,11 +85,12 @@ class Probes:
 
     def _end(self, worker: Worker, lease: Lease, outcome: str) -> Probe:
         assert lease.probe is not None
-        self._metrics.probes[worker.model, outcome] += 1
+        self._metrics.probes[worker.model, lease.version, outcome] += 1
         return lease.probe
 
     def _refuse(self, probe: Probe, error: HotpoolError) -> Action:
-        self._metrics.probes[probe.model, error.code] += 1
+        version = self._roster.name_of(probe.model, probe.digest)  # callers may name any: it must not become a label
+        self._metrics.probes[probe.model, version, error.code] += 1
         return ToClient(probe.client, error_reply(probe.id, error))
 
     def _held(self, worker: Worker) -> Probe | None:

@@ -117,6 +117,10 @@ class Roster:
     def ready(self, model: str) -> int:
         return sum(worker.state is S.READY for worker in self if worker.model == model)
 
+    def name_of(self, model: str, digest: str) -> str:
+        """What people call this version; empty when no worker holds it."""
+        return next((worker.version for worker in self if (worker.model, worker.digest) == (model, digest)), "")
+
     # ---- sessions
 
     def join(self, connection: bytes, hello: WorkerHello, *, admitted: bool, now: float) -> Worker:

@@ -5,6 +5,7 @@ target, for which by that nothing waits (`Dispatcher.check`), or not at all. Nob
 tried again for it.
 """
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import cast
@@ -36,24 +37,24 @@ class Shadow:
             return []
         worker = self._roster.next_free(pending.model, split.target)
         if worker is None:
-            return self._skip(pending, "busy")
+            return self._skip(pending, run, "busy")
         mark = _mark(pending.payload)
         if mark in run.copied:  # the same picture twice is no independent sample
-            return self._skip(pending, "repeated")
+            return self._skip(pending, run, "repeated")
         if len(run.copied) >= MAX_COPIED:
-            return self._skip(pending, "full")
+            return self._skip(pending, run, "full")
         run.copied.add(mark)
         pending.pair = Pair(run)
         lease = Lease(next(self._jobs), None, now, worker.version, worker.digest, pending.pair)
         self._roster.open_lease(worker, lease)
         worker.lease_ends_at = now + self._lease_s
-        self._metrics.shadow_sent[pending.model,] += 1
+        self._metrics.shadow_sent[pending.model, run.version] += 1
         budget_us = max(0, int((pending.deadline - now) * 1e6))
         return [ToWorker(worker.connection, Job(lease.job, budget_us, pending.work), pending.payload)]
 
     def answered(self, model: str, pair: Pair, done: Done) -> None:
         """By the target."""
-        self._metrics.shadow_answered[model,] += 1
+        self._metrics.shadow_answered[model, pair.run.version] += 1
         pair.copy = done.top1
         self._compare(model, pair)
 
@@ -71,7 +72,7 @@ class Shadow:
         """One of the two comes to nothing."""
         if not pair.is_over:
             pair.is_over = True
-            self._metrics.shadow_dropped[model, reason] += 1
+            self._metrics.shadow_dropped[model, pair.run.version, reason] += 1
 
     def _compare(self, model: str, pair: Pair) -> None:
         if pair.is_over or pair.original is None or pair.copy is None:
@@ -82,10 +83,10 @@ class Shadow:
         pair.is_over = True
         agree = pair.original == pair.copy
         pair.run.compared(agree=agree)
-        self._metrics.shadow_pairs[model, "yes" if agree else "no"] += 1
+        self._metrics.shadow_pairs[model, pair.run.version, "yes" if agree else "no"] += 1
 
-    def _skip(self, pending: Pending, reason: str) -> list[Action]:
-        self._metrics.shadow_dropped[pending.model, reason] += 1
+    def _skip(self, pending: Pending, run: Run, reason: str) -> list[Action]:
+        self._metrics.shadow_dropped[pending.model, run.version, reason] += 1
         return []
 
     def check(self, pending: Iterable[Pending]) -> None:
@@ -94,12 +95,13 @@ class Shadow:
         assert all(len(worker.leases) == 1 for worker, _ in copies), "a copy shares its worker with another lease"
         assert not any(lease.pair and lease.pending for worker in self._roster for lease in worker.leases.values())
         pairs = {id(pair): pair for pair in (*(pair for _, pair in copies), *(p.pair for p in pending if p.pair))}
-        metrics = self._metrics
-        before = ("busy", "repeated", "full")  # these were never sent
-        ended = sum(metrics.shadow_pairs.values())
-        ended += sum(n for (_, reason), n in metrics.shadow_dropped.items() if reason not in before)
-        n_open = sum(not pair.is_over for pair in pairs.values())
-        assert sum(metrics.shadow_sent.values()) == ended + n_open, "a copy has no end, or two"
+        found = Tally[str](pair.run.version for pair in pairs.values() if not pair.is_over)
+        for (_, version, _), n in self._metrics.shadow_pairs.items():
+            found[version] += int(n)
+        for (_, version, reason), n in self._metrics.shadow_dropped.items():
+            found[version] += int(n) if reason not in ("busy", "repeated", "full") else 0  # those were never sent
+        for (_, version), n in self._metrics.shadow_sent.items():
+            assert n == found[version], "a copy has no end, or two"
 
 
 def _is_chosen(pending: Pending, split: Split) -> bool:

@@ -2,9 +2,6 @@
 
 import time
 from time import monotonic
-from typing import Any
-
-import msgspec
 
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
@@ -93,14 +90,8 @@ def finish(terminal: Terminal, sight: Sight, code: Exit, output: str, *, is_wait
     if is_waiting and code in _LEFT:
         terminal.warn(_LEFT[code])
     if output == "json" or not is_waiting or code not in _LEFT:
-        view: dict[str, Any] = {
-            "exit": int(code),
-            "message": sight.message,
-            "rollout": rollout_view(sight.rollout),
-            "workers": msgspec.to_builtins(sight.workers),
-        }
         steps = steps_table(sight.rollout)
-        terminal.show(output, view, sight.message, *([steps] if steps.row_count else []))
+        terminal.show(output, {"exit": int(code), **sight.view()}, sight.message, *([steps] if steps.row_count else []))
     if code is Exit.PAUSED:
         terminal.warn(_PAUSED[sight.rollout.pause_cause])
     end(code)

@@ -12,7 +12,7 @@ from .facts import history_view
 from .preflight import judge_labelled
 from .progress import title
 from .recorder import write_report
-from .render_rollouts import gates_table, history_table, judged_table, live_view, steps_table
+from .render_rollouts import gates_table, history_table, judged_table, live_view, share_text, steps_table
 from .sight import find
 from .terminal import Terminal, output_option, pass_terminal
 from .watch import follow, look
@@ -121,12 +121,14 @@ def show(terminal: Terminal, model: str | None, number: int | None, output: str)
     one = find(terminal.ledger(), model or terminal.config.pool.model, number)
     sight = look(terminal, one.number)
     parts: list[RenderableType] = [f"{title(sight.rollout)}: {sight.message}"]
+    if sight.share:
+        parts.append(share_text(sight.share))
     if sight.verdicts:
-        parts += [sight.share, gates_table(sight.verdicts)]
+        parts.append(gates_table(sight.verdicts))
     if sight.rollout.labelled:
         parts += ["labelled pictures:", gates_table([judge_labelled(sight.rollout, sight.rollout.labelled)])]
     if sight.rollout.judged:
         parts += ["judged:", judged_table(sight.rollout)]
-    if len(parts) == 1:
+    if not (sight.verdicts or sight.rollout.labelled or sight.rollout.judged):
         parts.append("nothing is judged: no step of a canary has begun")
     terminal.show(output, sight.view(), *parts)

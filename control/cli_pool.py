@@ -1,8 +1,9 @@
 """Shell: `hotpool up`, `down`, `status`, `workers` and `metrics`: the running pool."""
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -11,7 +12,9 @@ from rich.live import Live
 from rich.text import Text
 
 from hotpool.admin import Admin
+from hotpool.control_client import ControlClient
 from hotpool.disk import full_disk
+from hotpool.errors import ControllerUnreachable
 from hotpool.exposition import to_prometheus
 from hotpool.locks import holder
 from hotpool.messages import Family, Report
@@ -163,7 +166,18 @@ def _print_metrics(terminal: Terminal, output: str) -> None:
 
 
 def _families(terminal: Terminal) -> tuple[Family, ...]:
-    return (*fetch_report(terminal).metrics, *rollout_families(terminal.ledger()))
+    return (*fetch_report(terminal).metrics, *_of_controller(terminal))
+
+
+def _of_controller(terminal: Terminal) -> Sequence[Family]:
+    """It knows more than its journal; without it there is that."""
+    if holder(terminal.home.lock("control")) is not None:
+        with (
+            contextlib.suppress(ControllerUnreachable),
+            ControlClient(terminal.home.endpoint("control")) as controller,
+        ):
+            return msgspec.convert(controller.call("metrics", REPORT_TIMEOUT_S), list[Family], strict=False)
+    return rollout_families(terminal.ledger())
 
 
 def _metrics_view(families: Iterable[Family]) -> list[dict[str, Any]]:

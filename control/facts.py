@@ -1,6 +1,6 @@
 """Pure: facts as plain values, the same for `-o json` and for who asks the controller."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -10,6 +10,15 @@ from hotpool.messages import Report
 from .health import Health
 from .ledger import Ledger
 from .rollout import Rollout, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Percent of the requests without a version: what the target is to get now, and what it got since counting began; None
+    while there were none."""
+
+    asked: float
+    measured: float | None
 
 
 def status_view(report: Report, ledger: Ledger, model: str, controller: int | None, health: Health) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Ledger:
 
     versions: by model, alias -> digest.
     stables: by model, a stack: its top is the stable version, an undo goes down one.
-    wrong: by worker, the last that was found. n_wrong: by model, how many ever. alarms: by model, the reason of one that holds.
+    wrong: by worker, the last that was found. n_wrong: by model and digest, how many ever. alarms: by model, the reason of one
+    that holds.
     """
 
     seq: int = 0
@@ -61,7 +62,7 @@ class Ledger:
     rollouts: dict[int, Rollout] = field(default_factory=dict)
     repairs: dict[str, Repair] = field(default_factory=dict)
     wrong: dict[str, Wrong] = field(default_factory=dict)
-    n_wrong: dict[str, int] = field(default_factory=dict)
+    n_wrong: dict[tuple[str, str], int] = field(default_factory=dict)
     alarms: dict[str, str] = field(default_factory=dict)
 
     def stable(self, model: str) -> str | None:
@@ -238,5 +239,6 @@ def _repaired(ledger: Ledger, event: Event, now: float) -> Ledger:
 
 def _found_wrong(ledger: Ledger, event: Event) -> Ledger:
     wrong = Wrong(event.body["incarnation"], event.body["digest"], event.body["token"])
-    n_wrong = {**ledger.n_wrong, event.model: ledger.n_wrong.get(event.model, 0) + 1}
+    key = (event.model, wrong.digest)
+    n_wrong = {**ledger.n_wrong, key: ledger.n_wrong.get(key, 0) + 1}
     return replace(ledger, wrong={**ledger.wrong, event.body["worker"]: wrong}, n_wrong=n_wrong)

@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hotpool.evidence import Counts
 from hotpool.messages import WorkerReport
 from hotpool.states import Phase, WorkerState
 
 from .events import Event, EventKind
+from .facts import Share
 from .render import duration, short, state_text, table
 from .rollout import Rollout
 from .verdicts import GateResult, Verdict
@@ -145,11 +145,10 @@ def bar(progress: float) -> str:
     return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {progress:4.0%}"
 
 
-def share_text(asked: float, counts: Counts) -> str:
-    """Asked for and measured, side by side."""
-    routed = counts.stable.routed + counts.target.routed
-    measured = f"{100 * counts.target.routed / routed:.1f}" if routed else "-"
-    return f"share asked for {asked:g} percent, measured {measured}; {counts.pairs} shadow pairs"
+def share_text(share: Share) -> str:
+    """Asked for and measured, side by side: while workers change the first grows, and the second looks back."""
+    measured = "none yet" if share.measured is None else f"{share.measured:.1f} since counting began"
+    return f"share asked for {share.asked:g} percent, measured {measured}"
 
 
 def took(rollout: Rollout, now: datetime) -> str:
@@ -164,7 +163,7 @@ def live_view(
     message: str,
     now: float,
     gates: Sequence[Verdict] = (),
-    share: str = "",
+    share: Share | None = None,
 ) -> RenderableType:
     """What `rollout start` shows while it waits: the message, a cell and a line for each worker, the gates. now: as when it was
     replayed."""
@@ -174,7 +173,9 @@ def live_view(
         version = worker.version or short(worker.digest)
         rows.add_row(" ", worker.worker, state_text(worker), version, step_text(rollout, worker, now))
     hint = Text("  Ctrl-C leaves the rollout alone; stop it with: hotpool rollout abort", style="dim")
-    evidence: list[RenderableType] = [Text(f"  {share}"), gates_table(gates)] if gates else []
+    evidence: list[RenderableType] = [Text(f"  {share_text(share)}")] if share else []
+    if gates:
+        evidence.append(gates_table(gates))
     return Group(Text(message), cells(rollout, workers), rows, *evidence, hint)
 
 

@@ -182,19 +182,22 @@ def _ms(seconds: float) -> float | None:
 
 def _failed(before: Report | None, after: Report, model: str) -> dict[str, int]:
     old = _outcomes(before, model) if before else {}
-    since = {code: n - old.get(code, 0) for code, n in _outcomes(after, model).items()}
-    return {code: n for code, n in since.items() if n > 0 and not _is_callers(code)}
-
-
-def _outcomes(report: Report, model: str) -> dict[str, int]:
-    """By outcome, of all versions."""
     found: dict[str, int] = defaultdict(int)
-    for family in report.metrics:
-        if family.name == "hotpool_requests_total":
-            for sample in family.samples:
-                if sample.labels.get("model") == model:
-                    found[sample.labels["outcome"]] += int(sample.value)
-    return found
+    for (version, code), n in _outcomes(after, model).items():
+        if not _is_callers(code):
+            found[code] += n - old.get((version, code), 0)
+    return {code: n for code, n in found.items() if n > 0}
+
+
+def _outcomes(report: Report, model: str) -> dict[tuple[str, str], int]:
+    """By version and outcome: those of a version end when it is removed."""
+    return {
+        (sample.labels.get("version", ""), sample.labels["outcome"]): int(sample.value)
+        for family in report.metrics
+        if family.name == "hotpool_requests_total"
+        for sample in family.samples
+        if sample.labels.get("model") == model
+    }
 
 
 def _is_callers(outcome: str) -> bool:

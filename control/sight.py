@@ -7,15 +7,12 @@ import msgspec
 
 from hotpool.errors import BrokerUnreachable, NothingToDo
 from hotpool.evidence import Counts
-from hotpool.messages import Report, WorkerReport
-from hotpool.states import Phase
+from hotpool.messages import Policy, Report, WorkerReport
 
 from .canary import armed, verdicts
-from .facts import rollout_view
+from .facts import Share, rollout_view
 from .ledger import Ledger
-from .plan import share_of
 from .progress import message
-from .render_rollouts import share_text
 from .rollout import Rollout
 from .verdicts import Verdict, counts_to_json
 
@@ -32,13 +29,14 @@ class Broker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running.
-    full_disk: what is said of the home's disk, if it is full."""
+    """workers: empty when the broker can't be reached. unattended_s: for how long no controller has been running. policy: by
+    which the broker splits requests for this rollout. full_disk: what is said of the home's disk, if it is full."""
 
     rollout: Rollout
     workers: tuple[WorkerReport, ...]
     unattended_s: float
     at: float
+    policy: Policy | None = None
     counts: Counts | None = None
     full_disk: str = ""
 
@@ -49,9 +47,11 @@ class Sight:
         return verdicts(self.rollout, self.counts) if is_judged and armed(self.rollout) else ()
 
     @property
-    def share(self) -> str:
-        asked = share_of(self.rollout.step) if self.rollout.phase is Phase.ANALYZING else 0.0
-        return share_text(asked, self.counts) if self.counts else ""
+    def share(self) -> Share | None:
+        """None while nothing is split; after the commit there is one version."""
+        if self.policy is None or self.rollout.is_over:
+            return None
+        return Share(self.policy.share, self.counts.share if self.counts else None)
 
     @property
     def message(self) -> str:
@@ -68,6 +68,7 @@ class Sight:
             "message": self.message,
             "rollout": rollout_view(self.rollout),
             "workers": msgspec.to_builtins(self.workers),
+            "share": asdict(self.share) if self.share else None,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "counts": counts_to_json(self.counts) if self.counts else None,
         }
@@ -88,23 +89,18 @@ def find(ledger: Ledger, model: str, number: int | None) -> Rollout:
 
 def see(rollout: Rollout, broker: Broker, unattended_s: float, now: float, timeout_s: float, full_disk: str) -> Sight:
     """timeout_s: for each question to the broker. full_disk: see `Sight`."""
-    workers, counts = _workers(broker, rollout.model, timeout_s), _counts(broker, rollout, timeout_s)
-    return Sight(rollout, workers, unattended_s, now, counts, full_disk)
-
-
-def _counts(broker: Broker, rollout: Rollout, timeout_s: float) -> Counts | None:
-    if not armed(rollout):
-        return None
-    try:
-        counts = broker.evidence(rollout.model, timeout_s)
-    except BrokerUnreachable:
-        return None
-    return counts if counts and counts.policy == rollout.analysis.policy else None
-
-
-def _workers(broker: Broker, model: str, timeout_s: float) -> tuple[WorkerReport, ...]:
     try:
         report = broker.report(timeout_s)
+        policy = _policy(report, rollout)
+        counts = broker.evidence(rollout.model, timeout_s) if policy else None
     except BrokerUnreachable:
-        return ()
-    return tuple(worker for worker in report.workers if worker.model == model)
+        return Sight(rollout, (), unattended_s, now, full_disk=full_disk)
+    workers = tuple(worker for worker in report.workers if worker.model == rollout.model)
+    is_its = counts is not None and counts.policy == rollout.analysis.policy
+    return Sight(rollout, workers, unattended_s, now, policy, counts if is_its else None, full_disk)
+
+
+def _policy(report: Report, rollout: Rollout) -> Policy | None:
+    """Its salt tells whose it is."""
+    policies = (table.policy for table in report.models if table.model == rollout.model)
+    return next((policy for policy in policies if policy and policy.salt == rollout.number), None)

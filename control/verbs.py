@@ -25,7 +25,7 @@ from .health import ordinary, pool_health
 from .jobs import add_version
 from .recorder import render_report
 from .rollout import Kind, Rollout
-from .rollout_metrics import rollout_families
+from .rollout_metrics import gate_progress, rollout_families
 from .sight import find, see
 from .trouble import TROUBLE, describe_trouble
 from .versions import find_version, list_versions, refuse_name
@@ -72,8 +72,12 @@ def _status(desk: Desk, asked: asks.Nothing) -> dict[str, Any]:
 
 
 def _metrics(desk: Desk, asked: asks.Nothing) -> Any:
-    """Families of `hotpool/messages.py` that the journal and this socket have; the broker has the others."""
-    return msgspec.to_builtins((*rollout_families(desk.ledger()), desk.malformed.family()))
+    """Families of `hotpool/messages.py` that the journal, the gates and this socket have; the broker has the others."""
+    ledger = desk.ledger()
+    last = ledger.last(desk.model)
+    verdicts = see(last, desk, 0.0, monotonic(), BROKER_TIMEOUT_S, "").verdicts if last else ()
+    families = (*rollout_families(ledger), gate_progress(last, verdicts), desk.malformed.family())
+    return msgspec.to_builtins(families)
 
 
 def _versions(desk: Desk, asked: asks.Nothing) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ Schema = dict[str, Any]
 REF = "#/components/schemas/"
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
+PERCENT: Schema = {"type": "number", "minimum": 0, "maximum": 100}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
 TRUTH: Schema = {"type": "boolean"}
 ANYTHING: Schema = {"type": "object"}
@@ -106,7 +107,7 @@ SCHEMAS: dict[str, Schema] = {
     "Rollout": ROLLOUT,
     "RolloutNow": closed(
         message=TEXT, rollout=ref("Rollout"), workers=listed(ref("WorkerReport")), verdicts=listed(VERDICT),
-        counts=or_null(ANYTHING),
+        share=or_null(closed(asked=PERCENT, measured=or_null(PERCENT))), counts=or_null(ANYTHING),
     ),
     "Status": closed(
         health=one_of("healthy", "degraded"), reasons=listed(TEXT), model=TEXT, stable=or_null(closed(name=TEXT, digest=TEXT)),

@@ -43,6 +43,12 @@ class Counts(Struct):
     disagreements: Count = 0
     windows: dict[int, Count] = field(default_factory=dict)
 
+    @property
+    def share(self) -> float | None:
+        """Percent of the requests without a version that the target got; None while there were none."""
+        routed = self.stable.routed + self.target.routed
+        return 100 * self.target.routed / routed if routed else None
+
 
 def bucket(service_us: float) -> int:
     """Of a service time. What took less than a microsecond took one."""

@@ -18,7 +18,7 @@ from control.cli import cli
 from control.exits import Exit
 from control.ledger import Ledger
 from control.rollout import TRANSITIONS as ROLLOUT_TRANSITIONS
-from control.rollout_metrics import malformed_counter, rollout_families
+from control.rollout_metrics import gate_progress, malformed_counter, rollout_families
 from control.verbs import VERBS
 from gateway.health import up_families
 from gateway.observed import HttpMetrics
@@ -109,7 +109,8 @@ def verbs() -> str:
 
 
 def metrics() -> str:
-    return families([*Metrics().families([], (0, 0)), *rollout_families(Ledger()), malformed_counter().family()])
+    of_controller = (*rollout_families(Ledger()), gate_progress(None, ()), malformed_counter().family())
+    return families([*Metrics().families([], (0, 0)), *of_controller])
 
 
 def http_metrics() -> str:

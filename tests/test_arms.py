@@ -78,9 +78,18 @@ class Arms(Bench):
         """Ids, in the order of their answers."""
         return [reply.id for reply in self.to_client if isinstance(reply, m.Reply)]
 
-    def metric(self, name: str) -> dict[tuple[str, ...], float]:
+    def families(self) -> tuple[m.Family, ...]:
         report, _ = self.core.from_admin(m.GetReport(9), self.now)
-        family = next(family for family in report.metrics if family.name == f"hotpool_{name}")
+        assert isinstance(report, m.Report)
+        return report.metrics
+
+    def versions_counted(self) -> set[str]:
+        """By those that are counted up, and so would stay for ever."""
+        counted = [one for family in self.families() if family.kind != "gauge" for one in family.samples]
+        return {one.labels["version"] for one in counted if "version" in one.labels}
+
+    def metric(self, name: str) -> dict[tuple[str, ...], float]:
+        family = next(family for family in self.families() if family.name == f"hotpool_{name}")
         return {tuple(sample.labels.values()): sample.value for sample in family.samples}
 
 
@@ -366,8 +375,8 @@ def test_replies_are_counted_by_the_version_that_computed_them():
     assert (counts.stable.answered, counts.target.answered) == (1, 2)
     assert (counts.stable.classes, counts.target.classes) == ({7: 1}, {3: 2})
     assert counts.target.confidence == {90: 2}
-    assert bench.metric("share_asked") == {("shapes",): 50}
-    assert bench.metric("share_measured") == {("shapes",): 50}
+    assert bench.metric("share_asked") == {("shapes", "v2"): 50}
+    assert bench.metric("share_measured") == {("shapes", "v2"): 50}
     assert bench.metric("arm_replies") == {("shapes", "stable", "v1"): 1, ("shapes", "target", "v2"): 2}
 
 
@@ -514,7 +523,7 @@ def test_the_evidence_of_a_model_that_is_not_served_is_an_error():
 
 
 def dropped(bench: Arms) -> dict[str, float]:
-    return {reason: n for (_, reason), n in bench.metric("shadow_dropped_total").items()}
+    return {reason: n for (_, _, reason), n in bench.metric("shadow_dropped_total").items()}
 
 
 def test_a_copy_goes_to_the_target_and_its_answer_to_nobody():
@@ -538,8 +547,24 @@ def test_answers_of_other_classes_disagree_whichever_comes_first(first):
     for name in sorted(("stable-0", "target-0"), key=lambda name: name != first):
         bench.done(name, 3 if name == first else 4)
     assert (bench.counts().pairs, bench.counts().disagreements) == (1, 1)
-    assert bench.metric("shadow_pairs_total") == {("shapes", "no"): 1}
-    assert bench.metric("shadow_sent_total") == bench.metric("shadow_answered_total") == {("shapes",): 1}
+    assert bench.metric("shadow_pairs_total") == {("shapes", "v2", "no"): 1}
+    assert bench.metric("shadow_sent_total") == bench.metric("shadow_answered_total") == {("shapes", "v2"): 1}
+
+
+def test_what_was_counted_of_a_version_is_forgotten_when_it_is_removed_and_no_worker_holds_it():
+    bench = Arms(share=0, shadow=100)
+    bench.submit()
+    bench.done("target-0")
+    bench.from_worker("stable-0", m.Failed(bench.jobs("stable-0")[0].job, 1, "deadline_exceeded", "", "no"))
+    assert bench.versions_counted() == {"v1", "v2"}
+    bench.order(m.SetVersions, 1, "shapes", STABLE, None, {"v1": STABLE})
+    assert bench.versions_counted() == {"v1", "v2"}, "a worker holds it still"
+    for name in ("target-0", "stable-0"):
+        bench.lose(name)
+        bench.hello(name, "v3", incarnation=2)
+    bench.order(m.SetVersions, 1, "shapes", "digest-v3", None, {"v3": "digest-v3"})
+    assert bench.versions_counted() == set()
+    assert bench.metric("expired_total") == {(): 1}, "a count without a version never goes back"
 
 
 def test_metrics_of_callers_know_nothing_of_copies():

@@ -48,9 +48,9 @@ PROMISED = {
     "hotpool_redispatched": ("counter", {"cause"}),
     "hotpool_duplicates_dropped": ("counter", set()),
     "hotpool_malformed": ("counter", {"socket"}),
-    "hotpool_rollout_phase": ("gauge", {"model", "phase"}),
-    "hotpool_rollbacks": ("counter", {"model", "cause"}),
-    "hotpool_step_seconds": ("histogram", {"model", "part"}),
+    "hotpool_rollout_phase": ("gauge", {"model", "version", "phase"}),
+    "hotpool_rollbacks": ("counter", {"model", "version", "cause"}),
+    "hotpool_step_seconds": ("histogram", {"model", "version", "part"}),
 }
 
 
@@ -255,7 +255,8 @@ def test_a_rollout_moves_every_worker_and_undo_brings_them_back(hotpool, files):
     assert f"succeeded: {after} is stable" in done.stdout
     assert is_on(hotpool, after)
     assert hotpool.json("classify", files / "noise.png")[0]["prediction"]["version"] == after
-    steps = [s for s in scrape(hotpool)["hotpool_step_seconds"].samples if s.name.endswith("_count")]
+    steps = scrape(hotpool)["hotpool_step_seconds"].samples
+    steps = [s for s in steps if s.name.endswith("_count") and s.labels["version"] == after]
     assert {sample.labels["part"] for sample in steps} >= {"drain", "load", "verify"}
     assert all(sample.value >= 2 for sample in steps)
 

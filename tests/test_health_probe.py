@@ -388,5 +388,5 @@ def test_an_undo_after_a_wrong_version_uses_the_settings_of_what_it_takes_back(t
     world.prober.wrong = version(world.digests["v2"])
     world.run(lambda: world.last().kind is Kind.UNDO)
     assert world.last().settings == replace(world.settings, steps=())
-    assert orders.read(world.journal).n_wrong[MODEL] == 3
+    assert orders.read(world.journal).n_wrong == {(MODEL, world.digests["v2"]): 3}
     world.close()

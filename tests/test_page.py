@@ -293,7 +293,7 @@ def watch(site, visit, new):
     with traffic(site):
         expect(card.locator(".stage.now")).to_contain_text("25 %", timeout=1000 * CHECKED_S)
         expect(card).to_contain_text("Share asked for")
-        expect(card).to_contain_text(re.compile(r"Share measured\d+\.\d % of \d+"))
+        expect(card).to_contain_text(re.compile(r"Share measured since counting began\d+\.\d % of \d+"))
         ended = visit.page.locator(".last-rollout")
         expect(ended).to_contain_text(f"succeeded: {new} is stable", timeout=1000 * CHECKED_S)
 
@@ -306,7 +306,7 @@ IN_ITS_STEP = """async () => {
     const rollout = {number: 99, phase: "rolling", kind: "start", stable: worker.digest, stable_name: worker.version,
         target: step.goal, target_name: "next", workers: [worker.worker], settings: {steps: [], strategy: "drain"},
         analysis: {step: -1}, steps: [step], operator: "", reason: "", created_ts: new Date().toISOString(), ended_ts: ""};
-    state.newest = {rollout, message: "", workers: [], verdicts: [], counts: null};
+    state.newest = {rollout, message: "", workers: [], verdicts: [], share: null, counts: null};
     worker.state = "loading";
     changed();
     await new Promise(requestAnimationFrame);
@@ -323,6 +323,38 @@ def test_a_worker_in_its_step_shows_what_it_does_from_where_and_to_where(site, v
         expect(visit.page.locator(".state.good")).to_have_count(2)
         is_moving, state, versions = visit.page.evaluate(IN_ITS_STEP)
         assert (is_moving, state, versions.split()) == (True, "↻ loading", [site.stable(), "→", "next"])
+
+
+def test_the_share_asked_for_and_the_one_measured_stand_side_by_side_in_every_phase(visiting):
+    """What the controller says is shown, whatever phase it says it of."""
+    arms = {"stable": {"routed": 236}, "target": {"routed": 576}}
+    sights = [
+        sight(phase, {"asked": asked, "measured": measured}, {**arms, "pairs": 12} if measured else None)
+        for phase, asked, measured in (("rolling", 50, 70.94), ("baking", 100, 70.94), ("analyzing", 0, None))
+    ]
+    script = """sights => import("/static/rollout_card.js").then(({underWay}) =>
+        sights.map((sight) => underWay(sight).querySelector(".shares")?.textContent ?? ""))"""
+    with visiting() as visit:
+        visit.show("pool")
+        shown = visit.page.evaluate(script, [*sights, sight("rolling", None, None)])
+    measured = "Share measured since counting began70.9 % of 812"
+    assert shown == [
+        f"Share asked for50.0 %{measured}",
+        f"Share asked for100.0 %{measured}",
+        "Share asked for0.0 %Share measured since counting beganno requests yetShadow: copies compared0",
+        "",
+    ]
+
+
+def sight(phase, share, counts):
+    """As the gateway tells it of a rollout in its first step, a shadow."""
+    rollout = {
+        "number": 9, "phase": phase, "paused": False, "kind": "start", "stable": "a" * 64, "stable_name": "v1",
+        "target": "b" * 64, "target_name": "v2", "workers": ["worker-0"], "analysis": {"step": 0}, "steps": [],
+        "settings": {"steps": ["shadow", "25"], "strategy": "drain", "canary_workers": 1}, "operator": "Ada", "reason": "",
+        "created_ts": "2026-11-23T10:00:00+00:00", "ended_ts": "", "abort": "",
+    }  # fmt: skip
+    return {"rollout": rollout, "message": "", "workers": [], "verdicts": [], "share": share, "counts": counts}
 
 
 def is_part_of(wanted, seen):

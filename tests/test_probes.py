@@ -27,7 +27,7 @@ def outcomes(bench: Bench, request_id: bytes) -> list[str]:
 
 
 def counted(bench: Bench) -> dict[str, int]:
-    return {outcome: int(n) for (_, outcome), n in bench.core.metrics.probes.items()}
+    return {outcome: int(n) for (_, _, outcome), n in bench.core.metrics.probes.items()}
 
 
 @pytest.mark.parametrize("name", ["worker-0", "worker-1", "worker-2"])
@@ -161,6 +161,18 @@ def test_a_probe_is_no_evidence_of_a_version() -> None:
     bench.do(bench.core.lose(bench.core.roster.workers["worker-1"], "exit", bench.now))
     counts = bench.core.arms.runs["shapes"].counts(bench.now)
     assert (counts.stable.answered, counts.target.errors) == (0, 0)
+
+
+def test_probes_are_counted_by_the_version_that_was_probed_and_a_name_out_of_the_air_is_no_label() -> None:
+    bench = Bench()
+    bench.hello("worker-1", "v2")
+    probe(bench)
+    bench.answer()
+    probe(bench, "worker-0", "digest-v2", n=2)
+    probe(bench, "worker-0", "whatever", n=3)
+    assert bench.core.metrics.probes == {
+        ("shapes", "v1", "answered"): 1, ("shapes", "v2", "conflict"): 1, ("shapes", "", "conflict"): 1,
+    }  # fmt: skip
 
 
 # ---- the order to restart

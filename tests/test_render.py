@@ -10,21 +10,24 @@ from rich.console import Console
 
 from control import render
 from control.events import Event, EventKind
-from control.facts import rollout_view
+from control.facts import Share, rollout_view
 from control.health import Health, readiness, service_health
 from control.ledger import Ledger, fold, replay
 from control.progress import ending, message
 from control.render_rollouts import (
     audit_table,
+    bar,
     event_details,
     event_versions,
     history_table,
+    judged_table,
     live_view,
     step_text,
     steps_table,
 )
 from control.rollout import Analysis
-from control.rollout_metrics import rollout_families
+from control.rollout_metrics import gate_progress, rollout_families
+from control.verdicts import Gate, GateResult, Verdict
 from hotpool.messages import QueueReport, Report, WorkerReport
 from hotpool.metrics import Counter, Histograms, count, gauge
 from hotpool.states import Phase, WorkerState
@@ -41,6 +44,11 @@ def shown(renderable, width=160):
     out = StringIO()
     Console(file=out, width=width, force_terminal=False).print(renderable)
     return out.getvalue()
+
+
+def words(text):
+    """Its lines, with one space between two words."""
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def worker(n, state=WorkerState.READY, digest=OLD, **more):
@@ -259,6 +267,69 @@ def test_the_live_view_shows_each_workers_part_and_seconds():
     assert "hotpool rollout abort" in text
 
 
+VERDICTS = (
+    Verdict(Gate.ERRORS, GateResult.INCONCLUSIVE, True, "0 of 100 replies; undecided: 100 of 200 replies", {}, 0.5),
+    Verdict(Gate.COLLAPSE, GateResult.FAIL, True, "class 1 is 100 % of 200 answers", {}, 1.0),
+    Verdict(Gate.DRIFT, GateResult.PASS, False, "confidence has not moved", {}, 1.0),
+)
+
+
+def test_the_live_view_shows_cells_share_and_how_near_each_gate_is():
+    rollout = ledger_of(*STEP).rollouts[1]
+    workers = [worker(0, digest=NEW), worker(1), worker(2, WorkerState.DRAINING)]
+    view = live_view(rollout, workers, "analyzing", 9.0, VERDICTS, Share(25.0, 23.96))
+    lines = words(shown(view))
+    assert lines[:2] == ["analyzing", "v2 v1 (v1)"], "who is not ready stands in brackets"
+    at = lines.index("share asked for 25 percent, measured 24.0 since counting began")
+    assert lines[at + 1 : at + 5] == [
+        "GATE RESULT EVIDENCE WHY",
+        "errors inconclusive █████░░░░░ 50% 0 of 100 replies; undecided: 100 of 200 replies",
+        "collapse fail ██████████ 100% class 1 is 100 % of 200 answers",
+        "drift pass (reported only) ██████████ 100% confidence has not moved",
+    ]
+
+
+def test_the_live_view_shows_the_share_also_where_nothing_is_judged():
+    rollout = ledger_of(*STEP).rollouts[1]
+    text = shown(live_view(rollout, [worker(0)], "canary", 9.0, share=Share(0.0, None)))
+    assert "share asked for 0 percent, measured none yet" in text
+    assert "GATE" not in text
+    assert "share" not in shown(live_view(rollout, [worker(0)], "canary", 9.0))
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (0.0, "░░░░░░░░░░   0%"),
+        (0.04, "░░░░░░░░░░   4%"),
+        (0.66, "███████░░░  66%"),
+        (0.99, "██████████  99%"),
+        (1.0, "██████████ 100%"),
+    ],
+)
+def test_evidence_is_a_bar_of_ten_cells(progress, text):
+    assert bar(progress) == text
+
+
+def test_what_was_judged_is_a_line_a_gate_with_its_step_also_after_the_last():
+    one = {"gate": "errors", "result": "fail", "reason": "9 of 10 replies were errors"}
+    other = {"gate": "agreement", "result": "pass", "reason": "0 of 97 pairs differ"}
+    rollout = ledger_of(*STEP).rollouts[1]
+    rollout = replace(
+        rollout,
+        settings=replace(rollout.settings, steps=("shadow", "25")),
+        judged=(
+            {"step": 0, "phase": "analyzing", "verdicts": [other]},
+            {"step": 2, "phase": "baking", "verdicts": [one]},
+        ),
+    )
+    assert words(shown(judged_table(rollout))) == [
+        "STEP PHASE GATE RESULT WHY",
+        "shadow analyzing agreement pass 0 of 97 pairs differ",
+        "- baking errors fail 9 of 10 replies were errors",
+    ]
+
+
 def test_steps_show_the_seconds_of_their_parts():
     line = shown(steps_table(ledger_of(*STEP, *DONE).rollouts[1])).splitlines()[1]
     assert line.split() == ["worker-0", "v2", "1", "0.25", "s", "0.50", "s", "0.12", "s", "0.01", "s", "finished"]
@@ -296,23 +367,73 @@ def test_the_audit_names_operator_versions_and_reason():
 # ---- metrics of rollouts
 
 
-def test_rollout_metrics_come_from_the_journal():
-    ledger = ledger_of(*STEP, *DONE, *BACK)
-    families = {family.name: family for family in rollout_families(ledger)}
-    assert families["hotpool_rollouts_total"].samples[0].labels == {"model": "default", "outcome": "rolled_back"}
-    assert families["hotpool_rollbacks_total"].samples[0].labels == {"model": "default", "cause": "abort"}
-    judged = replace(ledger.rollouts[1], judged=({"verdicts": [{"gate": "errors", "result": "pass"}]},) * 2)
-    verdicts = {f.name: f for f in rollout_families(replace(ledger, rollouts={1: judged}))}[
-        "hotpool_rollout_verdicts_total"
-    ]
-    assert verdicts.samples[0].labels == {"model": "default", "version": "v2", "gate": "errors", "result": "pass"}
-    assert verdicts.samples[0].value == 2
-    parts = {sample.labels["part"]: sample for sample in families["hotpool_step_seconds"].samples}
-    assert set(parts) == {"drain", "load", "verify", "rejoin"}
-    assert (count(parts["load"]), parts["load"].value) == (1, 0.5)
-    phases = {s.labels["phase"]: s.value for s in families["hotpool_rollout_phase"].samples}
-    assert {phase for phase, value in phases.items() if value} == {"rolled_back"}
-    assert set(phases) == set(Phase)
+def samples(families, name):
+    """By label values, in the order of the labels."""
+    (family,) = (family for family in families if family.name == f"hotpool_{name}")
+    return {tuple(sample.labels.values()): sample for sample in family.samples}
+
+
+def values(families, name):
+    return {labels: sample.value for labels, sample in samples(families, name).items()}
+
+
+WENT_BACK = [
+    (K.ROLLBACK_STARTED, {"cause": "abort", "reason": "aborted by bob@edge"}),
+    (K.STEP_STARTED, {"worker": "worker-0", "incarnation": 1, "goal": OLD, "attempt": 1}),
+    (K.STEP_DRAINED, {"worker": "worker-0", "drain_s": 0.25}),
+    (K.STEP_LOADED, {"worker": "worker-0", "load_s": 1.5, "verify_s": 0.125, "digest": OLD}),
+    (K.STEP_FINISHED, {"worker": "worker-0", "rejoin_s": 0.01}),
+    (K.ROLLED_BACK, {}),
+]
+
+
+def test_rollout_metrics_come_from_the_journal_by_model_and_version():
+    ledger = ledger_of(*STEP, *DONE, *WENT_BACK)
+    families = rollout_families(ledger)
+    assert values(families, "rollouts_total") == {("default", "v2", "rolled_back"): 1}
+    assert values(families, "rollbacks_total") == {("default", "v2", "abort"): 1}
+    steps = {("default", "v1", "finished"): 1, ("default", "v2", "finished"): 1}
+    assert values(families, "steps_total") == steps, "on the way back a step brings the stable version"
+    parts = samples(families, "step_seconds")
+    assert {labels[2] for labels in parts} == {"drain", "load", "verify", "rejoin"}
+    for version, seconds in (("v1", 1.5), ("v2", 0.5)):
+        load = parts["default", version, "load"]
+        assert (count(load), load.value) == (1, seconds)
+    phases = values(families, "rollout_phase")
+    assert {labels for labels, value in phases.items() if value} == {("default", "v2", "rolled_back")}
+    assert {labels[2] for labels in phases} == set(Phase)
+    assert values(families, "probes_wrong_total") == values(families, "alarm") == {("default", "v1"): 0}
+    labels = {tuple(sample.labels)[:2] for family in families for sample in family.samples}
+    assert labels == {("model", "version")}
+
+
+def test_verdicts_that_were_written_down_are_counted():
+    rollout = ledger_of(*STEP).rollouts[1]
+    judged = replace(rollout, judged=({"verdicts": [{"gate": "errors", "result": "pass"}]},) * 2)
+    families = rollout_families(replace(ledger_of(*STEP), rollouts={1: judged}))
+    assert values(families, "rollout_verdicts_total") == {("default", "v2", "errors", "pass"): 2}
+
+
+def test_a_version_that_was_removed_takes_its_metrics_with_it_but_where_the_newest_rollout_is():
+    wrong = {"worker": "worker-0", "incarnation": 1, "digest": NEW, "version": "v2", "reason": "NaN", "token": ""}
+    ledger = ledger_of(*STEP, *DONE, *WENT_BACK, (K.PROBE_FAILED, wrong))
+    assert values(rollout_families(ledger), "probes_wrong_total") == {("default", "v1"): 0, ("default", "v2"): 1}
+    removed = Event(
+        ledger.seq + 1, "2026-11-23T11:00:00.000+00:00", 1, K.VERSION_REMOVED, "default", None, "ann@edge",
+        {"name": "v2", "digest": NEW},
+    )  # fmt: skip
+    families = rollout_families(fold(ledger, removed, now=99.0))
+    with_it = {family.name for family in families for one in family.samples if one.labels["version"] == "v2"}
+    assert with_it == {"hotpool_rollout_phase"}
+    assert values(families, "steps_total") == {("default", "v1", "finished"): 1}
+
+
+def test_how_near_each_gate_is_to_its_verdict_is_a_metric_of_the_target():
+    rollout = ledger_of(*STEP).rollouts[1]
+    assert values([gate_progress(rollout, VERDICTS)], "gate_progress") == {
+        ("default", "v2", "errors"): 0.5, ("default", "v2", "collapse"): 1.0, ("default", "v2", "drift"): 1.0,
+    }  # fmt: skip
+    assert gate_progress(rollout, ()).samples == gate_progress(None, ()).samples == ()
 
 
 def test_a_failed_rollback_that_is_tried_again_stays_counted():
@@ -330,10 +451,9 @@ def test_a_failed_rollback_that_is_tried_again_stays_counted():
 
 
 def test_a_rejected_rollout_is_no_rollback():
-    ledger = ledger_of((K.REJECTED, {"cause": "preflight", "reason": "NaN in fc"}))
-    families = {family.name: family for family in rollout_families(ledger)}
-    assert families["hotpool_rollouts_total"].samples[0].labels["outcome"] == "rejected"
-    assert families["hotpool_rollbacks_total"].samples == ()
+    families = rollout_families(ledger_of((K.REJECTED, {"cause": "preflight", "reason": "NaN in fc"})))
+    assert values(families, "rollouts_total") == {("default", "v2", "rejected"): 1}
+    assert values(families, "rollbacks_total") == {}
 
 
 def test_without_events_there_are_families_and_no_samples():

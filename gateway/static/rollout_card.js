@@ -4,7 +4,7 @@ import { button, h } from "./dom.js";
 import { age, count, duration, percent, seconds } from "./format.js";
 import { versionTag } from "./marks.js";
 import { abort, pause, promote, resume } from "./orders.js";
-import { isOver, outcome, shareAsked, shareMeasured, stages } from "./words.js";
+import { isInShadow, isOver, outcome, stages } from "./words.js";
 
 export function chip(rollout) {
   const { look, word, sign } = outcome(rollout);
@@ -36,7 +36,7 @@ export function underWay(sight) {
     h("ol", { class: "stages" }, stages(rollout).map(stageView)),
     h("p", { class: "message", "aria-live": "polite" }, message),
     progress(sight),
-    share(sight),
+    shares(sight),
     byWhom(rollout),
   );
 }
@@ -93,17 +93,18 @@ function progress({ rollout, workers }) {
   return meter(label, `${nThere} of ${ordinary.length}`, nThere / ordinary.length);
 }
 
-function share({ rollout, counts }) {
-  const asked = shareAsked(rollout);
-  if (asked === null) return null;
-  const measured = shareMeasured(counts);
+/** Of the requests without a version, in percent: what the target is to get now, and what it got since counting began. */
+function shares({ rollout, share, counts }) {
+  if (!share) return null;
+  const { asked, measured } = share;
   const routed = counts ? counts.stable.routed + counts.target.routed : 0;
-  if (asked === 0) return meter("Shadow: copies compared", count(counts?.pairs ?? 0), null);
+  const got = measured === null ? "no requests yet" : `${percent(measured / 100)} of ${count(routed)}`;
   return h(
     "div",
     { class: "shares" },
-    meter("Share asked for", percent(asked), asked),
-    meter("Share measured", measured === null ? "no requests yet" : `${percent(measured)} of ${count(routed)}`, measured ?? 0),
+    meter("Share asked for", percent(asked / 100), asked / 100),
+    meter("Share measured since counting began", got, (measured ?? 0) / 100),
+    isInShadow(rollout) ? meter("Shadow: copies compared", count(counts?.pairs ?? 0), null) : null,
   );
 }
 

@@ -25,17 +25,9 @@ export function stepName(step) {
   return step === "shadow" ? "shadow" : `${step.replace("%", "")} %`;
 }
 
-/** What the target is to get of the requests now, as a share; null while nothing is asked for. */
-export function shareAsked(rollout) {
-  if (rollout.phase !== "analyzing") return null;
-  const step = rollout.settings.steps[rollout.analysis.step];
-  return step === "shadow" ? 0 : Number(step.replace("%", "")) / 100;
-}
-
-/** What it did get, by the evidence of this step; null while there is none. */
-export function shareMeasured(counts) {
-  const all = counts ? counts.stable.routed + counts.target.routed : 0;
-  return all ? counts.target.routed / all : null;
+/** Whether the target gets copies of requests now. */
+export function isInShadow(rollout) {
+  return rollout.phase === "analyzing" && rollout.settings.steps[rollout.analysis.step] === "shadow";
 }
 
 /** The way of a rollout: [{ name, state }], state is done, now, to_come or failed. */
