@@ -55,8 +55,8 @@ def classify(
         n_failed, views = _show(terminal, zip(files, outcomes, strict=True), len(files), output)
     if output == "json":
         terminal.show(output, views, "")
-    if len(files) > 1 and n_failed:
-        terminal.complain(f"{n_failed} of {len(files)} pictures failed")
+    if len(files) > 1 and n_failed and output == "text":
+        terminal.complain(f"{n_failed} of {len(files)} pictures failed", HotpoolError.code)
     end(Exit.UNEXPECTED if n_failed else Exit.OK)
 
 
@@ -85,7 +85,7 @@ def _show(
             if isinstance(outcome, HotpoolError):
                 n_failed += 1
                 _raise_if_hopeless(outcome)
-                terminal.complain(_problem(file, outcome))
+                terminal.complain(_problem(file, outcome), outcome.code, is_retryable=outcome.retryable)
                 views.append({"path": str(file), "error": {"code": outcome.code, "message": str(outcome)}})
             else:
                 if output == "text":

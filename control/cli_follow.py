@@ -3,6 +3,7 @@
 import time
 from time import monotonic
 
+from hotpool.errors import ControllerUnreachable
 from hotpool.locks import holder
 from hotpool.messages import WorkerReport
 
@@ -21,11 +22,14 @@ _CONTROLLER_WAIT_S = 5.0  # it may just be starting, or starting again
 
 
 def pool_under_control(terminal: Terminal, model: str) -> tuple[WorkerReport, ...]:
-    """The model's ordinary workers, once a controller is there to roll them: else a rollout would begin who knows when."""
+    """The model's ordinary workers, once a controller is there to roll them: else a rollout would begin who knows when.
+
+    Raises:
+        BrokerUnreachable, ControllerUnreachable: nothing was ordered.
+    """
     workers = tuple(ordinary(fetch_report(terminal), model))
     if not has_controller(terminal):
-        terminal.complain("no controller is running, nothing was ordered; start it with: hotpool up")
-        end(Exit.UNREACHABLE)
+        raise ControllerUnreachable("no controller is running, nothing was ordered; start it with: hotpool up")
     return workers
 
 
@@ -40,8 +44,7 @@ def has_controller(terminal: Terminal) -> bool:
 
 
 def created(terminal: Terminal, made: Rollout, detach: bool, timeout_s: float | None, output: str) -> None:
-    if output == "text":
-        terminal.say(title(made))
+    terminal.say(title(made))
     if detach:
         terminal.show(output, {"rollout": rollout_view(made)}, "ordered; follow it with: hotpool rollout status")
         end(Exit.OK)

@@ -39,8 +39,7 @@ def status(
         sight = look(terminal, one.number)
         paused = sight.rollout.paused
         finish(terminal, sight, Exit.PAUSED if paused else PHASE_EXITS[sight.rollout.phase], output, is_waiting=False)
-    if output == "text":
-        terminal.say(title(one))
+    terminal.say(title(one))
     finish(terminal, *follow(terminal, one.number, timeout_s, quiet=output == "json"), output)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ from .health import Health, pool_health
 from .ledger import Ledger
 from .progress import message, title
 from .rollout_metrics import rollout_families
-from .terminal import Terminal, end, output_option, pass_terminal
+from .terminal import Terminal, end, output_forms, output_option, pass_terminal
 
 WATCH_S = 1.0
 REPORT_TIMEOUT_S = 2.0
@@ -59,15 +60,18 @@ def up(terminal: Terminal, detach: bool, timeout_s: float) -> None:
     "--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, show_default=True, metavar="SECONDS",
     help="How long to wait for the end.",
 )  # fmt: skip
+@output_option
 @pass_terminal
-def down(terminal: Terminal, timeout_s: float) -> None:
+def down(terminal: Terminal, timeout_s: float, output: str) -> None:
     """Stop the running pool and wait until it has ended.
 
     \b
     Example:
       hotpool down
     """
-    end(pool.stop_pool(terminal.home, timeout_s, terminal.say))
+    stopped = pool.stop_pool(terminal.home, timeout_s, terminal.say)
+    terminal.show(output, asdict(stopped))
+    end(Exit.OK if stopped.has_ended else Exit.TIMEOUT)
 
 
 @click.command()
@@ -131,10 +135,7 @@ def workers(terminal: Terminal, output: str) -> None:
 
 
 @click.command()
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "prometheus"]), default="text", show_default=True,
-    help="Form of the output.",
-)  # fmt: skip
+@output_forms("text", "json", "prometheus")
 @click.option("--watch", is_flag=True, help="Show them anew every second, until Ctrl-C.")
 @pass_terminal
 def metrics(terminal: Terminal, output: str, watch: bool) -> None:

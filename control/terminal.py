@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ import click
 from rich.console import Console, RenderableType
 
 from hotpool.config import Config, find_config, load_config
-from hotpool.errors import HotpoolError
+from hotpool.errors import HotpoolError, Unwritable
 from hotpool.home import Home
 
 from .events import Event
@@ -27,15 +27,31 @@ from .ledger import Ledger, replay
 from .trouble import TROUBLE, describe_trouble, is_of_the_disk
 from .up import create_folders
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 _PIPE_WIDTH = 200  # without a terminal rich assumes 80 columns and cuts tables that a pipe could hold
 
-output_option = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the output."
-)
+
+def output_forms(*forms: str) -> Decorator:
+    """The option `-o`. Errors have the form that was chosen too, so it is read before what may be wrong with other options."""
+
+    def note(context: click.Context, option: click.Parameter, form: str) -> str:
+        if (terminal := context.find_object(Terminal)) is not None:
+            terminal.output = form
+        return form
+
+    return click.option(
+        "-o", "--output", type=click.Choice(forms), default=forms[0], show_default=True, callback=note, is_eager=True,
+        help="Form of the output.",
+    )  # fmt: skip
+
+
+output_option = output_forms("text", "json")
 model_option = click.option("--model", help="Which model.  [the pool's]")
 reason_option = click.option("--reason", default="", help="Why, for the audit log.")
 
 FOLDER = click.Path(resolve_path=True, path_type=Path)
+USAGE = "usage"  # the code of what click refuses
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -46,10 +62,11 @@ def _console(*, stderr: bool = False) -> Console:
 
 @dataclass
 class Terminal:
-    """The object every command gets: `--home` and `--config` resolved, and two consoles."""
+    """The object every command gets: `--home` and `--config` resolved, and two consoles. output: what `-o` says."""
 
     home: Home
     config_option: Path | None
+    output: str = "text"
     out: Console = field(default_factory=_console)
     err: Console = field(default_factory=lambda: _console(stderr=True))
 
@@ -88,14 +105,26 @@ class Terminal:
         return replay(self.events(), monotonic())
 
     def say(self, line: str) -> None:
-        click.echo(line)  # rich would say it again and again after an error, such as that of a full disk
+        """On the way, for people: with `-o json` there is the result alone."""
+        if self.output != "json":
+            click.echo(line)  # rich would say it again and again after an error, such as that of a full disk
 
     def warn(self, line: str) -> None:
-        self.err.print(line, style="yellow", soft_wrap=True)
+        if self.output == "json":
+            self._tell({"warning": line})
+        else:
+            self.err.print(line, style="yellow", soft_wrap=True)
 
-    def complain(self, text: str) -> None:
+    def complain(self, text: str, code: str, *, is_retryable: bool = False) -> None:
+        if self.output == "json":
+            self._tell({"code": code, "message": text, "retryable": is_retryable})
+            return
         for line in text.splitlines() or [""]:
             self.err.print(f"error: {line}", style="red", soft_wrap=True)
+
+    def _tell(self, what: dict[str, str | bool]) -> None:
+        """One line on stderr, for programs."""
+        click.echo(json.dumps(what, ensure_ascii=False), err=True)
 
     def show(self, output: str, view: Any, *texts: RenderableType) -> None:
         """`view` is the same facts for `-o json`. A sentence stays one line, however long: somebody may search for it."""
@@ -119,18 +148,27 @@ def failures() -> Iterator[None]:
     try:
         yield
     except HotpoolError as error:
-        _fail(str(error), exit_for(error))
+        _fail(error)
     except BrokenPipeError:
         raise  # click ends quietly when the reader of our output has gone
     except TROUBLE as error:
-        _fail(describe_trouble(error), Exit.DEGRADED if is_of_the_disk(error) else Exit.UNEXPECTED)
+        _fail((Unwritable if is_of_the_disk(error) else HotpoolError)(describe_trouble(error)))
+    except click.UsageError as error:
+        if _terminal().output != "json":
+            raise  # click shows how the command is used
+        _terminal().complain(error.format_message(), USAGE)
+        end(Exit.USAGE)
     except KeyboardInterrupt:
-        _console(stderr=True).print("interrupted")
+        _terminal().warn("interrupted")
         end(Exit.INTERRUPTED)
 
 
-def _fail(text: str, code: Exit) -> NoReturn:
+def _fail(error: HotpoolError) -> NoReturn:
+    _terminal().complain(str(error), error.code, is_retryable=error.retryable)
+    end(exit_for(error))
+
+
+def _terminal() -> Terminal:
     terminal = click.get_current_context().find_object(Terminal)
     assert terminal is not None, "the group makes it before any command runs"
-    terminal.complain(text)
-    end(code)
+    return terminal

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from hotpool.admin import Admin
-from hotpool.config import Config
+from hotpool.config import Config, Gateway
 from hotpool.errors import BrokerUnreachable, Conflict, NothingToDo
 from hotpool.home import Home
 from hotpool.locks import hold, holder
@@ -59,7 +60,7 @@ def run_pool(home: Home, config_path: Path | None, config: Config, say: Say) -> 
         try:
             if not signals.stops:
                 runner.start()
-            _tend(runner, signals, home, config.pool.model, say)
+            _tend(runner, signals, home, config, say)
         finally:
             runner.stop(signals)
     say("stopped")
@@ -94,7 +95,7 @@ def _await_predecessors(home: Home, signals: Signals, say: Say) -> None:
             signals.wait(0.05)
 
 
-def _tend(runner: Runner, signals: Signals, home: Home, model: str, say: Say) -> None:
+def _tend(runner: Runner, signals: Signals, home: Home, config: Config, say: Say) -> None:
     """Looks at the pool until it is ready, and again for a while after each death of a service; then only signals wake us."""
     with Admin(home.endpoint("admin")) as admin:
         said, n_exits, since = "", 0, monotonic()
@@ -106,18 +107,25 @@ def _tend(runner: Runner, signals: Signals, home: Home, model: str, say: Say) ->
                 n_exits, since, settled_at = runner.n_exits, now, now + _SETTLE_S
             is_quiet = state.is_ready and now >= settled_at
             if not is_quiet:
-                state = look(admin, home, model)
+                state = look(admin, home, config.pool.model)
             if state.text != said:
                 said = state.text
-                say(_announcement(state, home, monotonic() - since))
+                say(_announcement(state, home, config.gateway, monotonic() - since))
             wake = now + (_IDLE_S if is_quiet else _LOOK_S)
             signals.wait(min(wake, due or wake) - now)
 
 
-def _announcement(state: Readiness, home: Home, seconds: float) -> str:
+def _announcement(state: Readiness, home: Home, gateway: Gateway, seconds: float) -> str:
     if not state.is_ready:
         return state.text
-    return f"{state.text}, {seconds:.1f} s; clients connect to {home.endpoint('clients')}"
+    page = f", the Web page is at {_url(gateway)}" if gateway.enabled else ""
+    return f"{state.text}, {seconds:.1f} s; clients connect to {home.endpoint('clients')}{page}"
+
+
+def _url(gateway: Gateway) -> str:
+    """A port that the system chose is known to the gateway alone."""
+    host = f"[{gateway.host}]" if ":" in gateway.host else gateway.host
+    return f"http://{host}:{gateway.port}" if gateway.port else "the address in gateway.log"
 
 
 def look(admin: Admin, home: Home, model: str) -> Readiness:
@@ -150,7 +158,7 @@ def start_detached(home: Home, config_path: Path | None, config: Config, timeout
                 return Exit(code) if code in set(Exit) else Exit.UNEXPECTED
             state = look(admin, home, config.pool.model)
             if state.text != said:
-                say(_announcement(state, home, monotonic() - since))
+                say(_announcement(state, home, config.gateway, monotonic() - since))
                 said = state.text
             if state.is_settled:
                 return Exit.OK
@@ -174,7 +182,17 @@ def _spawn_up(home: Home, config_path: Path | None) -> "subprocess.Popen[bytes]"
         )
 
 
-def stop_pool(home: Home, timeout_s: float, say: Say) -> Exit:
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """process: of its `hotpool up`. has_ended: else it is still stopping."""
+
+    home: str
+    process: int
+    has_ended: bool
+    seconds: float
+
+
+def stop_pool(home: Home, timeout_s: float, say: Say) -> Stopped:
     """Asks the running `hotpool up` of this home to stop and waits until it has.
 
     Raises:
@@ -187,16 +205,16 @@ def stop_pool(home: Home, timeout_s: float, say: Say) -> Exit:
         raise NothingToDo(f"no pool is running in {home.root}")
     if pid == 0:
         raise Conflict(f"the pool in {home.root} is just starting; try again")
+    begun_at = monotonic()
     try:
         os.kill(pid, signal.SIGTERM)
     except (ProcessLookupError, PermissionError) as error:
         raise Conflict(f"the pool in {home.root} belongs to process {pid}, which we can't signal: {error}") from None
     say(f"stopping the pool in {home.root} (process {pid})")
-    give_up_at = monotonic() + timeout_s
     while holder(lock) is not None:
-        if monotonic() >= give_up_at:
+        if monotonic() >= begun_at + timeout_s:
             say(f"still stopping after {timeout_s:g} s: workers finish what they hold; see {log_path(home.logs, 'up')}")
-            return Exit.TIMEOUT
+            return Stopped(str(home.root), pid, False, round(monotonic() - begun_at, 3))
         time.sleep(0.05)
     say("stopped")
-    return Exit.OK
+    return Stopped(str(home.root), pid, True, round(monotonic() - begun_at, 3))

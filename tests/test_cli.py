@@ -234,6 +234,79 @@ def test_a_mistake_is_one_line_with_a_code(run, home, command, code, text):
     refused(run(*command), code, text)
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "expected", "is_retryable"),
+    [
+        (["rollout", "start", "--version", "v9"], Exit.USAGE, errors.UnknownVersion, False),
+        (["rollout", "abort"], Exit.NOTHING_TO_DO, errors.NothingToDo, False),
+        (["versions", "remove", "v1"], Exit.CONFLICT, errors.Conflict, False),
+        (["down"], Exit.NOTHING_TO_DO, errors.NothingToDo, False),
+        (["status"], Exit.UNREACHABLE, errors.BrokerUnreachable, True),
+        (["metrics"], Exit.UNREACHABLE, errors.BrokerUnreachable, True),
+    ],
+)
+def test_a_mistake_is_json_for_who_asks_for_json(run, home, monkeypatch, command, code, expected, is_retryable):
+    monkeypatch.setattr("control.cli_pool.REPORT_TIMEOUT_S", 0.02)
+    add(home, "v1")
+    for_people = run(*command).stderr.removeprefix("error: ").rstrip("\n")
+    assert told(run(*command, "-o", "json"), code) == [
+        {"code": expected.code, "message": for_people, "retryable": is_retryable}
+    ]
+
+
+def told(result, code):
+    """What is on stderr, each line an object."""
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    return [json.loads(line) for line in result.stderr.splitlines()]
+
+
+def test_a_mistake_of_several_lines_is_one_object(run, tmp_path):
+    (tmp_path / "pool.toml").write_text("[pool]\nworkrs = 2\nworkers = 0")
+    (one,) = told(run("--config", "pool.toml", "status", "-o", "json"), Exit.USAGE)
+    assert one["code"] == "bad_config"
+    assert "workrs" in one["message"]
+    assert "pool.workers = 0" in one["message"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version", "v2", "--canary", "10", "--no-analysis", "-o", "json"],
+        ["-o", "json"],
+        ["--version", "v2", "--bake", "-1", "-o", "json"],
+    ],
+    ids=["two of which one is allowed", "a missing option", "a value out of range"],
+)
+def test_a_command_that_is_used_wrongly_is_told_as_json_too(run, home, words):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    (one,) = told(run("rollout", "start", *words), Exit.USAGE)
+    assert (one["code"], one["retryable"]) == ("usage", False)
+    assert one["message"].endswith(("give one of them", "'--version'.", "x>=0."))
+
+
+@needs_limits
+def test_a_full_disk_is_told_as_json_with_the_code_of_its_error(run, home):
+    add(home, "v1")
+    add(home, "v2", seed="2")
+    start(home, "v2")
+    with Journal(home.database), full_disk():
+        (one,) = told(run("rollout", "report", "-o", "json"), Exit.DEGRADED)
+    assert (one["code"], one["retryable"]) == ("unwritable", True)
+
+
+def test_a_picture_that_fails_is_told_with_the_code_of_its_error(run, home, tmp_path, monkeypatch):
+    failures = [(errors.BadImage("truncated"), "bad_image"), (errors.QueueFull("no room"), "queue_full")]
+    monkeypatch.setattr("hotpool.Client.classify_many", lambda self, files, **options: [one for one, _ in failures])
+    result = run("classify", "a.png", "b.png", "-o", "json")
+    assert result.exit_code == Exit.UNEXPECTED
+    assert [json.loads(line) for line in result.stderr.splitlines()] == [
+        {"code": "bad_image", "message": "a.png: truncated", "retryable": False},
+        {"code": "queue_full", "message": "b.png: no room", "retryable": True},
+    ]
+    assert [view["error"]["code"] for view in json.loads(result.stdout)] == ["bad_image", "queue_full"]
+
+
 def test_calibration_pictures_for_float32_are_a_mistake(run):
     result = run("versions", "add", "x.pth", "--name", "v1", "--calibrate", ".")
     assert result.exit_code == Exit.USAGE
@@ -454,6 +527,9 @@ def test_an_order_without_a_controller_is_written_down_and_says_so(run, home, mo
     add(home, "v1")
     add(home, "v2", seed="2")
     start(home, "v2")
+    result = run("rollout", "pause", "-o", "json")
+    assert json.loads(result.stdout)["rollout"]["paused"] is True
+    assert "takes effect when it is back" in json.loads(result.stderr)["warning"]
     result = run("rollout", "abort", "--reason", "oops")
     assert result.exit_code == Exit.UNREACHABLE
     assert "takes effect when it is back" in result.stderr

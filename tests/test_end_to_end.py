@@ -454,8 +454,9 @@ def test_a_pool_without_a_version_says_what_to_add_and_down_ends_it(files, tmp_p
             eventually(lambda: is_on(hotpool, "v1"), "the first version is served")
         finally:
             pids = [holder(hotpool.home.lock(name)) for name in ("up", "broker", "workers", "control")]
-            hotpool("down")
+            told = hotpool.json("down")
         assert all(pids)
+        assert (told["home"], told["process"], told["has_ended"]) == (str(hotpool.home.root), pids[0], True)
         assert [holder(hotpool.home.lock(name)) for name in ("up", "broker", "workers", "control")] == [None] * 4
         assert "hotpool up" in hotpool("status", code=7).stderr
         hotpool("down", code=11)

@@ -111,8 +111,9 @@ def site(tmp_path_factory):
         options = ("--labels", folder / "labels.txt", *SMALL_NETWORK)
         hotpool("versions", "add", folder / "v1.pth", "--name", "v1", *options)
         second = hotpool.start("versions", "add", folder / "v2.pth", "--name", "v2", *options)
-        hotpool("up", "--detach")
+        said = hotpool("up", "--detach").stdout
         try:
+            assert f"the Web page is at http://127.0.0.1:{port}" in said
             _, errors = second.communicate()
             assert second.returncode == 0, errors
             yield Site(hotpool, f"http://127.0.0.1:{port}", folder)

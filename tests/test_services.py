@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from control.exits import Exit
+from control.health import Readiness
 from control.services import Runner, Service, Signals, decide, describe_exit, module_command, services
-from control.up import create_folders, run_pool, start_detached, stop_pool
+from control.up import _announcement, create_folders, run_pool, start_detached, stop_pool
 from hotpool.config import Config, Gateway
 from hotpool.errors import Conflict, NothingToDo
 from hotpool.home import Home
@@ -244,6 +245,23 @@ def test_up_waits_for_a_service_of_an_earlier_pool_and_then_names_it(tmp_path, s
     assert said == [f"waiting for an earlier workers (process {os.getpid()}) to stop"]
 
 
+@pytest.mark.parametrize(
+    ("gateway", "page"),
+    [
+        (Gateway(), ", the Web page is at http://127.0.0.1:8080"),
+        (Gateway(host="::1", port=80), ", the Web page is at http://[::1]:80"),
+        (Gateway(port=0), ", the Web page is at the address in gateway.log"),
+        (Gateway(enabled=False), ""),
+    ],
+)
+def test_up_says_where_clients_connect_and_where_the_page_is(tmp_path, gateway, page):
+    home, ready = Home(tmp_path), Readiness("2 of 2 workers ready on v1", is_ready=True)
+    clients = home.endpoint("clients")
+    said = _announcement(ready, home, gateway, 1.04)
+    assert said == f"2 of 2 workers ready on v1, 1.0 s; clients connect to {clients}{page}"
+    assert _announcement(Readiness("waiting for the broker"), home, gateway, 1.0) == "waiting for the broker"
+
+
 @needs_limits
 def test_a_lock_on_a_full_disk_holds_and_names_nobody_rather_than_the_one_before(tmp_path):
     lock = tmp_path / "up.lock"
@@ -282,6 +300,8 @@ with hold(Path({str(home.lock("up"))!r}), ""), Signals() as signals:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"up\n"
-        assert stop_pool(home, 20.0, said.append) is Exit.OK
+        stopped = stop_pool(home, 20.0, said.append)
+        assert (stopped.home, stopped.process, stopped.has_ended) == (str(home.root), process.pid, True)
+        assert 0.1 <= stopped.seconds < 20
         assert (tmp_path / "ended").exists()
     assert said[-1] == "stopped"
