@@ -96,9 +96,13 @@ def _openvino(model: "openvino.Model", options: Mapping[str, Any]) -> Prepare:
     def prepare(batch: FloatArray) -> Forward:
         fixed = model.clone()
         fixed.reshape(list(batch.shape))
-        compiled = core.compile_model(fixed, "CPU", {**one_thread, **options})
-        request = compiled.create_infer_request()
-        return lambda: np.array(request.infer({INPUT: batch}, share_inputs=True, share_outputs=True)[OUTPUT])
+        openvino = _import_openvino()
+        steps = openvino.preprocess.PrePostProcessor(fixed)
+        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+        steps.input().model().set_layout(openvino.Layout("NCHW"))
+        compiled = core.compile_model(steps.build(), "CPU", {**one_thread, **options})
+        request, rows = compiled.create_infer_request(), np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+        return lambda: request.infer({INPUT: rows}, share_inputs=True, share_outputs=True)[OUTPUT]
 
     return prepare
 
