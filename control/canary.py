@@ -1,6 +1,7 @@
 """Pure: the canary of a rollout: what the target gets of the requests, which gates are armed, what follows from their verdicts.
 
-A rollout without steps has none of it: its workers answer whatever comes, as they become ready.
+A rollout without steps has none of it: its workers answer whatever comes, as they become ready. Only away from a version whose
+answers are known to be bad requests are split without a canary too.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +13,8 @@ from hotpool.messages import Policy, WorkerReport
 from hotpool.states import Phase, WorkerState
 
 from .actions import Record
-from .events import EventKind
-from .gates import ARMED, judge
+from .events import CONTROLLER, EventKind
+from .gates import ARMED, TIMED, judge
 from .plan import SHADOW, carried_share, share_of
 from .rollout import Kind, PauseCause, Rollout
 from .settings import OnInconclusive
@@ -31,11 +32,22 @@ ABOUT_EVEN = 0.75  # of what the canary workers can carry: then they are about a
 
 def policy(rollout: Rollout, workers: Workers, floor: int) -> Policy | None:
     """How requests are split now; None: any admitted worker answers. floor: workers that must stay ready."""
-    if not rollout.settings.steps or rollout.phase not in _SHARES:
+    shares = _SHARES_AWAY if leaves_bad_answers(rollout) else _SHARES if rollout.settings.steps else {}
+    if rollout.phase not in shares:
         return None
-    share = _SHARES[rollout.phase](rollout, workers, floor)
+    share = shares[rollout.phase](rollout, workers, floor)
     copies = WHOLE if _step_kind(rollout) == SHADOW else 0.0
     return Policy(rollout.analysis.policy, rollout.number, share, copies)
+
+
+def leaves_bad_answers(rollout: Rollout) -> bool:
+    """Whether the version it leads away from is known to answer badly. One that is only slow answers rightly: there fewer
+    workers would be slower still. Nobody but gates and probes lets the controller itself order an undo."""
+    if rollout.phase not in (Phase.ROLLING_BACK, Phase.ROLLBACK_FAILED):
+        return rollout.kind is Kind.UNDO and rollout.operator == CONTROLLER
+    found = rollout.judged[-1].get("verdicts", ()) if rollout.judged else ()
+    failed = {one["gate"] for one in found if one["enforced"] and one["result"] == GateResult.FAIL}
+    return rollout.is_target_wrong or not failed <= set(TIMED)
 
 
 def watch_policy(rollout: Rollout) -> Policy:
@@ -64,10 +76,21 @@ def _back(rollout: Rollout, workers: Workers, floor: int) -> float:
     return min(_by_capacity(rollout, workers, floor), _last_share(rollout))
 
 
+def _to_stable(rollout: Rollout, workers: Workers, floor: int) -> float:
+    """As soon as one stable worker is there to answer, however much it then has to do."""
+    return _back(rollout, workers, floor=1)
+
+
+def _to_target(rollout: Rollout, workers: Workers, floor: int) -> float:
+    """Likewise, where what is bad is the stable version."""
+    return WHOLE if _staying(rollout, workers, rollout.target) else 0.0
+
+
 def _last_share(rollout: Rollout) -> float:
-    """That of the step in which the rollback began; any, once all workers were being updated."""
+    """That of the step in which the rollback began; any, once all workers were being updated, and where it has failed: then
+    those serve that are left."""
     step, steps = rollout.analysis.step, rollout.settings.steps
-    if step >= len(steps):
+    if step >= len(steps) or not steps or rollout.phase is Phase.ROLLBACK_FAILED:
         return WHOLE
     return share_of(steps[step]) if step >= 0 else 0.0
 
@@ -86,6 +109,15 @@ _SHARES: dict[Phase, Callable[[Rollout, Workers, int], float]] = {
     Phase.BAKING: _by_capacity,
     Phase.COMMITTING: _by_capacity,
     Phase.ROLLING_BACK: _back,
+}
+
+# Away from a version whose answers are known to be bad: its answers do more harm than a queue.
+_SHARES_AWAY: dict[Phase, Callable[[Rollout, Workers, int], float]] = {
+    Phase.ROLLING: _to_target,
+    Phase.BAKING: _to_target,
+    Phase.COMMITTING: _to_target,
+    Phase.ROLLING_BACK: _to_stable,
+    Phase.ROLLBACK_FAILED: _to_stable,
 }
 
 

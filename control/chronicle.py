@@ -199,7 +199,8 @@ def _unpause(told: Chronicle, at: float) -> None:
 def _start_step(told: Chronicle, body: Mapping[str, Any], at: float) -> None:
     worker = str(body.get("worker", ""))
     goal = told.stable if told.digests.get(str(body.get("goal"))) == "stable" else told.target
-    part = Part.LOAD if told.settings.get("strategy") == Strategy.BESIDE else Part.DRAIN
+    strategy = body.get("strategy", told.settings.get("strategy"))
+    part = Part.LOAD if strategy == Strategy.BESIDE else Part.DRAIN
     told.steps.append(WorkerStep(worker, goal, int(body.get("attempt", 1)), at, [Band(part, at, at)]))
     if worker not in told.workers:
         told.workers.append(worker)

@@ -4,7 +4,7 @@ Commands follow from the difference and may be sent twice: a controller that was
 back as `Record` and is in the journal before the command it announces is decided at all.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
@@ -15,8 +15,9 @@ from . import canary, preflight, probes
 from .actions import Action, CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetSpares, SetTable, Undrain
 from .between import repair, take_back
 from .events import EventKind
+from .floor import down, floor_of, is_on_goal, is_settled, least_ready, may_drain, movers, seats, state_of
 from .ledger import Ledger
-from .rollout import Fault, Outcome, Part, Rollout, Step
+from .rollout import Fault, Kind, Outcome, Part, Rollout, Step
 from .view import Evaluating, Finding, View
 
 K, S = EventKind, WorkerState
@@ -33,7 +34,7 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
         return PointStable(pointer)
     if table := _table(ledger, model, stable, view, now):
         return table
-    if found := probes.follow(ledger, model, view, _least(rollout, view) if rollout else 1, now):
+    if found := probes.follow(ledger, model, view, least_ready(rollout, view) if rollout else 1, now):
         return found
     if rollout is None:
         action = take_back(ledger, model, view, now) or repair(ledger, stable, view, now)
@@ -44,10 +45,9 @@ def decide(ledger: Ledger, model: str, view: View, now: float) -> Action | None:
 
 
 def _table(ledger: Ledger, model: str, stable: str, view: View, now: float) -> SetTable | None:
-    rollout, watched, policy = ledger.active(model), ledger.watched(model), None
-    if rollout is not None:
-        policy = canary.policy(rollout, view.workers, _least(rollout, view))
-    elif watched is not None and canary.is_watched(watched, now):
+    last, watched = ledger.last(model), ledger.watched(model)
+    policy = canary.policy(last, view.workers, least_ready(last, view)) if last else None
+    if policy is None and watched is not None and canary.is_watched(watched, now):
         policy = canary.watch_policy(watched)
     names = ledger.versions.get(model, {})
     wanted = ModelReport(model, ledger.epoch, stable, ledger.target(model), names, policy)
@@ -81,18 +81,18 @@ def _decide_canary(rollout: Rollout, view: View, now: float) -> Action | None:
     return (
         _give_up(rollout, now, rollout.settings.progress_deadline_s)
         or _go_on(rollout, view, now)
-        or _start_step(rollout, view)
-        or (canary.begin(rollout) if _is_settled(rollout, view) and not _spares(view) else None)
+        or _start_step(rollout, view, now)
+        or (canary.begin(rollout) if is_settled(rollout, view) and not _spares(view) else None)
     )
 
 
 def _decide_analyzing(rollout: Rollout, view: View, now: float) -> Action | None:
     """Waiting for evidence is no lack of progress: a step has a limit of its own."""
-    go_on = canary.end_step if _is_settled(rollout, view) else canary.wait_for_workers
+    go_on = canary.end_step if is_settled(rollout, view) else canary.wait_for_workers
     return (
         _give_up(rollout, now, inf)
         or canary.catch_failure(rollout, view.counts, now)
-        or _start_step(rollout, view)
+        or _start_step(rollout, view, now)
         or go_on(rollout, view.counts, now)
     )
 
@@ -102,8 +102,8 @@ def _decide_rolling(rollout: Rollout, view: View, now: float) -> Action | None:
         _give_up(rollout, now, rollout.settings.progress_deadline_s)
         or canary.catch_failure(rollout, view.counts, now)
         or _go_on(rollout, view, now)
-        or _start_step(rollout, view)
-        or (_record(rollout, K.BAKE_STARTED) if _is_settled(rollout, view) and not _spares(view) else None)
+        or _start_step(rollout, view, now)
+        or (_record(rollout, K.BAKE_STARTED) if _has_arrived(rollout, view) and not _spares(view) else None)
     )
 
 
@@ -112,20 +112,29 @@ def _decide_baking(rollout: Rollout, view: View, now: float) -> Action | None:
     return (
         _give_up(rollout, now, deadline_s)
         or canary.catch_failure(rollout, view.counts, now)
-        or _start_step(rollout, view)
+        or _start_step(rollout, view, now)
         or _end_bake(rollout, view, now)
     )
 
 
 def _end_bake(rollout: Rollout, view: View, now: float) -> Action | None:
     """`since` is when the bake began, when it was resumed or when this controller started: it begins anew each time."""
-    if not _is_settled(rollout, view) or _spares(view) or now - rollout.since < rollout.settings.bake_s:
+    if not _has_arrived(rollout, view) or _spares(view) or now - rollout.since < rollout.settings.bake_s:
         return None
     if view.weights is None:
         return CheckWeights(rollout.target)
     if not view.weights.is_good:
         return _record(rollout, K.ROLLBACK_STARTED, cause="version", reason=view.weights.reason)
     return _record(rollout, K.COMMIT_STARTED, digest=rollout.target)
+
+
+def _has_arrived(rollout: Rollout, view: View) -> bool:
+    """An undo leaves a version that must not stay, so it waits for nobody without a process: the next one will boot what is
+    stable by then, or is brought there."""
+    if rollout.kind is Kind.START:
+        return is_settled(rollout, view)
+    gone = [name for name, worker in view.workers.items() if worker.state is S.DOWN and name not in rollout.steps]
+    return len(gone) < len(view.workers) and is_settled(rollout, view, apart_from=gone)
 
 
 def _decide_committing(rollout: Rollout, view: View, now: float) -> Action | None:
@@ -138,8 +147,8 @@ def _decide_rolling_back(rollout: Rollout, view: View, now: float) -> Action | N
         return _end_overdue_rollback(rollout, view)
     return (
         _go_on(rollout, view, now)
-        or _start_step(rollout, view)
-        or (_record(rollout, K.ROLLED_BACK) if _is_settled(rollout, view) else None)
+        or _start_step(rollout, view, now)
+        or (_record(rollout, K.ROLLED_BACK) if is_settled(rollout, view) else None)
     )
 
 
@@ -174,10 +183,9 @@ def _give_up(rollout: Rollout, now: float, deadline_s: float) -> Action | None:
 
 def _end_overdue_rollback(rollout: Rollout, view: View) -> Action:
     """A worker that was down for so long has no process; the next one will boot the stable version."""
-    down = [worker for worker in _seats(rollout, view) if _state(view, worker) is S.DOWN]
-    if _is_settled(rollout, view, apart_from=down):
+    if is_settled(rollout, view, apart_from=down(rollout, view)):
         return _record(rollout, K.ROLLED_BACK)
-    where = ", ".join(f"{worker} {_state(view, worker)}" for worker in _seats(rollout, view))
+    where = ", ".join(f"{worker} {state_of(view, worker)}" for worker in seats(rollout, view))
     reason = f"no progress for {rollout.settings.progress_deadline_s:g} s while rolling back: {where}"
     return _record(rollout, K.ROLLBACK_FAILED, cause="deadline", reason=reason)
 
@@ -185,37 +193,64 @@ def _end_overdue_rollback(rollout: Rollout, view: View) -> Action:
 # ---- steps
 
 
-def _start_step(rollout: Rollout, view: View) -> Action | None:
+def _start_step(rollout: Rollout, view: View, now: float) -> Action | None:
     """The next worker that needs its step and may have it. Who is not ready anyway goes first and costs nothing."""
     if rollout.paused:
         return None
-    waiting = [view.workers[worker] for worker in _movers(rollout, view) if _needs_step(rollout, view, worker)]
+    waiting = [view.workers[worker] for worker in movers(rollout, view) if _needs_step(rollout, view, worker)]
+    spent = [w.worker for w in waiting if rollout.attempts.get(w.worker, 0) > rollout.settings.max_worker_retries]
+    if spent and not _can_others_go_back(rollout, view, spent):
+        return _out_of_attempts(rollout, spent[0])
     for worker in sorted(waiting, key=lambda worker: worker.state is S.READY):
-        if rollout.attempts.get(worker.worker, 0) > rollout.settings.max_worker_retries:
-            return _out_of_attempts(rollout, worker.worker)
-        if worker.state is not S.READY or _may_take(rollout, view, worker.worker):
+        strategy = None if worker.worker in spent else _strategy_for(rollout, view, worker, now)
+        if strategy is not None:
             attempt = rollout.attempts.get(worker.worker, 0) + 1
             body = {"worker": worker.worker, "incarnation": worker.incarnation, "attempt": attempt}
-            return _record(rollout, K.STEP_STARTED, **body, goal=rollout.goal)
+            return _record(rollout, K.STEP_STARTED, **body, goal=rollout.goal, strategy=strategy)
     return None
 
 
 def _needs_step(rollout: Rollout, view: View, worker: str) -> bool:
     """Down and starting workers are waited for: they will come with the stable version. A load under way is let end."""
     report = view.workers.get(worker)
-    if report is None or report.beside or worker in rollout.steps or _is_on_goal(rollout, view, worker):
+    if report is None or report.beside or worker in rollout.steps or is_on_goal(rollout, view, worker):
         return False
     if worker in view.taken_out:  # its process ends, and the next one gets its step
         return False
     return report.state in (S.READY, S.DRAINING, S.DRAINED)
 
 
-def _may_take(rollout: Rollout, view: View, worker: str) -> bool:
-    """Whether the step of a ready worker may begin. One that loads beside stays ready, so there the limit is only a matter of
-    how much processor the loads may take from the requests."""
-    if rollout.settings.strategy is Strategy.BESIDE:
-        return len(rollout.steps) < rollout.settings.max_unavailable
-    return _may_drain(rollout, view, worker)
+def _can_others_go_back(rollout: Rollout, view: View, spent: list[str]) -> bool:
+    """Whether a rollback has more to do than bring back these workers, which it can't."""
+    if rollout.phase is not Phase.ROLLING_BACK:
+        return False
+    return bool(rollout.steps) or not is_settled(rollout, view, apart_from={*spent, *down(rollout, view)})
+
+
+def _strategy_for(rollout: Rollout, view: View, worker: WorkerReport, now: float) -> Strategy | None:
+    """How this worker may have its step now; None: not yet. One that loads beside stays ready, so there the limit is only a
+    matter of how much processor the loads may take from the requests."""
+    strategy = rollout.settings.strategy
+    if worker.state is not S.READY:
+        return strategy
+    if strategy is Strategy.BESIDE:
+        return strategy if len(rollout.steps) < rollout.settings.max_unavailable else None
+    if may_drain(rollout, view, worker.worker):
+        return strategy
+    return Strategy.BESIDE if _must_not_wait(rollout, view, now) else None
+
+
+def _must_not_wait(rollout: Rollout, view: View, now: float) -> bool:
+    """A worker that is missing must not keep the others on a version that is not to stay: the floor forbids to drain them, but
+    loading beside takes nobody out of service. A load that is under way may let it rise again, and a spare worker, which may be
+    on its way, is given some time."""
+    settings, workers = rollout.settings, view.workers.values()
+    is_busy = bool(rollout.steps) or any(one.beside or one.state in (S.LOADING, S.VERIFYING) for one in workers)
+    if is_busy or (rollout.phase is not Phase.ROLLING_BACK and rollout.kind is not Kind.UNDO):
+        return False
+    n_spares = sum(spare.state is S.READY for spare in _spares(view))
+    lacks_spare = settings.strategy is Strategy.SURGE and n_spares < settings.max_surge
+    return not lacks_spare or now - rollout.since >= settings.drain_timeout_s
 
 
 def _out_of_attempts(rollout: Rollout, worker: str) -> Action:
@@ -244,9 +279,9 @@ def _go_on_with(rollout: Rollout, step: Step, view: View, now: float) -> Action 
     if worker is None or worker.state is S.DOWN:
         return _time_out(rollout, step, S.DOWN, now)
     spent_s = round(now - step.since, 6)
-    loads_beside = step.part is Part.LOAD and rollout.settings.strategy is Strategy.BESIDE
+    loads_beside = step.part is Part.LOAD and step.strategy is Strategy.BESIDE
     has_loaded = loads_beside and worker.token == step.token  # its seconds are written down first
-    if _is_on_goal(rollout, view, step.worker) and not has_loaded:
+    if is_on_goal(rollout, view, step.worker) and not has_loaded:
         return _record(rollout, K.STEP_FINISHED, worker=step.worker, rejoin_s=spent_s)
     if worker.incarnation != step.incarnation:
         return _fail(rollout, step, Fault.WORKER, "its process ended")
@@ -272,8 +307,8 @@ def _take_out(rollout: Rollout, step: Step, view: View) -> Action:
     """The worker serves, but not its goal."""
     if step.part is Part.REJOIN:
         return _fail(rollout, step, Fault.WORKER, f"it came back with version {view.workers[step.worker].version}")
-    if _may_drain(rollout, view, step.worker):
-        return Drain(step.worker, _floor(rollout, view))
+    if may_drain(rollout, view, step.worker):
+        return Drain(step.worker, floor_of(rollout, view))
     return _record(rollout, K.STEP_WITHDRAWN, worker=step.worker, reason="another worker went down first")
 
 
@@ -302,62 +337,6 @@ def _fail(rollout: Rollout, step: Step, fault: Fault, reason: str) -> Record:
     return _record(rollout, K.STEP_FAILED, worker=step.worker, part=step.part, fault=fault, reason=reason)
 
 
-# ---- the floor
-
-
-def _may_drain(rollout: Rollout, view: View, worker: str) -> bool:
-    """Whether enough workers stay ready without this one and without those whose drain is announced."""
-    announced = rollout.steps.keys() | {worker}
-    staying = sum(
-        report.state is S.READY and not _leaves(rollout, view, name, announced) for name, report in view.workers.items()
-    )
-    return staying >= _floor(rollout, view)
-
-
-def _floor(rollout: Rollout, view: View) -> int:
-    """Of its steps. With spare workers no ordinary one leaves before another has come."""
-    return len(_seats(rollout, view)) if rollout.settings.strategy is Strategy.SURGE else _least(rollout, view)
-
-
-def _least(rollout: Rollout, view: View) -> int:
-    return max(1, len(_seats(rollout, view)) - rollout.settings.max_unavailable)
-
-
-def _leaves(rollout: Rollout, view: View, worker: str, announced: set[str]) -> bool:
-    """A step that holds its goal is about to finish, not to drain."""
-    return worker in announced and not _is_on_goal(rollout, view, worker)
-
-
-def _is_settled(rollout: Rollout, view: View, apart_from: Collection[str] = ()) -> bool:
-    """Every worker that is to be is ready on the goal, no step is open, nobody holds the rollout."""
-    workers = [worker for worker in _movers(rollout, view) if worker not in apart_from]
-    is_open = rollout.paused or any(worker in rollout.steps for worker in workers)
-    return not is_open and all(_is_on_goal(rollout, view, worker) for worker in workers)
-
-
-def _is_on_goal(rollout: Rollout, view: View, worker: str) -> bool:
-    """One that loads beside may be about to leave it, by the order of a step that was left when the rollback began."""
-    report = view.workers.get(worker)
-    return report is not None and report.state is S.READY and report.digest == rollout.goal and not report.beside
-
-
-def _state(view: View, worker: str) -> WorkerState:
-    report = view.workers.get(worker)
-    return report.state if report else S.DOWN
-
-
-def _movers(rollout: Rollout, view: View) -> list[str]:
-    """The workers that are to be on the goal by now."""
-    if rollout.phase in (Phase.CANARY, Phase.ANALYZING):
-        return list(rollout.canary_workers)
-    return _seats(rollout, view)
-
-
-def _seats(rollout: Rollout, view: View) -> list[str]:
-    """Those of the beginning too: a broker that was just restarted has not heard of all workers yet."""
-    return list(dict.fromkeys((*rollout.workers, *(worker for worker in view.workers if not is_spare(worker)))))
-
-
 # ---- spare workers
 
 
@@ -370,15 +349,21 @@ def _set_spares(rollout: Rollout | None, view: View) -> Action | None:
     about the ordinary ones. None leaves while it stands in for one that is not ready. rollout: the last, under way or over."""
     spares, wanted = _spares(view), 0
     if rollout and rollout.settings.strategy is Strategy.SURGE and rollout.phase in _MOVES:
-        away = [worker for worker in _movers(rollout, view) if not _is_on_goal(rollout, view, worker)]
+        away = [worker for worker in movers(rollout, view) if not is_on_goal(rollout, view, worker)]
         # One without a process moves nothing now, and is back with the stable version before it does.
-        is_moving = any(_state(view, worker) not in (S.DOWN, S.STARTING) for worker in away)
+        is_moving = any(state_of(view, worker) not in (S.DOWN, S.STARTING) for worker in away)
         wanted = rollout.settings.max_surge if is_moving else 0
     if wanted == len(spares):
         idle = (spare for spare in spares if spare.state is S.DRAINED and rollout and spare.digest == rollout.stable)
         return next((Undrain(spare.worker) for spare in idle), None)
-    is_needed = any(_state(view, worker) is not S.READY for worker in (_seats(rollout, view) if rollout else ()))
-    return None if wanted < len(spares) and is_needed else SetSpares(wanted)
+    return None if wanted < len(spares) and rollout and _stand_in(rollout, view) else SetSpares(wanted)
+
+
+def _stand_in(rollout: Rollout, view: View) -> bool:
+    """What they serve an undo leaves, and it waits for nobody without a process."""
+    if rollout.kind is Kind.UNDO and rollout.goal == rollout.target:
+        return False
+    return any(state_of(view, worker) is not S.READY for worker in seats(rollout, view))
 
 
 def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:

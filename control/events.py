@@ -6,6 +6,8 @@ from typing import Any
 
 from hotpool.digest import digest_json
 
+CONTROLLER = "controller"  # who signs what nobody has ordered
+
 
 class EventKind(StrEnum):
     """What can happen. The comment names what the event's body holds beside `reason`."""
@@ -29,7 +31,7 @@ class EventKind(StrEnum):
     ANALYSIS_STARTED = "analysis_started"  # step; its seq is the number of this run of evidence
     JUDGED = "judged"  # step, armed, result, verdicts, counts, elapsed_s
     ROLL_STARTED = "roll_started"  # step; its seq is the number of the evidence from here to the end
-    STEP_STARTED = "step_started"  # worker, incarnation, goal, attempt
+    STEP_STARTED = "step_started"  # worker, incarnation, goal, attempt, strategy
     STEP_WITHDRAWN = "step_withdrawn"  # worker
     STEP_DRAINED = "step_drained"  # worker, drain_s
     STEP_LOADED = "step_loaded"  # worker, load_s, verify_s, digest

@@ -40,7 +40,7 @@ from .verdicts import (
 
 G = Gate
 
-_TIMED = (G.LATENCY, G.LATENCY_TAIL)
+TIMED = (G.LATENCY, G.LATENCY_TAIL)
 _OF_SHARE = (G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.DRIFT)
 
 # Which gates see anything when. Only in a shadow does the target answer what stable answers too; but each picture once, and
@@ -50,8 +50,8 @@ _OF_SHARE = (G.ERRORS, G.ERRORS_RELATIVE, G.COLLAPSE, G.DRIFT)
 ARMED: dict[str, tuple[Gate, ...]] = {
     "shadow": (G.ERRORS, G.AGREEMENT, G.DRIFT),
     "share": _OF_SHARE,
-    "even_share": (*_OF_SHARE, *_TIMED),
-    "rolling": (*_OF_SHARE, *_TIMED),
+    "even_share": (*_OF_SHARE, *TIMED),
+    "rolling": (*_OF_SHARE, *TIMED),
     "baking": (G.ERRORS,),
     "watch": (G.ERRORS,),
 }

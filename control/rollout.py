@@ -78,7 +78,7 @@ class Kind(StrEnum):
 
 
 class Part(StrEnum):
-    """Of a step, in this order. With the strategy `beside` a step begins with the load."""
+    """Of a step, in this order. One with the strategy `beside` begins with the load."""
 
     DRAIN = "drain"
     LOAD = "load"
@@ -111,7 +111,8 @@ class Outcome(StrEnum):
 class Step:
     """One worker on its way to `goal`.
 
-    token: names its load. since: monotonic, when its part began. seconds: by part that has ended.
+    token: names its load. since: monotonic, when its part began. strategy: on the way back it may differ from the rollout's.
+    seconds: by part that has ended.
     """
 
     worker: str
@@ -121,6 +122,7 @@ class Step:
     token: str
     since: float
     part: Part = Part.DRAIN
+    strategy: Strategy = Strategy.DRAIN
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: Outcome = Outcome.OPEN
     reason: str = ""
@@ -184,6 +186,7 @@ class Rollout:
     ending: str = ""
     ended_ts: str = ""
     failed_rollbacks: int = 0
+    is_target_wrong: bool = False  # as the health probe has found; `cause` may later be that of a failed rollback
 
     @property
     def is_over(self) -> bool:
@@ -262,8 +265,9 @@ def _step_started(rollout: Rollout, event: Event, now: float) -> Rollout:
     if worker in rollout.steps:
         raise IllegalTransition(f"the step of {worker} is already open")
     token = f"{rollout.number}-{worker}-{event.seq}"
-    part = Part.LOAD if rollout.settings.strategy is Strategy.BESIDE else Part.DRAIN
-    step = Step(worker, body["incarnation"], body["goal"], body["attempt"], token, now, part)
+    strategy = Strategy(body.get("strategy", rollout.settings.strategy))  # not named in older journals
+    part = Part.LOAD if strategy is Strategy.BESIDE else Part.DRAIN
+    step = Step(worker, body["incarnation"], body["goal"], body["attempt"], token, now, part, strategy)
     attempts = {**rollout.attempts, worker: rollout.attempts.get(worker, 0) + 1}
     return replace(rollout, steps={**rollout.steps, worker: step}, attempts=attempts)
 
@@ -300,7 +304,9 @@ def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
     rollout = replace(
         rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False, pause_cause=None
     )
-    return replace(rollout, cause=event.body["cause"], ending=event.body["reason"], ended_ts="")
+    cause, reason = event.body["cause"], event.body["reason"]
+    is_wrong = rollout.is_target_wrong or cause == "probe"
+    return replace(rollout, cause=cause, ending=reason, ended_ts="", is_target_wrong=is_wrong)
 
 
 def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:

@@ -23,7 +23,7 @@ from control.journal import Journal
 from control.ledger import Ledger, replay
 from control.plan import SHADOW, share_of
 from control.recheck import recheck
-from control.rollout import Rollout
+from control.rollout import Kind, Rollout
 from control.settings import Settings
 from control.view import Evaluating, Finding, Probed, Round
 from hotpool import messages as m
@@ -601,13 +601,22 @@ class World:
             self._check_share()
         if when == "before" and isinstance(action, Record) and action.kind is EventKind.COMMIT_STARTED:
             target = self.last().target
-            not_there = [w for w in self.pool.workers.values() if w.state is not S.READY or w.digest != target]
+            is_undo = self.last().kind is Kind.UNDO  # which waits for nobody without a process
+            seen = [w for w in self.pool.workers.values() if not (is_undo and w.state is S.DOWN)]
+            not_there = [w for w in seen if w.state is not S.READY or w.digest != target]
             self.pool.wrong += [f"commit while {worker}" for worker in not_there]
 
     def _check_share(self) -> None:
-        """The controller has looked and is content: then nobody may get the target who must not."""
-        table, rollout = self.pool.table, self._follow().active(MODEL)
-        if table is None or table.policy is None or rollout is None:
+        """The controller has looked and is content: then nobody may get the target who must not, nor anybody what is bad."""
+        table, rollout = self.pool.table, self._follow().last(MODEL)
+        if table is None or rollout is None:
+            return
+        ready = {w.digest for w in self.pool.workers.values() if w.state is S.READY and w.is_known}
+        bad = found_bad(rollout)
+        wanted = 0.0 if bad == rollout.target else 100.0
+        if bad and ready - {bad} and (table.policy is None or table.policy.share != wanted):
+            self.pool.wrong.append(f"what answers badly still answers in phase {rollout.phase}: {table.policy}")
+        if table.policy is None or rollout.is_over:
             return
         share = table.policy.share
         if rollout.phase is Phase.CANARY or (rollout.phase is Phase.ANALYZING and rollout.step == SHADOW):
@@ -627,6 +636,16 @@ class World:
         ledger = self.ledger()
         active = ledger.active(MODEL)
         return worker in (active.steps if active else ledger.repairs) or worker in ledger.wrong
+
+
+def found_bad(rollout: Rollout) -> str:
+    """What this rollout leads away from, if a gate or the probe has found its answers bad."""
+    if rollout.phase in (Phase.ROLLING, Phase.BAKING, Phase.COMMITTING):
+        return rollout.stable if (rollout.kind, rollout.operator) == (Kind.UNDO, "controller") else ""
+    verdicts = [one for body in rollout.judged for one in body["verdicts"] if one["enforced"]]
+    failed = {one["gate"] for one in verdicts if one["result"] == "fail"}
+    is_bad = rollout.is_target_wrong or failed - {"latency", "latency_tail"}
+    return rollout.target if is_bad and rollout.phase in (Phase.ROLLING_BACK, Phase.ROLLBACK_FAILED) else ""
 
 
 def check_order(events: list[Event]) -> None:

@@ -224,6 +224,61 @@ SHARES: list[tuple[Rollout, list[WorkerReport], float]] = [
 ]
 
 
+def failed(*gates: Gate, phase: Phase = P.ROLLING_BACK, **changes: Any) -> Rollout:
+    """On its way back because of these."""
+    verdicts = [{"gate": gate, "enforced": True, "result": FAIL} for gate in gates]
+    reported = {"gate": G.DRIFT, "enforced": False, "result": FAIL}
+    return judging(phase, cause="gate", judged=({"verdicts": [*verdicts, reported]},), **changes)
+
+
+def undo(operator: str, phase: Phase = P.ROLLING) -> Rollout:
+    return rollout(phase, kind=Kind.UNDO, operator=operator)
+
+
+two_new, all_new = [new[0], new[1], old[2]], new[:3]
+without_canary = replace(CANARY, steps=())
+
+# What is known to answer badly answers nobody as soon as one worker is ready with the other version; None: it is not split.
+SHARES_AWAY: list[tuple[Rollout, list[WorkerReport], float | None]] = [
+    (failed(G.ERRORS), two_new, 0),
+    (failed(G.COLLAPSE, G.LATENCY), two_new, 0),
+    (failed(G.ERRORS), all_new, 100),
+    (failed(G.ERRORS), [new[0], new[1], worker(2, S.STARTING)], 100),
+    (failed(G.LATENCY, G.LATENCY_TAIL), two_new, 67),  # slower answers are right, and fewer workers are slower still
+    (failed(), two_new, 67),  # too little evidence, and it was to go back for that
+    (judging(P.ROLLING_BACK, cause="abort"), two_new, 67),
+    (failed(G.ERRORS, abort="aborted by ada"), two_new, 0),
+    (judging(P.ROLLING_BACK, is_target_wrong=True), two_new, 0),
+    (rollout(P.ROLLING_BACK, is_target_wrong=True), two_new, 0),
+    (rollout(P.ROLLING_BACK, is_target_wrong=True), all_new, 100),
+    (rollout(P.ROLLING_BACK, cause="abort"), two_new, None),
+    (failed(G.ERRORS, phase=P.ROLLBACK_FAILED), two_new, 0),
+    (failed(G.ERRORS, phase=P.ROLLBACK_FAILED), all_new, 100),
+    (failed(G.ERRORS, phase=P.ROLLED_BACK), old[:3], None),
+    (undo("controller"), [*all_new[:2], worker(2, S.LOADING)], 100),
+    (undo("controller"), old[:3], 0),
+    (undo("controller", P.BAKING), [new[0], new[1], old[2]], 100),
+    (undo("controller", P.PREFLIGHT), old[:3], None),
+    (undo("ada"), two_new, None),
+]
+
+
+@pytest.mark.parametrize(("wanted", "workers", "share"), SHARES_AWAY)
+def test_what_is_known_to_answer_badly_answers_nobody_as_soon_as_another_can(
+    wanted: Rollout, workers: list[WorkerReport], share: float | None
+) -> None:
+    found = canary.policy(wanted, {w.worker: w for w in workers}, floor=2)
+    assert (found and found.share) == share
+
+
+def test_what_the_probe_has_found_is_known_on_the_way_back_when_that_failed_and_when_it_is_tried_again() -> None:
+    back = apply(rollout(P.ROLLING), K.ROLLBACK_STARTED, cause="probe", reason="all 2 workers answered wrongly")
+    failed = apply(back, K.ROLLBACK_FAILED, cause="deadline", reason="no progress")
+    again = apply(failed, K.ROLLBACK_STARTED, cause="deadline", reason="rollback retried by ada")
+    shares = [canary.policy(one, {w.worker: w for w in two_new}, floor=2) for one in (back, failed, again)]
+    assert [found and found.share for found in shares] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(("wanted", "workers", "share"), SHARES)
 def test_the_target_gets_its_step_then_as_much_as_its_workers(
     wanted: Rollout, workers: list[WorkerReport], share: float

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from control.events import EventKind
+from control.rollout import Rollout, Step
 from control.verdicts import GateSettings
 from control.view import Finding
 from hotpool.states import Phase, Strategy
@@ -37,6 +38,19 @@ def rollback_by_abort_after_one_step(world: World) -> None:
     world.start("v2")
     world.run(lambda: bool(world.last().ended_steps))
     world.abort()
+
+
+def rollback_while_another_worker_is_gone(world: World) -> None:
+    world.start("v2")
+    world.run(lambda: len(world.last().ended_steps) == 2)
+    world.pool.restart_s = 1.0
+    world.pool.crash("worker-2")
+    world.abort()
+    world.run(lambda: any(step.strategy is Strategy.BESIDE for step in steps_of(world.last())))
+
+
+def steps_of(rollout: Rollout) -> list[Step]:
+    return [*rollout.ended_steps, *rollout.steps.values()]
 
 
 def abort_while_baking(world: World) -> None:
@@ -93,6 +107,7 @@ EXPECTED_EVENTS: dict[Scenario, tuple[EventKind, ...]] = {
     rollback_for_a_bad_version: (K.PREFLIGHT_PASSED, *_STEP, K.STEP_FAILED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
     rollback_by_abort_after_one_step: (*_STEP, K.ROLLBACK_STARTED, K.ROLLED_BACK),
     rollback_by_abort_in_a_load: (K.STEP_STARTED, K.ROLLBACK_STARTED, *_BACK, K.ROLLED_BACK),
+    rollback_while_another_worker_is_gone: (*_STEP, K.ROLLBACK_STARTED, *_BACK, K.ROLLED_BACK),
     abort_while_baking: (*_STEP, K.BAKE_STARTED, K.ROLLBACK_STARTED, K.ROLLED_BACK),
     undo: _FORWARD,
     rejection: (K.PREFLIGHT_STARTED, K.REJECTED),
@@ -121,6 +136,7 @@ ENDS: dict[Scenario, Phase] = {
     rollback_for_a_bad_version: Phase.ROLLED_BACK,
     rollback_by_abort_after_one_step: Phase.ROLLED_BACK,
     rollback_by_abort_in_a_load: Phase.ROLLED_BACK,
+    rollback_while_another_worker_is_gone: Phase.ROLLED_BACK,
     abort_while_baking: Phase.ROLLED_BACK,
     undo: Phase.SUCCEEDED,
     rejection: Phase.REJECTED,

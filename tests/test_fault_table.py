@@ -362,7 +362,10 @@ def long_request(cell: Cell) -> None:
 
 
 def worker_gone_for_good(cell: Cell) -> None:
-    worker = cell.in_step
+    gone(cell, cell.in_step)
+
+
+def gone(cell: Cell, worker: str) -> None:
     cell.world.pool.dead.add(worker)
     cell.kill(worker)
 
@@ -397,6 +400,20 @@ def target_is(**behaviour: Any) -> Callable[[Cell], None]:
         cell.rest_s = SLOWEST_GATE_S if cell.column == "paused" else REST_S
 
     return fault
+
+
+def target_errs_and_another_worker_is_gone(cell: Cell) -> None:
+    cell.traffic.behaviours[cell.target] = Behaviour(errors=1.0)
+    gone(cell, "worker-3")
+
+
+def target_errs_and_stable_is_damaged(cell: Cell) -> None:
+    cell.traffic.behaviours[cell.target] = Behaviour(errors=1.0)
+    cell.world.pool.bad[cell.stable] = "model.safetensors has another SHA-256"
+
+
+def stable_errs(cell: Cell) -> None:
+    cell.traffic.behaviours[cell.stable] = Behaviour(errors=0.1)
 
 
 def no_traffic(cell: Cell) -> None:
@@ -467,6 +484,9 @@ FAULTS: dict[str, Callable[..., None]] = {
     "100 % errors": target_is(errors=1.0),
     "5 % errors": target_is(errors=0.05),
     "2 % errors": target_is(errors=0.02),
+    "100 % errors, another gone": target_errs_and_another_worker_is_gone,
+    "100 % errors, no way back": target_errs_and_stable_is_damaged,
+    "stable errs": stable_errs,
     "30 % slower": target_is(slower=1.3),
     "tail x 3": target_is(tail=0.2),
     "no traffic": no_traffic,
@@ -497,9 +517,9 @@ TABLE: dict[str, str] = {
     "other worker killed":        "RES     RES    RES    RES    RES    RES    RES    WR     FWD    BACK   PAU",
     "worker hangs":               "-       WR     WR     WR     WR     WR     WR     WR     FWD    BACK   PAU",
     "request outlasts the drain": "-       WR     -      -      -      -      WR     -      -      BACK   -",
-    # The progress deadline. With one of four gone the other three are the floor: who is on the target can't go back.
+    # The progress deadline. With one of four gone the other three are the floor: who is on the target goes back beside.
     # While samples are waited for there is none, and the canary that is gone gives no more.
-    "worker gone for good":       "-       RB     RB     RB     INC    INC    RBF    RBF    FWD    RBF    PAU",
+    "worker gone for good":       "-       RB     RB     RB     INC    INC    RB     RB     FWD    BACK   PAU",
     "weights damaged":            "REJ     RB     RB     RB     RB     RB     RB     RB     FWD    RBF    PAU",
     "key missing":                "REJ     RB     RB     -      -      -      RB     -      -      -      -",
     "not finite":                 "REJ     RB     RB     -      -      -      RB     -      -      -      -",
@@ -512,6 +532,12 @@ TABLE: dict[str, str] = {
     "100 % errors":               "-       RB     RB     RB     RB     RB     RB     RB     TB     BACK   RB",
     "5 % errors":                 "-       RB     RB     RB     RB     RB     RB     RB     TB     BACK   RB",
     "2 % errors":                 "-       RB     RB     RB     RB     RB     RB     TB     TB     BACK   RB",
+    # Before the canary it is the deadline that sends it back: with the floor at three no worker can have its first step.
+    "100 % errors, another gone": "RB      RB     RB     RB     RB     RB     RB     RB     TB     BACK   RB",
+    # Stable can't be loaded any more: the workers that have left it stay away, those that have not answer alone.
+    "100 % errors, no way back":  "RBF     RBF    RBF    RBF    RBF    RBF    RBF    RBF    -      -      RBF",
+    # The target is held to limits of its own, and to stable's errors only where it has more of them.
+    "stable errs":                "RES     RES    RES    RES    RES    RES    RES    RES    FWD    BACK   PAU",
     # There is nothing to compare with when all workers have the target.
     "30 % slower":                "-       RB     RB     RB     RB     RB     RB     RES    FWD    BACK   RB",
     "tail x 3":                   "-       RB     RB     RB     RB     RB     RB     RES    FWD    BACK   RB",
@@ -539,6 +565,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "100 % errors":              ("gate",      "^gate errors"),
     "5 % errors":                ("gate",      "^gate errors"),
     "2 % errors":                ("gate",      "^gate errors"),
+    "100 % errors, another gone": ("gate|deadline", "^gate errors|^no progress for 20 s in phase canary"),
+    "100 % errors, no way back": ("worker",    "needed more than 3 attempts; the last failed because .* SHA-256"),
     "30 % slower":               ("gate",      "^gate latency: "),
     "tail x 3":                  ("gate",      "^gate latency_tail: "),
     "abort":                     ("abort",     "^aborted by "),
@@ -546,12 +574,9 @@ REASONS: dict[str, tuple[str, str]] = {
 }
 # fmt: on
 
-# With the strategy beside nobody is drained, so no floor holds those on the target who want to go back.
+# With the strategy beside nobody is drained.
 BESIDE = {
     ("request outlasts the drain", "rolling"): "RES",
-    ("worker gone for good", "rolling"): "RB",
-    ("worker gone for good", "baking"): "RB",
-    ("worker gone for good", "back"): "BACK",
 }
 
 PHASES = {
@@ -654,12 +679,14 @@ def check_pool(cell: Cell, outcome: str, rollout: Rollout) -> None:
     assert pool.ready() >= N_WORKERS - 1
     assert pool.table is not None
     if outcome == "RBF":
-        assert {worker.digest for worker in alive} <= {cell.stable, cell.target}
+        helpless = alive if cell.stable in pool.bad else [pool.workers[name] for name in pool.lying]
+        assert {worker.digest for worker in helpless} <= {cell.stable, cell.target}
+        assert all(worker.digest == cell.stable for worker in alive if worker not in helpless), "who can go back does"
     elif not rollout.paused:
         assert all(worker.state is S.READY for worker in alive)
         assert {worker.digest for worker in alive} == {ledger.stable(MODEL)}
         assert pool.table.target is None
-    if not rollout.paused:
+    if not rollout.paused and outcome != "RBF":
         assert pool.table.policy is None, "nothing is split any more"
     assert cell.is_disturbed or pool.fewest_ready >= pool.floor
 
@@ -674,7 +701,11 @@ def check_requests(cell: Cell, rollout: Rollout) -> None:
     grown = {digest for digest, n in traffic.answered.items() if n > before.get(digest, 0)}
     if rollout.phase is not P.ROLLBACK_FAILED:
         assert cell.world.journal.last_seq() == seq
-    if rollout.is_over and rollout.phase is not P.ROLLBACK_FAILED and traffic.rate:
+    if rollout.phase is P.ROLLBACK_FAILED and canary.leaves_bad_answers(rollout):
+        workers = cell.world.pool.workers.values()
+        is_left = any(worker.digest == cell.stable and worker.state is S.READY for worker in workers)
+        assert grown == {cell.stable if is_left else cell.target}
+    elif rollout.is_over and rollout.phase is not P.ROLLBACK_FAILED and traffic.rate:
         assert grown == {cell.world.ledger().stable(MODEL)}
 
 
@@ -746,12 +777,28 @@ def failures_forgiven(patch: pytest.MonkeyPatch) -> None:
 def lost_canary_worker_ignored(patch: pytest.MonkeyPatch) -> None:
     right = decide._start_step
     patch.setattr(
-        decide, "_start_step", lambda rollout, view: None if rollout.phase is P.ANALYZING else right(rollout, view)
+        decide, "_start_step", lambda rollout, *seen: None if rollout.phase is P.ANALYZING else right(rollout, *seen)
     )
 
 
 def lost_canary_workers_step_left_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(canary, "begin", canary._next_step)
+
+
+def the_floor_holds_who_must_go_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide, "_must_not_wait", lambda *seen: False)
+
+
+def bad_answers_for_want_of_workers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "leaves_bad_answers", lambda rollout: False)
+
+
+def an_undo_waits_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide, "_has_arrived", decide.is_settled)
+
+
+def one_that_can_not_go_back_is_the_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide, "_can_others_go_back", lambda *seen: False)
 
 
 # A mistake in the machine, and the cell it dies in.
@@ -768,6 +815,13 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
     (failures_forgiven, "other answers", "shadow"),
     (lost_canary_worker_ignored, "worker in step killed", "shadow"),
     (lost_canary_workers_step_left_out, "worker in step killed", "share"),
+    (the_floor_holds_who_must_go_back, "100 % errors, another gone", "rolling"),
+    (the_floor_holds_who_must_go_back, "100 % errors, another gone", "committing"),
+    (bad_answers_for_want_of_workers, "100 % errors, another gone", "baking"),
+    (bad_answers_for_want_of_workers, "100 % errors", "committing"),
+    (bad_answers_for_want_of_workers, "100 % errors, no way back", "rolling"),
+    (an_undo_waits_for_all, "100 % errors, another gone", "committing"),
+    (one_that_can_not_go_back_is_the_end, "worker keeps old version", "back"),
 ]
 
 

@@ -16,6 +16,7 @@ from hotpool.errors import Conflict
 from hotpool.manifest import read_stable
 from hotpool.states import Phase, WorkerState
 from tests.fake_pool import MODEL, OPERATOR, FakeWorker, World, fast_folder, settings
+from tests.fake_traffic import Traffic
 
 K, S = EventKind, WorkerState
 DIFFERS = "golden logits differ by up to 3.1 at input 2, allowed 0.009"
@@ -320,6 +321,18 @@ def test_a_target_that_is_wrong_everywhere_goes_back(world: World) -> None:
     assert rollout.cause == "probe"
     assert DIFFERS in rollout.ending
     assert world.pool.n_restarts == 0
+
+
+def test_a_target_that_is_wrong_answers_nobody_any_more_although_it_had_no_canary(world: World) -> None:
+    traffic = Traffic(world.pool, seed=1)
+    paused_after(world, 1)
+    world.prober.wrong = version(world.digests["v2"])
+    world.run_to(Phase.ROLLING_BACK)
+    world.turn()
+    answered = traffic.answered[world.digests["v2"]]
+    world.run_to_end()
+    world.check(Phase.ROLLED_BACK)
+    assert traffic.answered[world.digests["v2"]] == answered
 
 
 def test_what_was_found_of_an_earlier_load_is_not_held_against_the_next(world: World) -> None:

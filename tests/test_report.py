@@ -358,6 +358,18 @@ def test_a_step_that_failed_or_was_left_ends_where_it_stood():
     assert (step.outcome, step.end) == ("left", 4.0)
 
 
+def test_a_step_is_told_by_its_own_strategy():
+    tale = Tale(steps=[])
+    tale.happens("preflight_started")
+    tale.happens("preflight_passed")
+    for n, strategy in enumerate(("drain", "beside")):
+        worker = f"worker-{n}"
+        tale.happens(
+            "step_started", {"worker": worker, "incarnation": 1, "goal": NEW, "attempt": 1, "strategy": strategy}
+        )
+    assert [step.parts[0].name for step in chronicle(7, tale.events).steps] == ["drain", "load"]
+
+
 # ---- gates
 
 

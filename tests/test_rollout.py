@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, replace
 
+import msgspec
 import pytest
 
-from control.actions import CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetTable, Undrain
+from control.actions import CheckWeights, Drain, Load, PointStable, Record, RunPreflight, SetSpares, SetTable, Undrain
 from control.decide import decide
 from control.events import Event, EventKind
 from control.ledger import Ledger, Repair
@@ -151,10 +152,12 @@ def rollout(phase: Phase = P.ROLLING, **changes: object) -> Rollout:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def stepping(part: Part = Part.DRAIN, phase: Phase = P.ROLLING, **changes: object) -> Rollout:
+def stepping(
+    part: Part = Part.DRAIN, phase: Phase = P.ROLLING, strategy: Strategy = Strategy.DRAIN, **changes: object
+) -> Rollout:
     """With one open step, of worker-0."""
     goal = OLD if phase is P.ROLLING_BACK else NEW
-    step = Step("worker-0", 1, goal, 1, "token", NOW, part)
+    step = Step("worker-0", 1, goal, 1, "token", NOW, part, strategy)
     return rollout(phase, **{"steps": {"worker-0": step}, "attempts": {"worker-0": 1}, **changes})
 
 
@@ -285,7 +288,7 @@ def test_committing_goes_forward_whatever_happens_to_workers() -> None:
 
 
 def test_a_step_begins_with_an_event_that_names_worker_process_and_goal() -> None:
-    body = {"worker": "worker-0", "incarnation": 1, "attempt": 1, "goal": NEW}
+    body = {"worker": "worker-0", "incarnation": 1, "attempt": 1, "goal": NEW, "strategy": "drain"}
     assert asked(rollout(), view(*three_old)) == Record(K.STEP_STARTED, body, 1)
 
 
@@ -307,13 +310,14 @@ def test_a_step_begins_with_an_event_that_names_worker_process_and_goal() -> Non
 def test_a_ready_worker_is_drained_only_above_the_floor(
     phase: Phase, max_unavailable: int, others: list[WorkerReport], may: bool
 ) -> None:
-    """Forward and back alike, before the event and again before the command."""
+    """Forward and back alike, before the event and again before the command. Back it then goes beside, if nobody loads."""
     limits = settings(max_unavailable=max_unavailable)
     candidate = worker(0, digest=OLD if phase is P.ROLLING else NEW)
     before = asked(rollout(phase, settings=limits), view(candidate, *others))
-    assert (kind_of(before), before and before.body["worker"]) == (
-        (K.STEP_STARTED, "worker-0") if may else (None, None)
-    )
+    waits = phase is P.ROLLING or any(other.state is S.LOADING for other in others)
+    otherwise = (None, None, None) if waits else (K.STEP_STARTED, "worker-0", "beside")
+    found = (kind_of(before), before and before.body["worker"], before and before.body["strategy"])
+    assert found == ((K.STEP_STARTED, "worker-0", "drain") if may else otherwise)
     after = asked(stepping(phase=phase, settings=limits), view(candidate, *others))
     if may:
         assert after == Drain("worker-0", max(1, 3 - max_unavailable))
@@ -405,7 +409,7 @@ STEPS_BESIDE = [
 
 @pytest.mark.parametrize(("part", "report", "expected"), STEPS_BESIDE)
 def test_a_step_beside_goes_on_likewise_and_never_drains(part: Part, report: WorkerReport, expected: object) -> None:
-    beside = stepping(part, settings=settings(strategy=Strategy.BESIDE))
+    beside = stepping(part, strategy=Strategy.BESIDE, settings=settings(strategy=Strategy.BESIDE))
     action = asked(beside, view(report, worker(1), worker(2)), NOW + 0.5)
     assert (kind_of(action) if isinstance(expected, EventKind) else action) == expected
 
@@ -530,6 +534,81 @@ def test_back_is_over_when_all_are_on_stable() -> None:
 def test_a_worker_on_target_is_stepped_back() -> None:
     action = asked(rollout(P.ROLLING_BACK), view(worker(0, digest=NEW), worker(1), worker(2)))
     assert (action.body["worker"], action.body["goal"]) == ("worker-0", OLD)
+
+
+# ---- away from what must not stay, with a worker missing
+
+one_gone = (worker(0, digest=NEW), worker(1, digest=NEW), worker(2, S.DOWN))
+
+
+def test_the_way_back_does_not_wait_for_the_floor_but_loads_beside_one_after_the_other() -> None:
+    back = rollout(P.ROLLING_BACK)
+    first = asked(back, view(*one_gone))
+    assert (first.body["worker"], first.body["strategy"]) == ("worker-0", "beside")
+    begun = advance(back, Event(9, "", 0, K.STEP_STARTED, MODEL, 1, "", first.body), NOW)
+    assert begun.steps["worker-0"].part is Part.LOAD
+    load = asked(begun, view(*one_gone))
+    assert load == Load("worker-0", OLD, begun.steps["worker-0"].token, beside=True)
+    busy = worker(0, digest=NEW, token=load.token, beside="loading")
+    assert asked(begun, view(busy, *one_gone[1:])) is None, "worker-1 waits: its step might cost a second one its time"
+
+
+def test_a_step_in_an_older_journal_has_the_strategy_of_its_rollout() -> None:
+    body = {"worker": "worker-0", "incarnation": 1, "goal": NEW, "attempt": 1}
+    for strategy, part in ((Strategy.DRAIN, Part.DRAIN), (Strategy.BESIDE, Part.LOAD)):
+        before = rollout(settings=settings(strategy=strategy))
+        after = advance(before, Event(9, "", 0, K.STEP_STARTED, MODEL, 1, "", body), NOW)
+        assert (after.steps["worker-0"].strategy, after.steps["worker-0"].part) == (strategy, part)
+
+
+def test_one_that_loads_beside_counts_as_ready_for_the_drain_of_another() -> None:
+    """The third is back meanwhile."""
+    beside = stepping(Part.LOAD, P.ROLLING_BACK, Strategy.BESIDE)
+    seen = view(worker(0, digest=NEW, token="token", beside="loading"), worker(1, digest=NEW), worker(2))
+    action = asked(beside, seen)
+    assert (kind_of(action), action.body["worker"], action.body["strategy"]) == (K.STEP_STARTED, "worker-1", "drain")
+
+
+def test_forward_only_an_undo_goes_beside_and_only_an_undo_leaves_without_who_has_no_process() -> None:
+    """It, too, leaves a version that must not stay."""
+    waiting = view(worker(0), worker(1), worker(2, S.DOWN))
+    assert asked(rollout(), waiting) is None
+    assert asked(rollout(kind=Kind.UNDO), waiting).body["strategy"] == "beside"
+    arrived = view(worker(0, digest=NEW), worker(1, digest=NEW), worker(2, S.DOWN), weights=Finding(True))
+    end = NOW + SETTINGS.bake_s
+    for phase, kind in ((P.ROLLING, K.BAKE_STARTED), (P.BAKING, K.COMMIT_STARTED)):
+        assert asked(rollout(phase), arrived, end) is None
+        assert kind_of(asked(rollout(phase, kind=Kind.UNDO), arrived, end)) is kind
+
+
+@pytest.mark.parametrize("third", [worker(2, S.STARTING), worker(2, S.LOADING), None])
+def test_an_undo_waits_for_who_is_on_its_way(third: WorkerReport | None) -> None:
+    present = [worker(0, digest=NEW), worker(1, digest=NEW), *([third] if third else [])]
+    assert asked(rollout(kind=Kind.UNDO), view(*present)) is None
+    assert asked(rollout(kind=Kind.UNDO), view(*(worker(n, S.DOWN) for n in range(3)))) is None
+    assert asked(stepping(kind=Kind.UNDO), view(worker(0, S.DOWN), *three_new[1:])) is None, "its step is open"
+
+
+def test_a_spare_on_its_way_is_waited_for_but_not_for_long() -> None:
+    surge = rollout(P.ROLLING_BACK, settings=settings(strategy=Strategy.SURGE))
+    late = NOW + SETTINGS.drain_timeout_s
+    assert asked(surge, view(*three_new), NOW) == SetSpares(1)
+    assert asked(surge, view(*three_new), late - 0.01) == SetSpares(1)
+    assert asked(surge, view(*three_new), late).body["strategy"] == "beside"
+    spare = msgspec.structs.replace(worker(0), worker="spare-0")
+    assert asked(surge, view(*three_new, spare)).body["strategy"] == "surge"
+    assert asked(surge, view(*one_gone, spare)).body["strategy"] == "beside", "it stands in for another"
+
+
+def test_a_worker_that_can_not_go_back_does_not_keep_the_others_from_it() -> None:
+    spent = rollout(P.ROLLING_BACK, attempts={"worker-0": SETTINGS.max_worker_retries + 1})
+    stuck = worker(0, S.DRAINED, NEW)
+    others = asked(spent, view(stuck, worker(1, digest=NEW), worker(2)))
+    assert (kind_of(others), others.body["worker"], others.body["strategy"]) == (K.STEP_STARTED, "worker-1", "beside")
+    assert asked(spent, view(stuck, worker(1, S.STARTING), worker(2))) is None
+    for second in (worker(1), worker(1, S.DOWN)):
+        failed = asked(spent, view(stuck, second, worker(2)))
+        assert (failed.kind, failed.body["cause"]) == (K.ROLLBACK_FAILED, "worker")
 
 
 def test_an_overdue_rollback_ends_by_what_the_living_workers_hold() -> None:

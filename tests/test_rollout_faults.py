@@ -50,6 +50,7 @@ def stop_the_traffic(world: World, rng: random.Random) -> None:
 
 def slow_down(world: World, rng: random.Random) -> None:
     world.pool.drain_s, world.pool.load_s = rng.uniform(0.01, 1.0), rng.uniform(0.01, 1.0)
+    world.pool.restart_s = rng.uniform(0.1, 3.0)
 
 
 def order(what: str) -> Callable[[World, random.Random], None]:

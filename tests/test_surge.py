@@ -123,6 +123,48 @@ def test_a_spare_that_never_comes_ends_the_rollout_before_anybody_has_left(world
     assert (world.pool.fewest_ready, stepped(world)) == (3, [])
 
 
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_on_the_way_back_a_spare_that_never_comes_is_not_waited_for(n_workers: int, tmp_path: Path) -> None:
+    world = surge_world(tmp_path, n_workers)
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pool.dead.add("spare-0")
+    world.abort()
+    world.run_to_end()
+    world.run(lambda: spares(world) == [])
+    world.check(Phase.ROLLED_BACK)
+    assert world.pool.fewest_ready == n_workers
+    world.close()
+
+
+def test_on_the_way_back_a_worker_that_is_gone_keeps_nobody_on_the_target(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.pool.floor = 2
+    world.pool.dead.add("worker-2")
+    world.pool.crash("worker-2")
+    world.abort()
+    world.run(lambda: world.last().is_over, turns=20_000)
+    assert world.last().phase is Phase.ROLLED_BACK
+    assert {worker.digest for worker in world.pool.workers.values() if worker.state is S.READY} == {world.digests["v1"]}
+    assert (world.pool.fewest_ready, world.pool.wrong) == (2, [])
+
+
+def test_an_undo_does_not_end_for_a_spare_that_stands_in_for_a_worker_that_is_gone(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.undo()
+    world.run(lambda: bool(spares(world)) and world.pool.workers["spare-0"].state is S.READY)
+    world.pool.floor = 2
+    world.pool.dead.add("worker-2")
+    world.pool.crash("worker-2")
+    world.run(lambda: world.last().is_over, turns=20_000)
+    world.run(lambda: spares(world) == [])
+    assert world.last().phase is Phase.SUCCEEDED
+    assert {worker.digest for worker in world.pool.workers.values() if worker.state is S.READY} == {world.digests["v1"]}
+    assert (world.pool.fewest_ready, world.pool.wrong) == (2, [])
+
+
 def test_a_spare_that_is_lost_is_waited_for(world: World) -> None:
     world.start("v2")
     world.run(lambda: any(worker.loading for worker in world.pool.workers.values()))
@@ -216,7 +258,7 @@ ORDERED: list[tuple[Phase, tuple[m.WorkerReport, ...], int | None]] = [
 @pytest.mark.parametrize(("phase", "workers", "n"), ORDERED)
 def test_how_many_spares_are_ordered(phase: Phase, workers: tuple[m.WorkerReport, ...], n: int | None) -> None:
     made = rollout(phase, settings=settings(strategy=Strategy.SURGE))
-    action = asked(made, view(*workers), NOW + 10)
+    action = asked(made, view(*workers), NOW + 2)
     assert action == (None if n is None else SetSpares(n))
 
 
