@@ -43,6 +43,10 @@ class Pool:
         self._incarnations[name] = self._incarnations.get(name, 0) + 1
         self._start(name, self._module, str(self.home.root), name, str(self._incarnations[name]))
 
+    def start_supervisor(self, module: str) -> None:
+        """Workers as `hotpool up` has them: whoever is lost is replaced. module: what runs as the supervisor."""
+        self._start("workers", module, "--home", str(self.home.root), "--config", str(self.config))
+
     def start_control(self, module: str = "tests.control_process") -> None:
         """The versions of the home must be in its journal by now. module: what runs as the controller."""
         self._start("control", module, str(self.home.root))
@@ -98,6 +102,7 @@ def short_home() -> Iterator[Home]:
 
 @contextmanager
 def running_pool(n_workers: int = 2, config: str = "", module: str = "bench.noop") -> Iterator[Pool]:
+    """Who of the workers is lost is not replaced."""
     with short_home() as home:
         pool = Pool(home, config, module)
         try:
@@ -105,6 +110,21 @@ def running_pool(n_workers: int = 2, config: str = "", module: str = "bench.noop
             for number in range(n_workers):
                 pool.start_worker(f"worker-{number}")
             eventually(lambda: pool.ready() == n_workers, f"{n_workers} workers ready")
+            yield pool
+        finally:
+            pool.stop()
+
+
+@contextmanager
+def supervised_pool(n_workers: int, module: str, fill: Callable[[Home], None]) -> Iterator[Pool]:
+    """module: what runs as the supervisor. fill: puts versions into the home, one of them stable."""
+    with short_home() as home:
+        pool = Pool(home, f"workers = {n_workers}\nallow_oversubscription = true\n")
+        fill(home)
+        try:
+            pool.start_broker()
+            pool.start_supervisor(module)
+            eventually(lambda: pool.ready() == n_workers, f"{n_workers} workers ready", patience_s=60)
             yield pool
         finally:
             pool.stop()

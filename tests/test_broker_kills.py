@@ -4,8 +4,6 @@ next broker so.
 Real: broker, worker processes, journal, controller, client. The model computes for two milliseconds.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -16,34 +14,18 @@ import pytest
 from bench.callers import Callers
 from bench.noop import MODEL, noop_manifest
 from control import orders
-from control.journal import Journal
 from hotpool import Client, Prediction
-from hotpool.admin import Admin
 from hotpool.manifest import read_stable
 from hotpool.states import Phase
-from tests.pool import eventually, running_pool
-from tests.test_canary_under_load import CANARY, Stage, in_share
-from tests.test_rollouts_under_load import SETTINGS, add_versions, ask_within, assert_nobody_noticed
+from tests.pool import eventually
+from tests.stage import CANARY, SETTINGS, Stage, staged, unnoticed
+from tests.test_canary_under_load import in_share
+from tests.test_rollouts_under_load import ask_within
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 N_KILLS = 8
 TARGET = 11  # computes what v1 does
-
-
-@contextmanager
-def staged() -> Iterator[Stage]:
-    """Two workers, and a controller in a process of its own."""
-    with running_pool(2, module="tests.odd_workers") as pool:
-        add_versions(pool.home, TARGET)
-        pool.start_control()
-        with (
-            pool.client() as client,
-            Journal(pool.home.database) as journal,
-            Admin(pool.home.endpoint("admin")) as admin,
-        ):
-            eventually(lambda: bool(admin.report().models), "the controller has spoken")
-            yield Stage(pool, client, journal, admin)
 
 
 class Keyed:
@@ -82,45 +64,39 @@ def test_whoever_is_killed_nobody_outside_the_share_gets_the_target(step, share)
     with staged() as stage:
         stage.start(TARGET, replace(CANARY, steps=(step,), step_min_s=600, step_max_s=600))
         rollout = stage.until(lambda one: one.phase is Phase.ANALYZING, "the canary answers")
-        with callers_of(stage, rollout.number, share) as callers:
+        with unnoticed(callers_of(stage, rollout.number, share)) as callers:
             for n in range(N_KILLS):
                 eventually(lambda: is_told(stage, share), "the share is set")
                 callers.wait_for(rng.randrange(10, 200))
                 if is_alone := bool(n % 2):
                     stage.pool.kill("control")
-                stage.pool.kill("broker")
-                stage.pool.start_broker()
+                stage.restart_broker()
                 if is_alone:
                     eventually(lambda: stage.pool.ready() == 2, "both workers said hello")
                 callers.wait_for(rng.randrange(50, 500))
                 if is_alone:
                     assert not stage.admin.report().models, "nobody has told this broker anything"
-                    stage.pool.start_control()
+                    stage.start_control()
             eventually(lambda: is_told(stage, share), "the share is set")
             callers.wait_for(200)
             orders.abort(stage.journal, model=MODEL, operator="test")
             assert stage.until_over().phase is Phase.ROLLED_BACK
-        stage.check()
     print(callers.history.by_version, f"longest gap {callers.history.longest_gap_s:.2f} s")
-    assert_nobody_noticed(callers.history)
     assert (callers.history.by_version[f"v{TARGET}"] > 0) == (share > 0)
 
 
 def test_when_all_workers_hold_the_target_they_serve_on_though_nobody_can_say_that_they_may():
     with staged() as stage:
         stage.start(2, replace(SETTINGS, bake_s=600))
-        with Callers(stage.client, 3, *ask_within([1, 2])) as callers:
+        with unnoticed(Callers(stage.client, 3, *ask_within([1, 2]))) as callers:
             stage.until(lambda one: one.phase is Phase.BAKING, "all workers on the target")
             stage.pool.kill("control")
-            stage.pool.kill("broker")
-            stage.pool.start_broker()
+            stage.restart_broker()
             callers.wait_for(500)
             report = stage.admin.report()
             assert (report.models, {worker.version for worker in report.workers}) == ((), {"v2"})
             assert read_stable(stage.pool.home, MODEL) == noop_manifest("v1").digest
-            stage.pool.start_control()
+            stage.start_control()
             orders.abort(stage.journal, model=MODEL, operator="test")
             assert stage.until_over().phase is Phase.ROLLED_BACK
-        stage.check()
     print(callers.history.by_version, f"longest gap {callers.history.longest_gap_s:.2f} s")
-    assert_nobody_noticed(callers.history)
