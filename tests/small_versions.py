@@ -53,3 +53,20 @@ def add_version(home, source, name="v1", model="shapes", preprocessing=SMALL, ar
     (folder / MANIFEST).write_bytes(manifest_json(manifest))
     folder.rename(version_folder(home, manifest.digest))
     return manifest
+
+
+def with_noisy_last_layer(tensors, changed, inputs, seed=0):
+    """The same weights with as much noise on the last layer as gives this part of `inputs` another class."""
+    model = torchvision.models.get_model(ARCH, weights=None, num_classes=CLASSES)
+    model.load_state_dict(tensors)
+    model.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        features = model.eval()(Preprocessor(SMALL).normalise(inputs))
+    weight, bias = tensors["fc.weight"], tensors["fc.bias"]
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * weight.std()
+    before = (features @ weight.T + bias).argmax(1)
+    for percent in range(1, 1000):
+        noisy = weight + percent / 100 * noise
+        if ((features @ noisy.T + bias).argmax(1) != before).float().mean() >= changed:
+            return {**tensors, "fc.weight": noisy}
+    raise AssertionError(f"no noise changes {changed:g} of the answers")

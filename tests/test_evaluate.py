@@ -25,6 +25,7 @@ from tests.small_versions import CLASSES, add_version, make_tensors, save
 from workers.evaluate import compare, measure
 from workers.loading import load_folder
 from workers.pictures import decode
+from workers.scratch import check
 
 N = 20
 FORMATS = ["png", "jpg", "webp", "bmp"]
@@ -78,7 +79,7 @@ def labelled(known, tmp_path):
 
 
 def place(source, path):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(source.read_bytes())
 
 
@@ -110,6 +111,19 @@ def test_the_counts_are_those_of_the_versions_own_answers(labelled, versions, kn
         "right": right,
         "unreadable": 0,
     }
+
+
+def test_names_in_another_order_are_found_by_labelled_pictures_and_by_nothing_else(versions, known, tmp_path):
+    """Weights and golden outputs are those of stable, and agreement compares numbers of classes."""
+    home, labels = Home(tmp_path), tmp_path / "labels"
+    labels.write_text("\n".join([*LABELS[1:], LABELS[0]]))
+    source = save(make_tensors(0), tmp_path / "v.safetensors")
+    renamed = version_folder(home, add_version(home, source, "renamed", labels=labels).digest)
+    for file, (answer, _) in known:
+        place(file, tmp_path / "pictures" / LABELS[answer] / file.name)
+    check(renamed)
+    counts = {"n": N, "both_right": 0, "only_stable": N, "only_target": 0}
+    assert compared(tmp_path / "pictures", (versions[0], renamed)) == {"labelled": counts, "unreadable": 0}
 
 
 def test_it_says_ten_times_how_far_it_is(labelled, versions):

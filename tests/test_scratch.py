@@ -15,6 +15,8 @@ from pydantic import ValidationError
 import safetensors.torch
 import torch
 import torchvision.models
+from control.versions import Prepared
+from examples.demo.bad_versions import swap_classes
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.errors import BadVersion
 from hotpool.home import Home
@@ -372,6 +374,19 @@ def test_check_notices_one_changed_bit_of_a_stored_file(tmp_path):
     path.write_bytes(data)
     with pytest.raises(BadVersion, match=r"weights.safetensors has SHA-256 .* add it again"):
         check(version_folder(home, manifest.digest))
+
+
+def test_check_notices_classes_in_another_order_than_when_the_golden_logits_were_written(tmp_path):
+    """The rows of the last layer are in reverse order and all checksums fit; the outputs that were recorded do not.
+
+    Names in another order are nothing that weights could show: test_evaluate.py.
+    """
+    home = Home(tmp_path)
+    manifest = add_version(home, save(make_tensors(), tmp_path / "v.pth"))
+    wrong = swap_classes(Prepared(home, version_folder(home, manifest.digest), manifest))
+    folder = wrong.folder.rename(version_folder(home, wrong.manifest.digest))
+    with pytest.raises(BadVersion, match=r"golden logits differ by up to .* the weights are not those that were added"):
+        check(folder)
 
 
 # ---- the process
