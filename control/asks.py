@@ -91,7 +91,10 @@ class Command(Signed, frozen=True):
 
 
 class Promote(Command, frozen=True):
+    """step: the one that is to be left, an empty text where there is none; without it whichever it is."""
+
     full: bool = False
+    step: Text | None = None
 
 
 class Undo(Signed, frozen=True):

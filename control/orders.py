@@ -163,15 +163,23 @@ def resume(journal: Journal, *, model: str, operator: str, reason: str = "", num
 
 
 def promote(
-    journal: Journal, *, model: str, operator: str, reason: str = "", number: int | None = None, full: bool = False
+    journal: Journal,
+    *,
+    model: str,
+    operator: str,
+    reason: str = "",
+    number: int | None = None,
+    full: bool = False,
+    step: str | None = None,
 ) -> Rollout:
     """Orders the rollout under way to leave its pause, and in the canary also the present step, whatever the gates say.
 
     full: all steps that are left too; no gate is armed from then on.
+    step: the one that is meant, an empty text where there is none; None: whichever it is.
 
     Raises:
         NothingToDo: no rollout is under way, or there is nothing to leave.
-        Conflict: it is on its way back, or past the point of no return.
+        Conflict: it is on its way back, past the point of no return, or at another step.
     """
     with journal.transaction():
         ledger = read(journal)
@@ -179,6 +187,11 @@ def promote(
         if rollout.abort or K.PROMOTED not in TRANSITIONS[rollout.phase]:
             raise Conflict(f"{_what(rollout)}: it can't be promoted now")
         in_step = rollout.phase in (Phase.CANARY, Phase.ANALYZING) and rollout.analysis.step >= 0
+        present = rollout.step if in_step else ""
+        if step not in (None, present):
+            raise Conflict(
+                f"{_what(rollout)}, at {_step(present)} and not at {_step(step)}; look again before you promote it"
+            )
         if not (rollout.paused or in_step or (full and rollout.settings.steps)):
             raise NothingToDo(f"{_what(rollout)} and not paused: there is no step to leave")
         return _append(journal, ledger, rollout, K.PROMOTED, operator, reason, full=full)
@@ -287,6 +300,10 @@ def _active(ledger: Ledger, model: str, number: int | None) -> Rollout:
 
 def _what(rollout: Rollout) -> str:
     return f"rollout {rollout.number} ({rollout.stable_name} -> {rollout.target_name}) is {rollout.phase}"
+
+
+def _step(step: str) -> str:
+    return f"step {step}" if step else "no step"
 
 
 def _append(

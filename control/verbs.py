@@ -190,7 +190,7 @@ def _resume(desk: Desk, asked: asks.Command) -> dict[str, Any]:
 
 def _promote(desk: Desk, asked: asks.Promote) -> dict[str, Any]:
     """Lets a rollout leave its pause or the present step of its canary; full: all steps that are left."""
-    return _order(desk, asked, orders.promote, full=asked.full)
+    return _order(desk, asked, orders.promote, full=asked.full, step=asked.step)
 
 
 def _abort(desk: Desk, asked: asks.Command) -> dict[str, Any]:

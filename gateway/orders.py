@@ -50,6 +50,7 @@ class Undo(Order, kw_only=True):
 
 class Promote(Order, kw_only=True):
     full: Annotated[bool, Meta(description="leave all steps that are left, not only this one")] = False
+    step: Annotated[str, Meta(max_length=200, description="the step that is meant")] | UnsetType = UNSET
 
 
 class Update(Order, kw_only=True):

@@ -470,8 +470,8 @@ class World:
             self.journal, model=MODEL, workers=self.pool.report().workers, operator=OPERATOR, reason=reason
         )
 
-    def promote(self, *, full: bool = False) -> Rollout:
-        return orders.promote(self.journal, model=MODEL, operator=OPERATOR, full=full)
+    def promote(self, *, full: bool = False, step: str | None = None) -> Rollout:
+        return orders.promote(self.journal, model=MODEL, operator=OPERATOR, full=full, step=step)
 
     def pause(self) -> Rollout:
         return orders.pause(self.journal, model=MODEL, operator=OPERATOR)

@@ -228,23 +228,37 @@ def test_a_rollout_from_its_order_to_its_end_and_back_again(site, http, admin):
 
 
 def test_a_rollout_under_way_is_paused_promoted_and_aborted_by_its_number(site, http, admin):
-    number = admin.post("/api/rollouts", json={"version": "v2", "steps": "50"}).json()["rollout"]["number"]
+    number = admin.post("/api/rollouts", json={"version": "v2", "steps": "25,50"}).json()["rollout"]["number"]
     order = lambda verb, n=number, **body: admin.post(f"/api/rollouts/{n}/{verb}", json=body)  # noqa: E731
     for verb in ("pause", "resume", "promote", "abort"):
         got = order(verb, number + 1)
         assert (got.status_code, got.json()["code"]) == (409, "conflict")
     view = lambda: http.get(f"/api/rollouts/{number}").json()["rollout"]  # noqa: E731
+    step = lambda: view()["settings"]["steps"][view()["analysis"]["step"]]  # noqa: E731
     eventually(lambda: view()["phase"] == "analyzing", "the canary is looked at")
     assert order("pause", reason="wait").status_code == 202
-    eventually(lambda: view()["paused"], "paused")
+    assert view()["paused"]
     assert order("resume").status_code == 202
-    eventually(lambda: not view()["paused"], "resumed")
-    assert order("promote", full=True).status_code == 202
-    assert order("abort", reason="no").status_code in (202, 409)
-    assert site.ended(number)["phase"] in ("rolled_back", "succeeded")
+    assert not view()["paused"]
+    late = order("promote", step="shadow")
+    assert (late.status_code, late.json()["code"]) == (409, "conflict")
+    assert step() == "25"
+    assert order("promote", step="25").status_code == 202
+    eventually(lambda: step() == "50", "the next step")
+    assert order("abort", reason="no").status_code == 202
+    assert site.ended(number)["phase"] == "rolled_back"
     assert order("abort").status_code == 409
-    if http.get("/api/status").json()["stable"]["name"] != "v1":
-        site.ended(admin.post("/api/rollouts/undo", json={}).json()["rollout"]["number"])
+
+
+def test_a_rollout_that_is_promoted_in_full_goes_to_its_end_without_a_request(site, http, admin):
+    started = admin.post("/api/rollouts", json={"version": "v2", "steps": "25,50", "bake_s": 0.1})
+    number = started.json()["rollout"]["number"]
+    eventually(
+        lambda: http.get(f"/api/rollouts/{number}").json()["rollout"]["phase"] == "analyzing", "the canary is looked at"
+    )
+    assert admin.post(f"/api/rollouts/{number}/promote", json={"full": True, "step": "25"}).status_code == 202
+    assert site.ended(number)["phase"] == "succeeded"
+    site.ended(admin.post("/api/rollouts/undo", json={}).json()["rollout"]["number"])
 
 
 def test_an_undo_of_a_rollout_under_way_says_that_it_aborts(site, admin):

@@ -579,6 +579,23 @@ def test_promote_leaves_a_pause_or_a_step_and_else_says_so(
     world.check(P.SUCCEEDED)
 
 
+def test_promote_of_a_step_that_was_left_meanwhile_is_refused_and_changes_nothing(world: World) -> None:
+    in_phase(world, P.ANALYZING)
+    before = world.journal.last_seq()
+    for step in ("50", ""):
+        with pytest.raises(Conflict, match=f"at step shadow and not at {'step 50' if step else 'no step'}; look again"):
+            world.promote(step=step)
+    assert world.journal.last_seq() == before
+    world.promote(step="shadow")
+    world.run_to(P.ROLLING)
+    world.pause()
+    with pytest.raises(Conflict, match="at no step and not at step shadow"):
+        world.promote(step="shadow")
+    assert world.promote(step="").paused is False
+    world.run_to_end()
+    world.check(P.SUCCEEDED)
+
+
 def test_promote_after_an_abort_is_refused(world: World) -> None:
     in_phase(world, P.ANALYZING)
     world.abort()
