@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hotpool.errors import HotpoolError
+from hotpool import AsyncClient
+from hotpool.errors import BrokerUnreachable, HotpoolError
 from hotpool.exposition import to_prometheus
 from hotpool.messages import Family
 from hotpool.metrics import gauge
@@ -27,9 +28,8 @@ class Health:
         self._backend = backend
 
     async def alive(self, request: Request) -> Response:
-        """503 when this process can ask nobody any more and must be started again."""
-        if self._backend.client.is_closed:
-            return PlainTextResponse("the connection to the broker has failed\n", 503)
+        if error := broken(self._backend.client):
+            raise error
         return PlainTextResponse("ok\n")
 
     async def ready(self, request: Request) -> Response:
@@ -51,6 +51,13 @@ class Health:
 
     async def _of_broker(self) -> Sequence[Family]:
         return (await self._backend.broker.get()).metrics
+
+
+def broken(client: AsyncClient) -> BrokerUnreachable | None:
+    """Why this process can ask nobody any more, if it can't; whoever watches over it should start it again."""
+    if not client.is_closed:
+        return None
+    return BrokerUnreachable("the gateway's own connection to the broker has failed: start the gateway again")
 
 
 def up_families(broker: bool, controller: bool) -> list[Family]:

@@ -6,10 +6,11 @@ where it ends. `tensors.py` has the tensors themselves.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from hotpool.answers import Answer, logits_of
@@ -18,7 +19,7 @@ from hotpool.messages import MAX_CLASSES, Work
 from hotpool.wire import decode_result
 
 from .failures import BadRequest
-from .tensors import INPUTS, Given, Output, Part, bytes_output, number_output, read_input
+from .tensors import Given, Output, Part, bytes_output, number_output, read_besides, read_input
 
 DEFAULT_TOP = 3
 TOP_OUTPUTS = ("top_labels", "top_probabilities", "top_indices")
@@ -28,16 +29,33 @@ OUTPUTS = (*ROW_OUTPUTS, *TOP_OUTPUTS)
 Scores = tuple[tuple[int, str, float], ...]  # of one row: index, label, probability
 
 
+class _OutputParameters(msgspec.Struct):
+    classification: Annotated[int, Meta(ge=0, le=MAX_CLASSES)] = 0
+    binary_data: bool | None = None
+
+
 class _Wanted(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: _OutputParameters | None = None
+
+
+_OUTPUTS: msgspec.json.Decoder[list[_Wanted] | None] = msgspec.json.Decoder(list[_Wanted] | None)
+
+
+class _Parameters(msgspec.Struct):
+    """Others are skipped: the protocol wants them ignored, and a million of them would be a million objects."""
+
+    top: Annotated[int, Meta(ge=1, le=MAX_CLASSES)] = DEFAULT_TOP
+    binary_data_output: bool = False
 
 
 class _Request(msgspec.Struct):
-    inputs: list[Given]
-    id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[_Wanted] = []
+    """The one input that all of ours have. null: as if it were not there."""
+
+    inputs: tuple[Given]
+    id: str | None = None
+    parameters: _Parameters | None = None
+    outputs: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +98,11 @@ def read_request(body: bytes, json_bytes: int | None) -> Asked:
         request = msgspec.json.decode(header, type=_Request)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the request is not as it should be: {error}") from None
-    if len(request.inputs) != 1:
-        raise BadRequest(f"{len(request.inputs)} inputs, expected one of {', '.join(INPUTS)}")
-    top = _number(request.parameters, "top", DEFAULT_TOP, 1, MAX_CLASSES)
-    wanted = _wanted(request)
+    parameters = request.parameters or _Parameters()
+    wanted = _wanted(request.outputs, parameters.binary_data_output)
     parts = read_input(request.inputs[0], binary)
-    questions = tuple((_work(kind, shape, wanted, top), part) for kind, shape, part in parts)
-    return Asked(request.id, questions, wanted, top)
+    questions = tuple((_work(kind, shape, wanted, parameters.top), part) for kind, shape, part in parts)
+    return Asked(request.id or "", questions, wanted, parameters.top)
 
 
 def needs_labels(asked: Asked) -> bool:
@@ -140,21 +156,23 @@ _DATATYPES = {
 }
 
 
-def _wanted(request: _Request) -> tuple[Wanted, ...]:
-    by_default = _flag(request.parameters, "binary_data_output", False)
-    if not request.outputs:
+def _wanted(raw: msgspec.Raw, by_default: bool) -> tuple[Wanted, ...]:
+    """by_default: whether an output that does not say it is to be binary."""
+    outputs = read_besides("outputs", raw, _OUTPUTS)
+    if not outputs:
         return tuple(Wanted(name, by_default) for name in TOP_OUTPUTS)
-    names = [one.name for one in request.outputs]
+    names = [one.name for one in outputs]
     if unknown := [name for name in names if name not in OUTPUTS]:
-        raise BadRequest(f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
+        raise BadRequest(f"there is no output {unknown[0][:100]!r}; there are {', '.join(OUTPUTS)}")
     if len(set(names)) < len(names):
         raise BadRequest("an output is asked for twice")
     wanted = []
-    for one in request.outputs:
-        classes = _number(one.parameters, "classification", 0, 0, MAX_CLASSES)
-        if classes and one.name not in ROW_OUTPUTS:
+    for one in outputs:
+        parameters = one.parameters or _OutputParameters()
+        if parameters.classification and one.name not in ROW_OUTPUTS:
             raise BadRequest(f"classification is for {' and '.join(ROW_OUTPUTS)}, not for {one.name}")
-        wanted.append(Wanted(one.name, _flag(one.parameters, "binary_data", by_default), classes))
+        is_binary = by_default if parameters.binary_data is None else parameters.binary_data
+        wanted.append(Wanted(one.name, is_binary, parameters.classification))
     return tuple(wanted)
 
 
@@ -193,17 +211,3 @@ def _as_text(values: NDArray[np.float32], labels: Sequence[str], n: int) -> list
     """As Triton writes classes: `value:index:label`."""
     best = np.argsort(-values, kind="stable")[:n]
     return [f"{values[i]:f}:{i}:{labels[i] if i < len(labels) else i}" for i in best]
-
-
-def _number(parameters: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise BadRequest(f"{name} = {str(value)[:100]!r}: expected a whole number from {least} to {most}")
-    return value
-
-
-def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if not isinstance(value, bool):
-        raise BadRequest(f"{name} = {str(value)[:100]!r}: expected true or false")
-    return value

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _SOURCE = (b"x-hotpool-model", b"x-hotpool-version", b"x-hotpool-digest", b"x-hotpool-worker")
 PATIENCE_S = 0.02  # before a client that has hung up is noticed
+LEAST_S = 1e-3  # of a deadline that has passed: then the outcome is that of the pool, which knows what it waited for
 ALIKE_ATTEMPTS = 3  # to get all answers of one version, while versions change
 
 
@@ -86,13 +87,14 @@ async def ask(client: AsyncClient, questions: Sequence[Question], options: Optio
 
 async def _alike(client: AsyncClient, questions: Sequence[Question], options: Options) -> list[Answer]:
     """While versions change, even questions with one route key may be answered by two. Then the fewer are asked again."""
-    ends_at = asyncio.get_running_loop().time() + options.get("timeout_s", DEFAULT_TIMEOUT_S)
+    now = asyncio.get_running_loop().time
+    ends_at = now() + options.get("timeout_s", DEFAULT_TIMEOUT_S)
     for _ in range(ALIKE_ATTEMPTS):
-        answers = await _all(client, questions, options)
+        left: Options = {**options, "timeout_s": max(LEAST_S, ends_at - now())}
+        answers = await _all(client, questions, left)
         for digest, _ in Counter(reply.digest for reply, _ in answers).most_common():
-            left_s = max(1e-3, ends_at - asyncio.get_running_loop().time())
             others = [i for i, (reply, _) in enumerate(answers) if reply.digest != digest]
-            again: Options = {**options, "version": digest, "timeout_s": left_s}
+            again: Options = {**options, "version": digest, "timeout_s": max(LEAST_S, ends_at - now())}
             try:
                 asked_again = await _all(client, [questions[i] for i in others], again)
             except UnknownVersion:
@@ -110,8 +112,8 @@ async def _all(client: AsyncClient, questions: Sequence[Question], options: Opti
             futures.append(_asked(client, *question, options))
         return await asyncio.gather(*futures)
     finally:
-        for future in futures:
-            future.cancel()
+        while futures:  # see `_unless_hung_up`
+            futures.pop().cancel()
 
 
 def _asked(client: AsyncClient, work: Work, part: Part, options: Options) -> "asyncio.Future[Answer]":
@@ -134,6 +136,9 @@ async def _unless_hung_up(future: "asyncio.Future[T]", receive: Receive) -> T:
         raise _unusable(error) if type(error) is BadInput else error from None
     finally:
         watch.end()
+        # An error holds this frame, and with it who asked, and what: up to 16 MiB. If the frame held the future that has
+        # the error, all of it would stay until the garbage is looked through.
+        del watch, future
 
 
 class _Watch:
@@ -149,6 +154,7 @@ class _Watch:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # see `_unless_hung_up`
 
     def _begin(self) -> None:
         self._task = asyncio.ensure_future(self._look())

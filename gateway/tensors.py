@@ -5,16 +5,20 @@ import binascii
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from .failures import BadRequest
 
 MAX_PICTURES = 256  # of one request; each is a request of its own to the pool
+MAX_BESIDES_BYTES = 64 * 1024  # of each part of the JSON that is no data: far more than any that is right
+PIECE_BYTES = 64 * 1024  # of numbers in JSON that are read at once: other threads have their turns between
 LARGEST = 1e6  # of a tensor's values: those of pictures are below 10, and much larger ones overflow in the network
 
 Part = bytes | memoryview  # what one request to the pool carries
@@ -27,16 +31,40 @@ INPUTS = {
     "tensor": ("FP32", "[n, 3, height, width]"),
 }
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
+_OF_NUMBERS = b"0123456789+-.eE \t\r\n"
+_LISTS: dict[str, msgspec.json.Decoder[list[Any]]] = {
+    "UINT8": msgspec.json.Decoder(Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=1)]),
+    "FP32": msgspec.json.Decoder(Annotated[list[float], Meta(min_length=1)]),
+}
+_SHAPE = msgspec.json.Decoder(list[Annotated[int, Meta(le=2**31 - 1)]])
+
+T = TypeVar("T")
+
+
+class InputParameters(msgspec.Struct):
+    """Others are skipped, and cost nothing."""
+
+    binary_data_size: int | None = None
 
 
 class Given(msgspec.Struct):
-    """An input as it stands in the JSON."""
+    """An input as it stands in the JSON. What may be long is left as it is, until it is known what it should be."""
 
     name: str
     datatype: str
-    shape: list[int]
-    parameters: dict[str, Any] = {}
+    shape: msgspec.Raw
+    parameters: InputParameters | None = None
     data: msgspec.Raw = msgspec.Raw(b"")
+
+
+def read_besides(what: str, raw: msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
+    """A part of the JSON that is no data. Raises BadRequest: a short text could mean a million objects."""
+    if memoryview(raw).nbytes > MAX_BESIDES_BYTES:
+        raise BadRequest(f"{what} has more than {MAX_BESIDES_BYTES} bytes")
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"{what}: {error}") from None
 
 
 def read_input(given: Given, binary: memoryview) -> list[Input]:
@@ -50,14 +78,15 @@ def read_input(given: Given, binary: memoryview) -> list[Input]:
     datatype, shapes = INPUTS[given.name]
     if given.datatype != datatype:
         raise BadRequest(f"input {given.name} is {given.datatype[:100]}, expected {datatype}")
-    if not _is_shape(given.name, given.shape):
-        raise BadRequest(f"input {given.name} has shape {str(given.shape)[:100]}, expected {shapes}, none of them 0")
+    shape = read_besides(f"the shape of input {given.name}", given.shape, _SHAPE)
+    if not _is_shape(given.name, shape):
+        raise BadRequest(f"input {given.name} has shape {str(shape)[:100]}, expected {shapes}, none of them 0")
     if given.name == "image":
-        return [("picture", (), part) for part in _elements(given, binary)]
-    data = _numbers(given, binary)
+        return [("picture", (), part) for part in _elements(given, shape[0], binary)]
+    data = _numbers(given, shape, binary)
     if given.name == "tensor":
-        return [("tensor", tuple(given.shape), data)]
-    height, width = given.shape[-3:-1]
+        return [("tensor", tuple(shape), data)]
+    height, width = shape[-3:-1]
     size = height * width * 3
     return [("pixels", (height, width, 3), data[at : at + size]) for at in range(0, len(data), size)]
 
@@ -77,21 +106,27 @@ def _is_shape(name: str, shape: list[int]) -> bool:
     return fits
 
 
-def _elements(given: Given, binary: memoryview) -> list[Part]:
+def _elements(given: Given, n: int, binary: memoryview) -> list[Part]:
     """Of BYTES: in binary each after its length, in JSON as base64, since JSON has no bytes."""
-    n = given.shape[0]
     if (data := _binary(given, binary)) is not None:
-        parts: list[Part] = list(_after_lengths(data))
+        # Four bytes may be an element: not all of a body's are made to find that there are too many.
+        parts: list[Part] = list(islice(_after_lengths(data), n + 1))
     else:
-        try:
-            parts = [base64.b64decode(text, validate=True) for text in msgspec.json.decode(given.data, type=list[str])]
-        except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
-            raise BadRequest(
-                f"input image: in JSON expected a list of pictures in base64: {error}; or send them as binary data"
-            ) from None
+        parts = _from_base64(bytes(given.data), n)
     if len(parts) != n:
-        raise BadRequest(f"input image has {len(parts)} elements, its shape says {n}")
+        raise BadRequest(f"input image has not the {n} elements that its shape says")
     return parts
+
+
+def _from_base64(text: bytes, n: int) -> list[Part]:
+    try:
+        if text.count(b",") >= n:  # base64 has none; a million empty texts would be a million objects
+            raise ValueError(f"there are more than {n}")
+        return [base64.b64decode(one, validate=True) for one in msgspec.json.decode(text, type=list[str])]
+    except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+        raise BadRequest(
+            f"input image: in JSON expected a list of {n} pictures in base64: {error}; or send them as binary data"
+        ) from None
 
 
 def _after_lengths(data: memoryview) -> Iterator[memoryview]:
@@ -107,36 +142,58 @@ def _after_lengths(data: memoryview) -> Iterator[memoryview]:
         at += size
 
 
-def _numbers(given: Given, binary: memoryview) -> memoryview:
-    dtype, n = _DTYPES[given.datatype], prod(given.shape)
-    if (data := _binary(given, binary)) is not None:
-        if len(data) != n * dtype.itemsize:
-            raise BadRequest(
-                f"input {given.name} has {len(data)} bytes of binary data, its shape says {n * dtype.itemsize}"
-            )
-    else:
-        data = memoryview(_parsed(given, dtype).tobytes())
-        if len(data) != n * dtype.itemsize:
-            raise BadRequest(f"input {given.name} has {len(data) // dtype.itemsize} values, its shape says {n}")
+def _numbers(given: Given, shape: list[int], binary: memoryview) -> memoryview:
+    dtype, n = _DTYPES[given.datatype], prod(shape)
+    if (data := _binary(given, binary)) is None:
+        data = _listed(given, shape, dtype).data.cast("B")
+    elif len(data) != n * dtype.itemsize:
+        raise BadRequest(
+            f"input {given.name} has {len(data)} bytes of binary data, its shape says {n * dtype.itemsize}"
+        )
     if dtype.kind == "f":
         _check_values(given, np.frombuffer(data, dtype))
     return data
 
 
-def _parsed(given: Given, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """From a list, flat or nested as the shape is."""
+def _listed(given: Given, shape: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """From a list, flat or nested as the shape is, by pieces: Python's objects for all of them would be ten times its text."""
+    text, n, at = bytes(given.data).strip(), prod(shape), 0
+    flat = text.translate(None, b"[]") if _is_nested(text, shape) else text[1:-1]
+    values = np.empty(min(n, len(text)), dtype)
     try:
-        values = np.asarray(msgspec.json.decode(given.data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadRequest(f"input {given.name}: data can't be read: {error}") from None
-    if values.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
-        raise BadRequest(f"input {given.name}: data has values that are no {given.datatype}")
-    if values.ndim > 1 and list(values.shape) != given.shape:
-        raise BadRequest(f"input {given.name}: data is nested as {list(values.shape)}, its shape says {given.shape}")
-    if dtype.kind == "u" and values.size and not 0 <= values.min() <= values.max() <= 255:
-        raise BadRequest(f"input {given.name}: data has values outside of 0 to 255")
-    with np.errstate(over="ignore"):  # what is too large for FP32 is found below
-        return values.astype(dtype)
+        with np.errstate(over="ignore"):  # what is too large for FP32 is found later
+            for piece in _pieces(flat):
+                found = _LISTS[given.datatype].decode(piece)
+                values[at : at + len(found)] = found
+                at += len(found)
+    except (msgspec.MsgspecError, ValueError):  # the latter of numpy: there are more than n
+        at = 0
+    if at != n:
+        raise BadRequest(
+            f"input {given.name}: data is no list of {n} numbers for {given.datatype}, flat or nested as its shape {shape}"
+        )
+    return values
+
+
+def _is_nested(text: bytes, shape: list[int]) -> bool:
+    """text: JSON. Whether it has numbers, brackets and commas alone, these as a list of this shape has them."""
+    n_lists = 1 + sum(prod(shape[:depth]) for depth in range(1, len(shape)))
+    if b"[" not in text[1:] or (text.count(b","), text.count(b"[")) != (prod(shape) - 1, n_lists):
+        return False
+    nest = b""
+    for size in reversed(shape):
+        nest = b"[%b]" % ((nest + b",") * (size - 1) + nest)
+    return text.translate(None, _OF_NUMBERS) == nest
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """Lists of JSON. text: what is between the brackets of one."""
+    at = 0
+    while at <= len(text):
+        end = text.find(b",", at + PIECE_BYTES)
+        end = len(text) if end < 0 else end
+        yield b"[%b]" % text[at:end]
+        at = end + 1
 
 
 def _check_values(given: Given, values: NDArray[np.float32]) -> None:
@@ -146,7 +203,7 @@ def _check_values(given: Given, values: NDArray[np.float32]) -> None:
 
 def _binary(given: Given, binary: memoryview) -> memoryview | None:
     """None when the data is in the JSON."""
-    size = given.parameters.get("binary_data_size")
+    size = given.parameters.binary_data_size if given.parameters else None
     if size is None:
         if binary:
             raise BadRequest(f"{len(binary)} bytes follow the JSON, but the input has no binary_data_size")
@@ -156,7 +213,7 @@ def _binary(given: Given, binary: memoryview) -> memoryview | None:
     if given.data:
         raise BadRequest(f"input {given.name} has both data and binary_data_size")
     if size != len(binary):
-        raise BadRequest(f"binary_data_size = {str(size)[:100]}, but {len(binary)} bytes follow the JSON")
+        raise BadRequest(f"binary_data_size = {size}, but {len(binary)} bytes follow the JSON")
     return binary
 
 

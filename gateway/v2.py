@@ -17,6 +17,7 @@ from hotpool.errors import HotpoolError, NoReadyWorker, UnknownVersion
 from . import models, oip
 from .backend import Backend
 from .failures import BadRequest, UnsupportedType, body_of, headers_of, status_of
+from .health import broken
 from .questions import (
     ask,
     check_plain,
@@ -33,6 +34,7 @@ JSON, BINARY = b"application/json", b"application/octet-stream"
 # Of JSON with tensors in it, and of answers: more is done in a thread, so that other requests have their turns between.
 AT_ONCE_BYTES = 64 * 1024
 AT_ONCE_ANSWERS = 8
+READS_AT_ONCE = 2  # of large JSON: each takes several times its size
 JSON_BYTES = b"inference-header-content-length"
 
 
@@ -59,6 +61,7 @@ class Infer:
 
     def __init__(self, backend: Backend) -> None:
         self._client, self._guard, self._store = backend.client, backend.guard, backend.store
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, names = headers_in(scope), scope["path_params"]
@@ -67,7 +70,7 @@ class Infer:
             options = options_of(headers, names["model"], names.get("version"))
             check_plain(headers)
             _check_type(headers)
-            asked = await _read(await read_body(receive), _json_bytes(headers))
+            asked = await self._read(await read_body(receive), _json_bytes(headers))
             answers = await ask(self._client, asked.questions, options, receive)
             body, json_bytes = await _write(asked, answers, self._labels(asked, answers))
         except HotpoolError as error:
@@ -78,6 +81,12 @@ class Infer:
         if json_bytes is not None:
             more.append((JSON_BYTES, b"%d" % json_bytes))
         await send_answer(send, 200, JSON if json_bytes is None else BINARY, body, more)
+
+    async def _read(self, body: bytes, json_bytes: int | None) -> oip.Asked:
+        if (len(body) if json_bytes is None else json_bytes) <= AT_ONCE_BYTES:
+            return oip.read_request(body, json_bytes)
+        async with self._reads:
+            return await asyncio.to_thread(oip.read_request, body, json_bytes)
 
     def _labels(self, asked: oip.Asked, answers: list[Answer]) -> tuple[str, ...]:
         """Of the version that answered. Without its manifest, classes are named by their number, as workers do."""
@@ -97,6 +106,8 @@ class Protocol:
         return _json({"name": "hotpool", "version": __version__, "extensions": EXTENSIONS})
 
     async def live(self, request: Request) -> Response:
+        if error := broken(self._backend.client):
+            return _not("live", {}, error)
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
@@ -153,17 +164,8 @@ class Protocol:
             digest = models.resolve(report, model, version) if version else None
             models.require_ready(report, model, digest, version or "")
         except NoReadyWorker as error:
-            content = {**about, "ready": False, "error": str(error), "code": error.code}
-            response = _json(content, status_of(error))
-            response.raw_headers += headers_of(error)
-            return response
+            return _not("ready", about, error)
         return _json({**about, "ready": True})
-
-
-async def _read(body: bytes, json_bytes: int | None) -> oip.Asked:
-    if (len(body) if json_bytes is None else json_bytes) > AT_ONCE_BYTES:
-        return await asyncio.to_thread(oip.read_request, body, json_bytes)
-    return oip.read_request(body, json_bytes)
 
 
 async def _write(asked: oip.Asked, answers: Sequence[Answer], labels: Sequence[str]) -> tuple[bytes, int | None]:
@@ -191,6 +193,12 @@ def _check_type(headers: dict[bytes, bytes]) -> None:
             f"Content-Type is {kind.decode('latin-1')[:100]!r}, expected application/json, or application/octet-stream "
             "when binary tensors follow"
         )
+
+
+def _not(what: str, about: dict[str, Any], error: HotpoolError) -> Response:
+    response = _json({**about, what: False, "error": str(error), "code": error.code}, status_of(error))
+    response.raw_headers += headers_of(error)
+    return response
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -1,7 +1,11 @@
 """Whether the gateway says that it is ready when it is, and what its metrics tell."""
 
+import asyncio
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import pytest
@@ -9,8 +13,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.noop import MODEL
+from gateway.app import make_app
+from gateway.backend import connect
+from hotpool.config import Config
 from tests.gateway_process import ANY_PORT, add_noop_versions, running_gateway, running_site, start_controller
-from tests.pool import eventually, running_pool
+from tests.pool import eventually, running_pool, short_home
 from tests.test_inference_http import IMAGE, picture
 
 pytestmark = pytest.mark.slow
@@ -93,6 +100,9 @@ def test_the_metrics_of_all_three_are_as_prometheus_wants_them():
         eventually(lambda: value(http, "hotpool_controller_up") == 1, "the controller answers")
         text, found = http.get("/metrics").text, families(http)
     assert {name: said for name, family in found.items() if (said := list(complaints(family, text)))} == {}
+    if promtool := shutil.which("promtool"):  # Prometheus' own, 50 MB: where it is installed anyway
+        linted = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+        assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
     for name in ("hotpool_requests", "hotpool_rollout_phase", "hotpool_http_request_seconds", "hotpool_workers"):
         assert name in found
     assert not [name for name in found if not name.startswith("hotpool_")]
@@ -125,6 +135,22 @@ def test_a_scrape_tells_also_when_there_is_nothing_to_scrape():
         assert http.get("/readyz").status_code == 503
         assert http.get("/v2/health/ready").status_code == 503
         assert http.get("/v2/health/live").json() == {"live": True}
+
+
+def test_a_gateway_whose_own_connection_has_failed_says_that_it_must_be_started_again():
+    """In this process: no fault from outside makes a client fail."""
+
+    async def ask(*paths: str) -> list[httpx.Response]:
+        with short_home() as home, closing(connect(home, Config())) as backend:
+            transport = httpx.ASGITransport(make_app(backend))
+            await backend.client.close()
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+                return [await http.get(path) for path in paths]
+
+    for got in asyncio.run(ask("/healthz", "/v2/health/live")):
+        assert (got.status_code, got.json()["code"]) == (503, "broker_unreachable")
+        assert "start the gateway again" in got.json()["error"]
+        assert got.json().get("live") in (None, False)
 
 
 def test_it_is_ready_with_one_ready_worker_and_not_without():

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway import oip
 from gateway.failures import BadRequest
-from gateway.tensors import LARGEST, MAX_PICTURES
+from gateway.tensors import LARGEST, MAX_PICTURES, PIECE_BYTES
 from hotpool.errors import RemoteProtocolError
 from hotpool.messages import Reply, Result, Work
 from hotpool.wire import encode_body
@@ -117,34 +118,41 @@ ZEROS = [0.0] * 12
         (b"\xff", "not as it should be"),
         (b"[" * 100_000, "not as it should be"),
         (b'{"inputs": 1}', "inputs"),
-        (body_of(), "0 inputs, expected one of image, pixels, tensor"),
-        (body_of(image(b"x"), image(b"y")), "2 inputs"),
+        (body_of(), "Expected `array` of length 1 - at `$.inputs`"),
+        (body_of(image(b"x"), image(b"y")), "Expected `array` of length 1 - at `$.inputs`"),
         (body_of(image(b"x", name="picture")), "no input 'picture'; there are image, pixels, tensor"),
         (body_of(image(b"x", datatype="UINT8")), "image is UINT8, expected BYTES"),
         (body_of(image()), "shape [0], expected [n]"),
         (body_of(image(b"x", shape=[1, 2])), "shape [1, 2]"),
         (body_of(image(b"x", shape=[-1])), "shape [-1]"),
-        (body_of(image(b"x", shape=[2])), "has 1 elements, its shape says 2"),
+        (body_of(image(b"x", shape=[2])), "has not the 2 elements that its shape says"),
+        (body_of(image(b"x", b"y", shape=[1])), "list of 1 pictures in base64: there are more than 1"),
         (body_of(image(b"x", shape=[True])), "shape"),
         (body_of(image(b"x", data=["not base64!"])), "base64"),
         (body_of(image(b"x", data=[1])), "base64"),
         (body_of(image(*[b"x"] * (MAX_PICTURES + 1))), f"at most {MAX_PICTURES}"),
         (body_of(pixels([1, 1, 4], [1, 2, 3, 4])), "expected [n, height, width, 3] or [height, width, 3]"),
         (body_of(pixels([1, 0, 3], [])), "none of them 0"),
-        (body_of(pixels([1, 1, 3], [1, 2])), "has 2 values, its shape says 3"),
-        (body_of(pixels([1, 1, 3], [1, 2, 256])), "outside of 0 to 255"),
-        (body_of(pixels([1, 1, 3], [1, 2, -1])), "outside of 0 to 255"),
-        (body_of(pixels([1, 1, 3], [1, 2, 3.5])), "no UINT8"),
-        (body_of(pixels([1, 1, 3], [1, 2, "3"])), "no UINT8"),
-        (body_of(pixels([1, 1, 3], [[1, 2], [3]])), "can't be read"),
-        (body_of(pixels([1, 2, 3], [[1, 2, 3], [4, 5, 6]])), "nested as [2, 3]"),
-        (body_of(pixels([1, 1, 3], None)), "no UINT8"),
-        (body_of(pixels([1, 1, 3], [])), "no UINT8"),
+        (body_of(pixels([1, 1, 3], [1, 2])), "no list of 3 numbers"),
+        (body_of(pixels([1, 1, 3], [1, 2, 256])), "no list of 3 numbers for UINT8"),
+        (body_of(pixels([1, 1, 3], [1, 2, -1])), "no list of 3 numbers for UINT8"),
+        (body_of(pixels([1, 1, 3], [1, 2, 3.5])), "no list of 3 numbers for UINT8"),
+        (body_of(pixels([1, 1, 3], [1, 2, "3"])), "no list of 3 numbers"),
+        (body_of(pixels([1, 1, 3], [[1, 2], [3]])), "flat or nested as its shape [1, 1, 3]"),
+        (body_of(pixels([1, 2, 3], [[1, 2, 3], [4, 5, 6]])), "flat or nested as its shape [1, 2, 3]"),
+        (body_of(pixels([1, 1, 3], None)), "no list of 3 numbers"),
+        (body_of(pixels([1, 1, 3], [])), "no list of 3 numbers"),
         (body_of(tensor([1, 2, 2, 2], [0.0] * 8)), "expected [n, 3, height, width]"),
+        (body_of(tensor([1, 3, 10**4000, 10**4000], ZEROS)), "shape"),
+        (
+            body_of(tensor([1, 3, 2**32, 2], ZEROS)),
+            "the shape of input tensor: Expected `int` <= 2147483647 - at `$[2]`",
+        ),
+        (body_of(tensor([1, 3, 2**31 - 1, 2**31 - 1], ZEROS)), "no list of 13835058042397261827 numbers for FP32"),
         (body_of(tensor([3, 2, 2], ZEROS)), "expected [n, 3, height, width]"),
         (body_of(tensor([1, 3, 2, 2], [*ZEROS[1:], 10 * LARGEST])), "not finite, or beyond"),
         (body_of(tensor([1, 3, 2, 2], [*ZEROS[1:], 1e300])), "not finite, or beyond"),
-        (body_of(tensor([1, 3, 2, 2], [*ZEROS[1:], 10**30])), "no FP32"),
+        (body_of(tensor([1, 3, 2, 2], [*ZEROS[1:], 10**30])), "not finite, or beyond"),
         (body_of({key: value for key, value in NUMBERS.items() if key != "data"}), "neither data nor binary_data_size"),
         (body_of(NUMBERS | {"parameters": {"binary_data_size": 3}}), "both data and binary_data_size"),
         (body_of(NUMBERS, outputs=[{"name": "boxes"}]), "no output 'boxes'"),
@@ -153,11 +161,17 @@ ZEROS = [0.0] * 12
             body_of(NUMBERS, outputs=[{"name": "top_labels", "parameters": {"classification": 2}}]),
             "classification is for",
         ),
-        (body_of(NUMBERS, outputs=[{"name": "logits", "parameters": {"classification": -1}}]), "classification = '-1'"),
-        (body_of(NUMBERS, outputs=[{"name": "logits", "parameters": {"binary_data": 1}}]), "binary_data = '1'"),
-        (body_of(NUMBERS, parameters={"binary_data_output": "yes"}), "expected true or false"),
-        (body_of(NUMBERS, parameters={"top": 0}), "top = '0': expected a whole number from 1"),
-        (body_of(NUMBERS, parameters={"top": True}), "top = 'True'"),
+        (body_of(NUMBERS, outputs=[{"name": "logits", "parameters": {"classification": -1}}]), "Expected `int` >= 0"),
+        (
+            body_of(NUMBERS, outputs=[{"name": "logits", "parameters": {"binary_data": 1}}]),
+            "Expected `bool | null`, got `int`",
+        ),
+        (
+            body_of(NUMBERS, parameters={"binary_data_output": "yes"}),
+            "Expected `bool`, got `str` - at `$.parameters.binary_data_output`",
+        ),
+        (body_of(NUMBERS, parameters={"top": 0}), "Expected `int` >= 1 - at `$.parameters.top`"),
+        (body_of(NUMBERS, parameters={"top": True}), "Expected `int`, got `bool` - at `$.parameters.top`"),
         (body_of(NUMBERS, id=5), "id"),
     ],
 )
@@ -168,7 +182,7 @@ def test_what_is_wrong_with_a_request_is_named(body, said):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (lengths(b"one"), "has 1 elements, its shape says 2"),
+        (lengths(b"one"), "has not the 2 elements that its shape says"),
         (lengths(b"one", b"two")[:-1], "an element of 3 bytes, but only 2 follow"),
         (lengths(b"one") + b"\1\0\0", "ends in the middle of a length"),
     ],
@@ -221,6 +235,99 @@ def test_any_json_is_a_request_or_is_refused(given_input, more):
     except BadRequest:
         return
     assert 1 <= len(asked.questions) <= MAX_PICTURES
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["[]", "[[]]", "[[[[]]]]", "[[[[1],[2]],[[],[3]]]]", "[1,2,3,4,5]", "[1 2,3,4,5,6]", "[[1,2,3],[4,5,6]]", '["1,2,3,4,5,6"]',
+     "[[[[1,2]],[[3,4]],[[5,6]]],[]]", "[true,2,3,4,5,6]", "[1,2,3,4,5,{}]", "[1,2,3,4,5,1e999]", "{}", "1", "null"],
+)  # fmt: skip
+def test_a_list_that_is_not_as_the_shape_says_is_no_tensor(data):
+    given = '{"inputs": [{"name": "tensor", "datatype": "FP32", "shape": [1, 3, 1, 2], "data": %s}]}'
+    with pytest.raises(BadRequest):
+        oip.read_request((given % data).encode(), None)
+    for right in ("[1,2,3,4,5,6]", "[ [[[1,2]],\n[[3.0,4e0]] ,[[\t5,6]] ]]", " [\r\n1, 2,3 ,4,5,6 ] "):
+        values = np.frombuffer(questions((given % right).encode())[0][1], "<f4")
+        assert values.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_long_list_is_read_by_pieces_and_whole():
+    values = np.random.default_rng(1).normal(size=(1, 3, 64, 128)).astype("<f4")
+    assert values.size * 10 > 3 * PIECE_BYTES
+    for data in (values.astype(float).ravel().tolist(), values.astype(float).tolist()):
+        assert questions(body_of(tensor([1, 3, 64, 128], data)))[0][1] == values.tobytes()
+    flat = [1] * (3 * PIECE_BYTES - 1)
+    assert questions(body_of(pixels([PIECE_BYTES, 1, 3], [*flat, 255])))[0][1][-1] == 255
+    assert "for UINT8" in refusal(body_of(pixels([PIECE_BYTES, 1, 3], [*flat, 256])))
+
+
+def test_null_is_as_if_it_were_not_there():
+    given = NUMBERS | {"parameters": None}
+    asked = oip.read_request(body_of(given, id=None, parameters=None, outputs=None), None)
+    assert asked == oip.read_request(body_of(NUMBERS), None)
+    with_parameters = body_of(NUMBERS, outputs=[{"name": "logits", "parameters": None}])
+    assert oip.read_request(with_parameters, None).wanted == (oip.Wanted("logits", False),)
+
+
+def test_what_is_not_known_is_skipped():
+    parameters = {"top": 5, "priority": 1, "timeout": None, "more": {"a": [1]}}
+    assert (
+        oip.read_request(
+            body_of(NUMBERS | {"parameters": {"content_type": "np"}}, parameters=parameters, x=[]), None
+        ).top
+        == 5
+    )
+
+
+N_BOMB = 150_000
+
+
+def bomb(given: dict[str, object], item: str) -> bytes:
+    """The request with that item so often where it says BOMB."""
+    return json.dumps(given).encode().replace(b'"BOMB"', ",".join([item] * N_BOMB).encode())
+
+
+def of_tensors(item: str) -> bytes:
+    return bomb({"inputs": [tensor([1, 3, N_BOMB // 3, 1], ["BOMB"])]}, item)
+
+
+BOMBS = {
+    "lists": of_tensors("[]"),
+    "objects": of_tensors("{}"),
+    "texts": of_tensors('""'),
+    "pictures": bomb({"inputs": [image(b"", data=["BOMB"])]}, '""'),
+    "inputs": bomb({"inputs": ["BOMB"]}, json.dumps(image())),
+    "shape": bomb({"inputs": [image(shape=["BOMB"])]}, "1"),
+    "outputs": bomb({"inputs": [image(b"x")], "outputs": ["BOMB"]}, '{"name": "logits"}'),
+    "parameters": body_of(image(b"x", shape=[0]), parameters={str(n): 1 for n in range(N_BOMB)}),
+}
+
+
+def highest_memory(work) -> int:
+    """Bytes that were allocated at once meanwhile."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_would_be_a_million_objects_is_refused_before_it_is_made(name):
+    body = BOMBS[name]
+    assert highest_memory(lambda: refusal(body)) < 4 * len(body)
+
+
+def test_a_million_empty_pictures_are_refused_before_they_are_made():
+    body, n = with_binary(image(b""), lengths(b"") * N_BOMB)
+    assert highest_memory(lambda: refusal(body, n)) < 100_000
+
+
+def test_numbers_in_json_take_little_more_memory_than_their_text():
+    """Python's own objects would take ten times as much."""
+    body = of_tensors("0.5")
+    assert highest_memory(lambda: questions(body)) < 6 * len(body)
 
 
 # ---- what is answered

@@ -168,7 +168,7 @@ def test_what_is_not_there_is_not_ready(client):
     [
         (lambda client: client.infer("cats", [pixels(1)]), "404", "'cats'"),
         (lambda client: client.infer(MODEL, [pixels(1)], model_version="v2"), "404", "not served now"),
-        (lambda client: client.infer(MODEL, [pixels(1), pixels(2)]), "400", "2 inputs"),
+        (lambda client: client.infer(MODEL, [pixels(1), pixels(2)]), "400", "length 1 - at `$.inputs`"),
         (lambda client: client.infer(MODEL, [given("boxes", "FP32", np.zeros(3, np.float32))]), "400", "'boxes'"),
         (lambda client: client.infer(MODEL, [given("tensor", "FP64", np.zeros((1, 3, 4, 4)))]), "400", "FP64"),
         (lambda client: client.infer(MODEL, [given("image", "BYTES", np.array([b"no"], np.object_))]), "422", "picture"),
