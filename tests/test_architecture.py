@@ -1,12 +1,16 @@
 """Who may import whom, what pure modules keep away from, and what nobody may use: read from the source, nothing is run."""
 
 import ast
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import Version
 
 from hotpool.config import Config
 
@@ -284,3 +288,32 @@ def test_the_default_configuration_is_the_code_s_and_names_every_key_in_its_orde
     assert [(section, list(keys)) for section, keys in written.items()] == [
         (section, list(keys)) for section, keys in defaults.items()
     ]
+
+
+def requirements() -> dict[NormalizedName, Requirement]:
+    """Of the wheel, by name."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return {canonicalize_name(one.name): one for one in map(Requirement, lines)}
+
+
+def test_no_older_version_of_anything_is_promised_to_do_than_the_one_that_is_tested():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = {
+        canonicalize_name(name): Version(version)
+        for name, _, version in (line.partition("==") for line in lines)
+        if version
+    }
+    for name, required in requirements().items():
+        assert required.specifier.contains(pinned[name])
+        (lowest,) = (Version(one.version) for one in required.specifier if one.operator == ">=")
+        assert pinned[name].release[: len(lowest.release)] == lowest.release, f"{name}: tested is {pinned[name]}"
+
+
+def test_what_is_imported_is_required():
+    named_otherwise = {"pil": "pillow", "zmq": "pyzmq"}
+    imported = {one.module.partition(".")[0] for module in MODULES.values() for one in imports(module)}
+    foreign = imported - {*FOLDERS, *sys.stdlib_module_names}
+    by_name = {"uvloop"}  # uvicorn is told what its loop is called
+    assert (
+        by_name | {named_otherwise.get(name, name) for name in map(canonicalize_name, foreign)} == requirements().keys()
+    )
