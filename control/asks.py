@@ -130,7 +130,7 @@ class Start(Signed, frozen=True):
 
 
 class Add(Signed, frozen=True):
-    """As `hotpool versions add`."""
+    """As `hotpool versions add`. then_start: when these weights are stored, now or before, a rollout to them is ordered."""
 
     source: Text
     name: Text
@@ -144,6 +144,7 @@ class Add(Signed, frozen=True):
     md5: Hash | None = None
     resize: Pixels | None = None
     crop: Pixels | None = None
+    then_start: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ from hotpool.wire import MAX_ANSWER_BYTES, encode_value
 
 from . import asks, intake, orders, registry
 from .desk import Desk
-from .facts import history_view, rollout_view, status_view
+from .facts import rollout_view, status_view
 from .health import ordinary, pool_health
 from .jobs import add_version
 from .recorder import render_report
@@ -91,9 +91,9 @@ def _version(desk: Desk, asked: asks.OneVersion) -> dict[str, Any]:
     return registry.version_view(desk.ledger(), find_version(desk.home, desk.model, asked.version))
 
 
-def _rollouts(desk: Desk, asked: asks.Nothing) -> list[dict[str, Any]]:
-    """As `hotpool rollout history`."""
-    return history_view(desk.ledger(), desk.model)
+def _rollouts(desk: Desk, asked: asks.Newest) -> list[dict[str, Any]]:
+    """As `hotpool rollout history`: the newest, the oldest of them first."""
+    return [rollout_view(one) for one in desk.ledger().history(desk.model)[-asked.n :]]
 
 
 def _rollout(desk: Desk, asked: asks.AnyRollout) -> dict[str, Any]:
@@ -119,13 +119,15 @@ def _audit(desk: Desk, asked: asks.Newest) -> list[dict[str, Any]]:
 
 
 def _add(desk: Desk, asked: asks.Add) -> dict[str, int]:
-    """Begins a `job` that does what `hotpool versions add` does. Paths are those of the controller's host."""
-    refuse_name(desk.home, desk.model, asked.name)
+    """Begins a `job` that does what `hotpool versions add` does, and with then_start a `start` after it. Paths are those of the
+    controller's host."""
+    if not asked.then_start:
+        refuse_name(desk.home, desk.model, asked.name)
     return {"job": desk.jobs.begin(lambda stopping: add_version(desk.home, desk.config, asked, stopping))}
 
 
 def _job(desk: Desk, asked: asks.OneJob) -> dict[str, Any]:
-    """How it goes: `state` is running, done or failed."""
+    """How it goes: `state` is running, done (with a `version`) or failed. `error` says why, or why there is no `rollout`."""
     return desk.jobs.view(asked.job)
 
 
@@ -220,7 +222,7 @@ VERBS = {
     "add": Verb(asks.Add, _add),
     "job": Verb(asks.OneJob, _job),
     "remove": Verb(asks.Remove, _remove),
-    "rollouts": Verb(asks.Nothing, _rollouts),
+    "rollouts": Verb(asks.Newest, _rollouts),
     "rollout": Verb(asks.AnyRollout, _rollout),
     "start": Verb(asks.Start, _start),
     "undo": Verb(asks.Undo, _undo),

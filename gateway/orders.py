@@ -53,11 +53,22 @@ class Promote(Order, kw_only=True):
     step: Annotated[str, Meta(max_length=200, description="the step that is meant")] | UnsetType = UNSET
 
 
-class Update(Order, kw_only=True):
-    """Either `version`, or `model_path` and `name`, with arch and precision if they are not resnet18 and fp32."""
+class NewVersion(Order, kw_only=True):
+    """What is told of a file with weights. Without arch and precision they are resnet18 and fp32."""
 
-    version: Name | UnsetType = UNSET
-    model_path: Annotated[str, Meta(min_length=1, max_length=2000)] | UnsetType = UNSET
     name: NewName | UnsetType = UNSET
     arch: Annotated[str, Meta(max_length=128)] | UnsetType = UNSET
     precision: Literal["fp32", "int8", "auto"] | UnsetType = UNSET
+
+
+class Fields(NewVersion, kw_only=True):
+    """Of the form that a file is uploaded with."""
+
+    labels: Annotated[str, Meta(description="one a line")] | UnsetType = UNSET
+
+
+class Update(NewVersion, kw_only=True):
+    """Either `version`, or `model_path` and what is told of that file; without a name it is the file's, without its ending."""
+
+    version: Name | UnsetType = UNSET
+    model_path: Annotated[str, Meta(min_length=1, max_length=2000)] | UnsetType = UNSET

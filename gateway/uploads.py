@@ -7,8 +7,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
@@ -18,15 +19,18 @@ from hotpool.errors import Conflict
 
 from .failures import BadRequest, NoRoom
 from .multipart import Begin, Data, Form, Piece
+from .orders import Fields
 
 FILE = "file"
-FIELDS = ("name", "arch", "precision", "labels", "reason")
+FIELDS = Fields.__struct_fields__
 SUFFIXES = (".safetensors", ".pth", ".pt")
 MAX_FIELD_BYTES = 1024 * 1024  # labels of 100,000 classes need no more
 SPARE_BYTES = 256 * 1024 * 1024  # that stay free on the disk: the journal is on it too
 OLD_S = 3600.0  # checking one takes minutes at most: what nobody has written to for so long is nobody's
 
 log = logging.getLogger("hotpool.gateway")
+
+Check = Callable[[Mapping[str, str]], None]  # of what came before the file; it may block
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class Upload:
     path: Path
     fields: Mapping[str, str]
 
-    def remove(self) -> None:
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+    async def remove(self) -> None:
+        await _remove(self.path.parent)
 
 
 class Uploads:
@@ -48,7 +52,7 @@ class Uploads:
         self._is_busy = False
 
     def sweep(self) -> None:
-        """Removes what a gateway that was killed has left behind."""
+        """Removes what a gateway or a controller that was killed has left behind."""
         for folder in self._folder.glob("*/"):
             with contextlib.suppress(FileNotFoundError):  # another gateway was faster
                 newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
@@ -56,44 +60,49 @@ class Uploads:
                     log.info("event=upload_removed path=%s", folder)
                     shutil.rmtree(folder, ignore_errors=True)
 
-    async def receive(self, form: Form, body: AsyncIterator[bytes]) -> Upload:
+    async def receive(self, form: Form, body: AsyncIterator[bytes], check: Check) -> Upload:
         """What has come of it is removed again when it does not come whole.
 
         Raises:
-            BadRequest, NoRoom; Conflict: another upload is under way.
+            BadRequest, NoRoom; Conflict: another upload is under way; what `check` raises.
         """
         if self._is_busy:
             raise Conflict("another upload is under way; versions are added one at a time, wait for its end")
         self._is_busy = True
         folder = self._folder / secrets.token_hex(8)
         try:
-            return await _receive(form, body, folder)
+            await to_thread.run_sync(self.sweep)
+            return await _receive(form, body, folder, check)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            await _remove(folder)
             raise
         finally:
             self._is_busy = False
 
 
-async def _receive(form: Form, body: AsyncIterator[bytes], folder: Path) -> Upload:
-    parts = _Parts(folder)
+async def _remove(folder: Path) -> None:
+    await to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+async def _receive(form: Form, body: AsyncIterator[bytes], folder: Path, check: Check) -> Upload:
+    parts = _Parts(folder, check)
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        await to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
         async for piece in body:
             await to_thread.run_sync(parts.take, form.feed(piece))  # a thread: the disk may be slow
         form.finish()
-        return parts.finish()
+        return await to_thread.run_sync(parts.finish)
     except OSError as error:
         raise NoRoom(f"the file can't be stored: {error.strerror}") from None
     finally:
-        parts.close()
+        await to_thread.run_sync(parts.close)
 
 
 class _Parts:
     """The form's parts as they come: the file goes to the disk, fields to memory."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, check: Check) -> None:
+        self._folder, self._check = folder, check
         self._path: Path | None = None
         self._file: BinaryIO | None = None
         self._fields: dict[str, bytearray] = {}
@@ -117,10 +126,7 @@ class _Parts:
         if self._path is None or self._file is None:
             raise BadRequest(f"the form has no part {FILE!r} with a file name")
         self._file.flush()
-        try:
-            return Upload(self._path, {name: value.decode() for name, value in self._fields.items()})
-        except UnicodeDecodeError:
-            raise BadRequest("a field of the form is not UTF-8") from None
+        return Upload(self._path, self._texts())
 
     def close(self) -> None:
         if self._file is not None:
@@ -131,6 +137,7 @@ class _Parts:
         if filename is None or self._path is not None:
             raise BadRequest(f"the form has a part {FILE!r} {'twice' if self._path else 'without a file name'}")
         self._path = self._folder / safe_name(filename)
+        self._check(self._texts())
         self._file = open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115
         self._into = None
 
@@ -139,6 +146,12 @@ class _Parts:
             known = ", ".join((FILE, *FIELDS))
             raise BadRequest(f"the form has a part {name!r} {'twice' if name in FIELDS else ''}; known are {known}")
         self._into = self._fields[name] = bytearray()
+
+    def _texts(self) -> dict[str, str]:
+        try:
+            return {name: value.decode() for name, value in self._fields.items()}
+        except UnicodeDecodeError:
+            raise BadRequest("a field of the form is not UTF-8") from None
 
     def _append(self, field: bytearray, data: bytes) -> None:
         field += data

@@ -1,23 +1,29 @@
 """Shell: the versions of the pool: list, upload, remove, and `/update-model`: all in one order."""
 
-from functools import partial
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
-from msgspec import UNSET
+import msgspec
+from anyio import to_thread
+from msgspec import UNSET, to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+
+from hotpool.errors import Conflict, UnknownVersion
 
 from .api import found, number_in
 from .backend import Backend
 from .bodies import read_json
 from .failures import BadRequest
 from .folders import find_allowed
-from .jobs import Job, Jobs
 from .multipart import Form
-from .orders import MAX_QUERY, Update
+from .orders import MAX_QUERY, Fields, Update
 from .resource import resource, told
-from .uploads import Upload, Uploads
+from .uploads import Uploads
 
 
 def routes(backend: Backend) -> list[BaseRoute]:
@@ -34,26 +40,24 @@ class Versions:
     def __init__(self, backend: Backend) -> None:
         self._guard, self._controller = backend.guard, backend.controller
         self._folders = backend.config.gateway.model_folders
-        self._jobs = Jobs(backend.controller)
-        self._uploads = Uploads(backend.home.root / "uploads")
+        self._uploads = Uploads(backend.home.uploads)
         self._uploads.sweep()
 
     async def list(self, request: Request) -> Response:
         return told(await self._controller.ask("versions"))
 
     async def job(self, request: Request) -> Response:
-        return told(await found(self._jobs.view(number_in(request))))
+        return told(await found(self._controller.ask("job", job=number_in(request))))
 
     async def upload(self, request: Request) -> Response:
         operator = await self._guard.require_admin(request)
         form = Form(request.headers.get("content-type", ""))
-        upload = await self._uploads.receive(form, request.stream())
+        upload = await self._uploads.receive(form, request.stream(), self._check)
         try:
-            job = await self._add(str(upload.path), operator, **_asked(upload))
+            job = await self._add(str(upload.path), operator, _add_of(upload.fields))
         except BaseException:
-            upload.remove()
+            await upload.remove()
             raise
-        self._jobs.follow(job, partial(_remove, upload))
         return told({"job": job}, 202)
 
     async def remove(self, request: Request) -> Response:
@@ -66,46 +70,58 @@ class Versions:
 
     async def update(self, request: Request) -> Response:
         operator = await self._guard.require_admin(request)
-        asked = await read_json(request, Update)
-        of_file = {"name": asked.name, "arch": asked.arch, "precision": asked.precision}
-        given = {name: value for name, value in of_file.items() if value is not UNSET}
-        if asked.version is not UNSET and asked.model_path is UNSET and not given:
-            return await self._roll(asked.version, asked.reason, operator)
-        if asked.version is not UNSET or asked.model_path is UNSET or "name" not in given:
-            raise BadRequest("expected either version, or model_path and name")
-        source = find_allowed(asked.model_path, self._folders)
-        job = await self._add(str(source), operator, reason=asked.reason, **given)
-        self._jobs.follow(job, partial(self._roll_added, asked.reason, operator))
+        asked: dict[str, Any] = to_builtins(await read_json(request, Update))
+        if asked.keys() <= {"version", "reason"} and "version" in asked:
+            return await self._roll(operator, asked)
+        if "version" in asked or "model_path" not in asked:
+            raise BadRequest("expected either version, or model_path and what is told of that file")
+        source = await to_thread.run_sync(find_allowed, asked.pop("model_path"), self._folders)
+        job = await self._add(str(source), operator, {"name": name_of(source), **asked, "then_start": True})
         return told({"rollout": None, "job": job, "watch": f"/api/jobs/{job}"}, 202)
 
-    async def _add(self, source: str, operator: str, **asked: Any) -> int:
+    def _check(self, given: Mapping[str, str]) -> None:
+        """In a thread: what came before a file is looked at before the file is received."""
+        name = read_fields(given).name
+        if name is UNSET:
+            return
+        with contextlib.suppress(UnknownVersion):
+            stored = self._controller.call("version", version=name)
+            if stored["name"] == name:  # and not only its digest begins so
+                raise Conflict(f"model {stored['model']} has a version {name} already; choose another name")
+
+    async def _add(self, source: str, operator: str, asked: dict[str, Any]) -> int:
         job: int = (await self._controller.order("add", source=source, operator=operator, **asked))["job"]
         return job
 
-    async def _roll(self, version: str, reason: str, operator: str) -> Response:
-        made = await self._controller.order("start", version=version, reason=reason, operator=operator)
+    async def _roll(self, operator: str, asked: dict[str, Any]) -> Response:
+        made = await self._controller.order("start", operator=operator, **asked)
         if made["rollout"] is None:
             return told({"rollout": None, "job": None, "watch": "/api/status"})
         number = made["rollout"]["number"]
         return told({"rollout": number, "job": None, "watch": f"/api/rollouts/{number}"}, 202)
 
-    async def _roll_added(self, reason: str, operator: str, job: Job | None) -> int | None:
-        if job is None or job["state"] != "done" or job["is_stable"]:
-            return None
-        made = await self._controller.order("start", version=job["version"]["digest"], reason=reason, operator=operator)
-        number: int | None = made["rollout"] and made["rollout"]["number"]
-        return number
+
+def read_fields(given: Mapping[str, str]) -> Fields:
+    """What was left empty in a form was left out. Raises BadRequest."""
+    try:
+        return msgspec.convert({name: text for name, text in given.items() if text.strip()}, Fields)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the form is not as it should be: {error}") from None
 
 
-async def _remove(upload: Upload, job: Job | None) -> None:
-    upload.remove()
+def name_of(file: PurePath) -> str:
+    """What a version is called that was not given a name. Raises BadRequest."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", file.stem).lstrip("._-")[:64]
+    if not name:
+        raise BadRequest(f"no name can be made of {file.name[:100]!r}: give the version a name")
+    return name
 
 
-def _asked(upload: Upload) -> dict[str, Any]:
-    """What the controller wants to know of a file. What was left empty in the form was left out."""
-    given: dict[str, Any] = {name: text for name, text in upload.fields.items() if text.strip()}
-    if "labels" in given:
-        given["labels"] = given["labels"].strip("\n").splitlines()
-    if "name" not in given:
+def _add_of(given: Mapping[str, str]) -> dict[str, Any]:
+    """What the controller wants to know of an uploaded file."""
+    asked: dict[str, Any] = to_builtins(read_fields(given))
+    if "labels" in asked:
+        asked["labels"] = asked["labels"].strip("\n").splitlines()
+    if "name" not in asked:
         raise BadRequest("the form has no name for the version")
-    return {"reason": "", **given}
+    return asked

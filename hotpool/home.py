@@ -33,6 +33,11 @@ class Home:
         """One folder a version, named by its digest."""
         return self.root / "versions"
 
+    @property
+    def uploads(self) -> Path:
+        """Weights that came by HTTP, each file in a folder of its own, until it is known what becomes of them."""
+        return self.root / "uploads"
+
     def stable_pointer(self, model: str) -> Path:
         """A file with the digest of the version that workers of this model boot."""
         return self.root / "models" / model / "stable"

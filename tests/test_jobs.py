@@ -2,24 +2,25 @@
 
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from threading import Event
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from control import versions
 from control.asks import Add
-from control.jobs import KEPT, Jobs, add_version
+from control.jobs import KEPT, Added, Jobs, add_version, remove_upload
 from control.journal import Journal
 from control.orders import read
 from control.up import create_folders
-from hotpool.config import Config
+from hotpool.config import Config, load_config
 from hotpool.errors import BadVersion, Conflict, NothingToDo
 from hotpool.home import Home
 from hotpool.manifest import read_stable
-from tests.pool import eventually
-from tests.test_versions import prepared
+from tests.pool import eventually, running_pool
+from tests.test_versions import CONTENT, prepared
 
 WHO: dict[str, Any] = {"reason": "because", "operator": "ann"}
 
@@ -64,13 +65,13 @@ def test_a_job_is_running_until_its_version_is_there(jobs, home):
 
     def work(stopping):
         assert may_end.wait(20)
-        return manifest, True
+        return Added(manifest, is_stable=True)
 
     number = jobs.begin(work)
     view = jobs.view(number)
     assert view == {
-        "job": number, "state": "running", "seconds": view["seconds"], "version": None, "is_stable": False, "code": "",
-        "error": "",
+        "job": number, "state": "running", "seconds": view["seconds"], "version": None, "is_stable": False, "rollout": None,
+        "code": "", "error": "",
     }  # fmt: skip
     may_end.set()
     view = ended(jobs, number)
@@ -103,6 +104,87 @@ def test_a_job_that_fails_says_why_with_the_code_of_its_error(jobs, caplog):
     view = ended(jobs, jobs.begin(fail(ZeroDivisionError("a bug"))))
     assert (view["code"], view["version"]) == ("internal", None)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_was_added_and_could_not_be_rolled_out_is_told_with_the_reason(jobs, home):
+    manifest = prepared(home).manifest
+    view = ended(jobs, jobs.begin(lambda stopping: Added(manifest, False, None, Conflict("rollout 3 is under way"))))
+    assert (view["state"], view["version"]["name"], view["rollout"]) == ("done", "v1", None)
+    assert (view["code"], view["error"]) == ("conflict", "rollout 3 is under way")
+
+
+def test_of_files_only_uploads_are_removed(home):
+    upload, other = home.uploads / "0123" / "w.pth", home.root / "models" / "0123" / "w.pth"
+    for path in (upload, other):
+        path.parent.mkdir(parents=True)
+        path.write_text("weights")
+    (home.uploads / "loose.pth").write_text("weights")
+    for path in (upload, other, home.uploads / "loose.pth", home.root / "nothing.pth"):
+        remove_upload(home, str(path))
+    assert not upload.parent.exists()
+    assert other.exists()
+    assert (home.uploads / "loose.pth").exists()
+
+
+INSTANT = f"""
+import hashlib, json, pathlib, sys
+source, folder = map(pathlib.Path, sys.argv[-2:])
+assert source.read_bytes(), "an empty file is no weights"
+for name in ("weights.safetensors", "golden.safetensors"):
+    (folder / name).write_bytes(source.read_bytes())
+tensors = hashlib.sha256(source.read_bytes()).hexdigest()
+print(json.dumps({{"ok": True, "reason": "", "tensors_sha256": tensors, **{CONTENT!r}}}))
+"""
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Makes a file of any bytes, which another process takes for weights at once."""
+    command = lambda package, options: (sys.executable, "-c", INSTANT, *options)  # noqa: E731
+    monkeypatch.setattr(versions, "module_command", command)
+
+    def write(text: str) -> Add:
+        path = tmp_path / f"{text}.pth"
+        path.write_text(text)
+        return Add(source=str(path), name=text, then_start=True, **WHO)
+
+    return write
+
+
+@pytest.mark.slow
+def test_what_is_to_be_rolled_out_is_added_if_need_be_and_a_rollout_to_it_is_ordered(weights):
+    with running_pool(2) as pool:
+        create_folders(pool.home)
+
+        def update(asked: Add) -> Added:
+            return add_version(pool.home, load_config(pool.config), asked, Event())
+
+        first = update(weights("one"))
+        assert (first.is_stable, first.rollout) == (True, None), "there is nothing to roll from"
+        assert update(weights("one")) == first, "and nothing to do"
+        new = update(weights("two"))
+        assert (new.is_stable, new.rollout, new.error) == (False, 1, None)
+        with Journal(pool.home.database) as journal:
+            rollout = read(journal).rollouts[1]
+        assert (rollout.target, rollout.operator, rollout.reason) == (new.manifest.digest, "ann", "because")
+        again = update(structs.replace(weights("two"), name="two-again"))
+        assert (again.manifest, again.rollout) == (new.manifest, None), "it is stored under its first name"
+        assert "rollout 1 (one -> two) is pending" in str(again.error)
+        with pytest.raises(Conflict, match="has a version two already"):
+            update(structs.replace(weights("three"), name="two"))
+        assert {path.name for path in pool.home.versions.iterdir()} == {first.manifest.digest, new.manifest.digest}
+
+
+def test_what_has_to_be_checked_is_an_upload_no_more_when_that_has_ended(home, weights):
+    upload = home.uploads / "0123" / "one.pth"
+    upload.parent.mkdir(parents=True)
+    for text, expected in (("", pytest.raises(BadVersion)), ("one", nullcontext())):
+        asked = structs.replace(weights("one"), source=str(upload), then_start=False)
+        upload.parent.mkdir(exist_ok=True)
+        upload.write_text(text)
+        with expected:
+            add_version(home, Config(), asked, Event())
+        assert not upload.parent.exists()
 
 
 def test_old_jobs_are_forgotten(jobs):
@@ -150,8 +232,9 @@ def small(source, **more):
 @pytest.mark.slow
 def test_a_version_is_added_with_all_that_was_asked_and_the_first_is_stable(home, source):
     labels = ("cat", "dog", "a zebra", "ü", "0")
-    manifest, is_stable = add_version(home, Config(), small(source, name="v1", labels=labels), Event())
-    assert is_stable
+    added = add_version(home, Config(), small(source, name="v1", labels=labels), Event())
+    manifest = added.manifest
+    assert (added.is_stable, added.rollout, added.error) == (True, None, None)
     assert (manifest.labels, manifest.preprocess, manifest.added_by) == (labels, "exact", "ann")
     assert (manifest.preprocessing.resize, manifest.preprocessing.crop) == (36, 32)
     assert read_stable(home, "default") == manifest.digest

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import stat
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -24,8 +26,12 @@ async def pieces(*data: bytes) -> AsyncIterator[bytes]:
         yield one
 
 
+def nothing(fields: Mapping[str, str]) -> None:
+    """What comes before a file is checked elsewhere."""
+
+
 def receive(folder, *data: bytes) -> Upload:
-    return asyncio.run(Uploads(folder).receive(Form(TYPE), pieces(*data)))
+    return asyncio.run(Uploads(folder).receive(Form(TYPE), pieces(*data), check=nothing))
 
 
 def test_a_file_is_kept_under_a_name_nobody_can_guess_for_its_owner_alone(tmp_path):
@@ -36,7 +42,7 @@ def test_a_file_is_kept_under_a_name_nobody_can_guess_for_its_owner_alone(tmp_pa
     assert stat.S_IMODE(upload.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(upload.path.parent.stat().st_mode) == 0o700
     assert len(upload.path.parent.name) == 16
-    upload.remove()
+    asyncio.run(upload.remove())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,8 +67,54 @@ def test_of_an_upload_whose_client_hangs_up_nothing_is_left(tmp_path):
         raise ClientDisconnect
 
     with pytest.raises(ClientDisconnect):
-        asyncio.run(Uploads(tmp_path).receive(Form(TYPE), hang_up()))
+        asyncio.run(Uploads(tmp_path).receive(Form(TYPE), hang_up(), check=nothing))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_before_the_file_is_checked_before_more_of_it_is_read(tmp_path):
+    seen = []
+
+    def refuse(fields) -> None:
+        seen.append(dict(fields))
+        raise Conflict("the name is taken")
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield named("name", b"v1") + FILE[:-5]
+        raise AssertionError("more was read")
+
+    with pytest.raises(Conflict, match="taken"):
+        asyncio.run(Uploads(tmp_path).receive(Form(TYPE), endless(), refuse))
+    assert seen == [{"name": "v1"}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_upload_first_makes_room_of_what_nobody_needs_any_more(tmp_path):
+    old = receive(tmp_path, FILE, END).path.parent
+    for path in (old / "resnet18.pth", old):
+        os.utime(path, (0, 0))
+    new = receive(tmp_path, FILE, END).path.parent
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def test_while_the_disk_is_slow_others_are_served(tmp_path, monkeypatch):
+    """No work on the disk is done in the event loop's thread."""
+    in_loop: list[str] = []
+    loop_thread = threading.get_ident()
+
+    def noting(name, work):
+        def note(*arguments, **options):
+            if threading.get_ident() == loop_thread:
+                in_loop.append(name)
+            return work(*arguments, **options)
+
+        return note
+
+    for owner, name in ((shutil, "rmtree"), (os, "open"), (os, "mkdir"), (shutil, "disk_usage"), (os, "scandir")):
+        monkeypatch.setattr(owner, name, noting(name, getattr(owner, name)))
+    asyncio.run(Uploads(tmp_path).receive(Form(TYPE), pieces(FILE, END), check=nothing)).path.read_bytes()
+    with pytest.raises(BadRequest):
+        receive(tmp_path, FILE[:50])
+    assert in_loop == []
 
 
 def test_uploads_come_one_at_a_time(tmp_path):
@@ -77,13 +129,13 @@ def test_uploads_come_one_at_a_time(tmp_path):
             await go_on.wait()
             yield END
 
-        first = asyncio.create_task(uploads.receive(Form(TYPE), slow()))
+        first = asyncio.create_task(uploads.receive(Form(TYPE), slow(), check=nothing))
         await begun.wait()
         with pytest.raises(Conflict, match="one at a time"):
-            await uploads.receive(Form(TYPE), pieces(FILE, END))
+            await uploads.receive(Form(TYPE), pieces(FILE, END), check=nothing)
         go_on.set()
         await first
-        return await uploads.receive(Form(TYPE), pieces(FILE, END))
+        return await uploads.receive(Form(TYPE), pieces(FILE, END), check=nothing)
 
     assert asyncio.run(two()).path.read_bytes() == b"weights"
 
