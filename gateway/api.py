@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from hotpool.errors import ControllerUnreachable, NothingToDo
+from hotpool.states import Executed
 
 from .backend import Backend
 from .bodies import read_json
@@ -20,7 +21,7 @@ from .orders import Order, Promote, Start, Undo
 from .resource import Handler, resource, told
 from .status import status_without_controller
 
-MAX_EVENTS = 1000
+NEWEST, MAX_NEWEST = "100", 1000  # of events and of rollouts: a list is sent whole, and grows for ever
 # A report is a page without script. Whatever came through into one would find itself on a site of its own.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
 
@@ -58,14 +59,10 @@ class Looks:
         return told((await self._status())["workers"])
 
     async def audit(self, request: Request) -> Response:
-        text = request.query_params.get("n", "100")
-        n = whole_number(text)
-        if n is None or not 1 <= n <= MAX_EVENTS:
-            raise BadRequest(f"n is {text[:100]!r}: expected 1 to {MAX_EVENTS}")
-        return told(await self._controller.ask("audit", n=n))
+        return told(await self._controller.ask("audit", n=newest(request)))
 
     async def rollouts(self, request: Request) -> Response:
-        return told(await self._controller.ask("rollouts"))
+        return told(await self._controller.ask("rollouts", n=newest(request)))
 
     async def rollout(self, request: Request) -> Response:
         return told(await found(self._controller.ask("rollout", number=number_in(request))))
@@ -85,10 +82,10 @@ class Looks:
 
     async def _status(self) -> dict[str, Any]:
         try:
-            status: dict[str, Any] = await self._controller.ask("status")
-        except ControllerUnreachable:
-            return status_without_controller(await self._backend.broker.get(), self._backend.config.pool.model)
-        return status
+            return await self._controller.status()
+        except ControllerUnreachable as error:
+            report, is_running = await self._backend.broker.get(), error.executed is Executed.MAYBE
+            return status_without_controller(report, self._backend.config.pool.model, is_running)
 
 
 class Orders:
@@ -121,6 +118,15 @@ class Orders:
         number = number_in(request)
         made = await self._controller.order(verb, number=number, **to_builtins(asked), operator=operator)
         return told(made, 202)
+
+
+def newest(request: Request) -> int:
+    """How many are asked for."""
+    text = request.query_params.get("n", NEWEST)
+    n = whole_number(text)
+    if n is None or not 1 <= n <= MAX_NEWEST:
+        raise BadRequest(f"n is {text[:100]!r}: expected 1 to {MAX_NEWEST}")
+    return n
 
 
 def number_in(request: Request) -> int:

@@ -55,10 +55,11 @@ async def _failed(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     """What Starlette itself finds: no such path, or not with this method."""
     assert isinstance(error, HTTPException), error
+    path = request.scope["path"]  # request.url would be made of the header Host, which may be anything
     if error.status_code == 404:
-        return failure(NotFound(f"nothing at {request.url.path}"))
+        return failure(NotFound(f"nothing at {path}"))
     if error.status_code == 405:
-        response = failure(MethodNotAllowed(f"{request.url.path} does not know the method {request.method}"))
+        response = failure(MethodNotAllowed(f"{path} does not know the method {request.method}"))
         response.headers["allow"] = (error.headers or {}).get("Allow", "")
         return response
     return failure(BadRequest(error.detail))

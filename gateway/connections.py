@@ -19,6 +19,7 @@ from hotpool.errors import ConfigError, HotpoolError
 from hotpool.metrics import Counter
 
 from .failures import BadRequest, HeaderTooLarge, TooManyConnections, TooSlow, body_of, headers_of, status_of
+from .limits import NO_SNIFFING, REQUEST_ID, request_id
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
@@ -147,6 +148,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._receiving, self._opaque_bytes = Receiving.NOTHING, 0
+        self.headers = []  # what comes next is not this request's
 
     # ---- what becomes of an answer
 
@@ -272,7 +274,8 @@ class Connection(HttpToolsProtocol):
         status, body = status_of(error), body_of(error)
         headers = [
             *self.server_state.default_headers, *headers_of(error), (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)), (b"connection", b"close"),
+            (b"content-length", b"%d" % len(body)), (b"connection", b"close"), NO_SNIFFING,
+            (REQUEST_ID, request_id(self.headers or ())),
         ]  # fmt: skip
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
         lines += [name + b": " + value for name, value in headers]

@@ -6,6 +6,7 @@ from math import ceil
 import msgspec
 
 from hotpool.errors import BadInput, CapacityError, HotpoolError, RequestError
+from hotpool.states import Executed
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -123,6 +124,7 @@ STATUS: Mapping[str, int] = {
     "worker_lost": 503,
     "deadline_exceeded": 504,
     "no_room": 507,
+    "unwritable": 507,
 }
 RETRY_LATER = (429, 503)
 
@@ -134,7 +136,8 @@ def status_of(error: HotpoolError) -> int:
 def headers_of(error: HotpoolError) -> Headers:
     """What goes with the status, but for the body's own headers."""
     status = status_of(error)
-    if status in RETRY_LATER:  # in whole seconds: HTTP knows no shorter ones
+    if status in RETRY_LATER and error.executed is not Executed.MAYBE:  # who obeys might order the same twice
+        # in whole seconds: HTTP knows no shorter ones
         return [(b"retry-after", b"%d" % max(1, ceil(error.retry_after_s or 0)))]
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]

@@ -1,7 +1,8 @@
-"""Shell: around the application: how large a body may be, how many bytes of bodies may be held, and each request's id."""
+"""Shell: around the application: how large a body may be, how many bytes of bodies may be held, and what each answer has."""
 
 import re
 import secrets
+from collections.abc import Iterable
 from itertools import count
 
 from starlette.requests import ClientDisconnect
@@ -13,11 +14,13 @@ from hotpool.metrics import Counter
 
 from .failures import TooMuchHeld
 
-JSON_BYTES = 64 * 1024  # of an order
+JSON_BYTES = 64 * 1024  # of an order, and wherever nothing larger can be meant
 FORM_BYTES = 2 * 1024 * 1024  # what comes with an uploaded file: borders, labels
 AROUND_BYTES = 64 * 1024  # what comes with a picture: borders, or a header of JSON
 UNREAD_BYTES = 64 * 1024  # of a body that nobody reads: more is not waited for, and the connection is closed
-REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+REQUEST_ID, _ID = b"x-request-id", re.compile(rb"[\x21-\x7e]{1,128}")
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # whatever came through into an answer, it is what its type says
+_NONCE, _NUMBERS = secrets.token_hex(6).encode(), count(1)
 
 
 class Limits:
@@ -28,7 +31,6 @@ class Limits:
         self.refused = refused
         self.held_bytes = 0  # of bodies whose requests are not answered yet; what goes to the disk is not held
         self.max_held_bytes = config.dispatch.queue_max_bytes
-        self._nonce, self._numbers = secrets.token_hex(6), count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,12 +47,15 @@ class Limits:
     def body_limit(self, path: str) -> int:
         if is_upload(path):
             return self._config.gateway.max_upload_bytes + FORM_BYTES
-        if path.startswith("/api/") or path == "/update-model":
-            return JSON_BYTES
-        return self._config.pictures.max_bytes + AROUND_BYTES
+        if path == "/predict" or path.endswith("/infer"):
+            return self._config.pictures.max_bytes + AROUND_BYTES
+        return JSON_BYTES
 
-    def next_id(self) -> bytes:
-        return b"%s-%x" % (self._nonce.encode(), next(self._numbers))
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The request's own, if it may stand in a header, else a new one."""
+    given = next((value for name, value in headers if name == REQUEST_ID and _ID.fullmatch(value)), None)
+    return given or b"%s-%x" % (_NONCE, next(_NUMBERS))
 
 
 def is_upload(path: str) -> bool:
@@ -63,15 +68,12 @@ class _Exchange:
 
     def __init__(self, limits: Limits, scope: Scope, receive: Receive, send: Send) -> None:
         self._limits, self._receive, self._send = limits, receive, send
-        self._id, self._declared_bytes, self._is_chunked = b"", 0, False
+        self._id, self._declared_bytes, self._is_chunked = request_id(scope["headers"]), 0, False
         for name, value in scope["headers"]:
-            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-                self._id = value
-            elif name == b"content-length":
+            if name == b"content-length":
                 self._declared_bytes = int(value)
             elif name == b"transfer-encoding":
                 self._is_chunked = True
-        self._id = self._id or limits.next_id()
         self._max_bytes = limits.body_limit(scope["path"])
         self._is_held = not is_upload(scope["path"])
         self._read_bytes = 0
@@ -89,7 +91,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            headers = [*message.get("headers", ()), (REQUEST_ID, self._id), NO_SNIFFING]
             if not self._is_whole and (self._is_chunked or self._declared_bytes > UNREAD_BYTES):
                 headers.append((b"connection", b"close"))
             message["headers"] = headers

@@ -13,7 +13,7 @@ UNUSABLE = {422: {"bad_input"}}  # `failures.Unusable`
 ALWAYS = (400, 408, 431, 503)  # said of any request by the connection itself: no HTTP, too slow, too large, too many
 WITH_BODY = (413, 415, 429)
 AS_ADMIN = (401, 403, 429)
-BY_CONTROLLER = (500, 503)
+BY_CONTROLLER = (413, 500, 503, 507)  # its answer is too large, or it can't write its journal
 
 
 def operation(

@@ -63,8 +63,11 @@ def _infer(*path: Part) -> Part:
     return {"post": operation("Infer", answers, _FAILS, body=body, parameters=(*path, length, *_ASKED))}
 
 
+_IS_NOT = told(open_object(error=TEXT, code=TEXT), "it is not")
+
+
 def _ready(*path: Part) -> Part:
-    answers = {200: told(_READY, "it would answer"), 503: told(open_object(error=TEXT, code=TEXT), "it would not")}
+    answers = {200: told(_READY, "it would answer"), 503: _IS_NOT}
     return {"get": operation("Whether it would be answered", answers, (404,) if path else (), parameters=path)}
 
 
@@ -91,7 +94,7 @@ PROTOCOL: dict[str, Part] = {
     "/v2": {
         "get": operation("The server", {200: told(closed(name=TEXT, version=TEXT, extensions=listed(TEXT)), "its extensions")})
     },
-    "/v2/health/live": {"get": operation("The gateway is alive", {200: told(closed(live=TRUTH), "it is")})},
+    "/v2/health/live": {"get": operation("The gateway is alive", {200: told(closed(live=TRUTH), "it is"), 503: _IS_NOT})},
     "/v2/health/ready": _ready(),
     _SINGLE: _metadata(_MODEL),
     f"{_SINGLE}/ready": _ready(_MODEL),

@@ -2,24 +2,17 @@
 
 from .openapi import BY_CONTROLLER, HTML, JSON, Part, in_path, in_query, operation, told
 from .openapi_inference import FORM, INFERENCE, PLAIN
-from .openapi_schemas import TEXT, WHOLE, Schema, closed, listed, one_of, ref
-from .orders import MAX_QUERY, MAX_REASON
+from .openapi_schemas import SCHEMAS, TEXT, WHOLE, Schema, closed, listed, one_of, ref
+from .orders import MAX_QUERY
 
 _NUMBER = in_path("number", {"type": "integer", "minimum": 1, "maximum": 2**53 - 1})
 _VERSION = in_path("version", {"type": "string", "minLength": 1, "maxLength": 128})
-_REASON: Schema = {"type": "string", "maxLength": MAX_REASON}
 _WHY = in_query("reason", {"type": "string", "maxLength": MAX_QUERY}, "why; kept in the journal")
+_NEWEST = in_query("n", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "how many")
 _EVENTS = "text/event-stream; charset=utf-8"
 _FILE: Schema = {"type": "string", "format": "binary", "description": "weights, in .safetensors, .pth or .pt"}
-_UPLOAD: Schema = {
-    "type": "object",
-    "required": ["file", "name"],
-    "properties": {
-        "file": _FILE, "name": TEXT, "arch": TEXT, "precision": one_of("fp32", "int8", "auto"),
-        "labels": {**TEXT, "description": "one a line"}, "reason": _REASON,
-    },
-    "additionalProperties": False,
-}  # fmt: skip
+_FIELDS: Schema = SCHEMAS["Fields"]
+_UPLOAD: Schema = {**_FIELDS, "required": ["file", "name"], "properties": {"file": _FILE, **_FIELDS["properties"]}}
 
 
 def _json(name: str) -> Part:
@@ -49,7 +42,7 @@ LOOKS: dict[str, Part] = {
     "/api/audit": {
         "get": _look(
             "The newest events of the journal, the oldest of them first", listed(ref("Event")),
-            parameters=(in_query("n", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "how many"),),
+            parameters=(_NEWEST,),
         ),
     },
     "/api/events": {
@@ -63,7 +56,7 @@ LOOKS: dict[str, Part] = {
 }  # fmt: skip
 ROLLOUTS: dict[str, Part] = {
     "/api/rollouts": {
-        "get": _look("All rollouts, the oldest first", listed(ref("Rollout"))),
+        "get": _look("The newest rollouts, the oldest of them first", listed(ref("Rollout")), parameters=(_NEWEST,)),
         "post": operation(
             "Move the pool to another version",
             {
@@ -98,7 +91,7 @@ VERSIONS: dict[str, Part] = {
         "post": operation(
             "Upload weights: they are checked and become a version",
             {202: told(closed(job=WHOLE), "received; watch /api/jobs/{job}")},
-            (409, 422, 507, *BY_CONTROLLER), body={FORM: {"schema": _UPLOAD}}, is_admins=True,
+            (409, 422, *BY_CONTROLLER), body={FORM: {"schema": _UPLOAD}}, is_admins=True,
         ),
     },
     "/api/versions/{version}": {

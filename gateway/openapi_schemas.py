@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from hotpool.messages import QueueReport, WorkerReport
+from hotpool.messages import MAX_CLASSES, QueueReport, WorkerReport
 from hotpool.states import Phase
 
-from .orders import Login, Order, Promote, Start, Undo, Update
+from .orders import Fields, Login, Order, Promote, Start, Undo, Update
 
 Schema = dict[str, Any]
 
@@ -74,12 +74,13 @@ TRAFFIC = closed(
     versions=by_name(closed(rate=NUMBER, p50_ms=or_null(NUMBER), p99_ms=or_null(NUMBER), errors=NUMBER)),
 )  # fmt: skip
 TENSOR = open_object(name=TEXT, datatype=TEXT, shape=listed({"type": "integer", "minimum": -1}))
+_CLASSES: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_CLASSES}
 INFER_REQUEST: Schema = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": TEXT,
-        "parameters": ANYTHING,
+        "id": or_null(TEXT),
+        "parameters": or_null({"type": "object", "properties": {"top": _CLASSES, "binary_data_output": TRUTH}}),
         "inputs": {
             **listed(
                 open_object(
@@ -90,8 +91,8 @@ INFER_REQUEST: Schema = {
             "minItems": 1,
             "maxItems": 1,
         },
-        "outputs": listed(
-            open_object(name=one_of("probabilities", "logits", "top_labels", "top_probabilities", "top_indices"))
+        "outputs": or_null(
+            listed(open_object(name=one_of("probabilities", "logits", "top_labels", "top_probabilities", "top_indices")))
         ),
     },
 }  # fmt: skip
@@ -129,6 +130,6 @@ SCHEMAS: dict[str, Schema] = {
     "Started": closed(result=one_of("ordered", "planned", "unchanged"), rollout=or_null(ref("Rollout"))),
     "Updating": closed(rollout=or_null(WHOLE), job=or_null(WHOLE), watch=TEXT),
     **msgspec.json.schema_components(
-        [WorkerReport, QueueReport, Login, Order, Promote, Start, Undo, Update], ref_template=REF + "{name}"
+        [WorkerReport, QueueReport, Fields, Login, Order, Promote, Start, Undo, Update], ref_template=REF + "{name}"
     )[1],
 }  # fmt: skip

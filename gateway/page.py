@@ -21,7 +21,6 @@ _HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 # A vendored file has its version in its path; ours are asked for again each time, and mostly answered with 304.
 _FOR_EVER, _ASK_AGAIN = "public, max-age=31536000, immutable", "no-cache"

@@ -31,7 +31,6 @@ JSON, HTML = b"application/json", b"text/html; charset=utf-8"
 # The page has nothing but text, so nothing needs to be allowed.
 PAGE_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
 ]
 
 

@@ -22,5 +22,4 @@ def resource(path: str, **by_method: Handler) -> Route:
 
 def told(view: Any, status: int = 200) -> Response:
     """As JSON, for no cache to keep. What JSON has no number for, such as infinity, becomes null."""
-    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(msgspec.json.encode(view), status, headers, "application/json")
+    return Response(msgspec.json.encode(view), status, {"cache-control": "no-store"}, "application/json")

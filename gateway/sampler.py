@@ -11,6 +11,7 @@ from typing import Any
 from hotpool.admin import Admin
 from hotpool.errors import ControllerUnreachable, HotpoolError, NothingToDo
 from hotpool.home import Home
+from hotpool.states import Executed
 
 from .controller import Controller
 from .status import status_without_controller
@@ -69,14 +70,15 @@ class Sampler:
         if self._is_watched():
             status = self._status(admin)
             self._tell("status", status)
-            if status["controller"]["is_running"] and (is_second or status["rollout"]):
+            if status["controller"]["pid"] and (is_second or status["rollout"]):
                 self._look_at_rollout()
 
     def _status(self, admin: Admin) -> dict[str, Any]:
         try:
             status: dict[str, Any] = self._controller.call("status", TIMEOUT_S)
-        except ControllerUnreachable:
-            return status_without_controller(admin.report(TIMEOUT_S), self._model)
+        except ControllerUnreachable as error:
+            is_running = error.executed is Executed.MAYBE
+            return status_without_controller(admin.report(TIMEOUT_S), self._model, is_running)
         return status
 
     def _sample_traffic(self, admin: Admin) -> None:

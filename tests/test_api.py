@@ -2,11 +2,14 @@
 
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from bench.noop import MODEL
 from control.events import EventKind
 from control.journal import Journal
 from gateway.auth import COOKIE
+from gateway.controller import STATUS_TIMEOUT_S
+from tests.full_disk import full_disk, needs_limits
 from tests.gateway_process import ANY_PORT, Gateway, add_noop_versions, running_gateway, start_controller
 from tests.pool import ROOT, Pool, eventually, running_pool, short_home
 
@@ -172,6 +177,7 @@ def test_everybody_may_look(http):
         ("/api/rollouts/99", 404, "not_found"), ("/api/rollouts/0", 404, "not_found"),
         ("/api/rollouts/99999999999999999999999", 404, "not_found"), ("/api/rollouts/99/report", 404, "not_found"),
         ("/api/jobs/1", 404, "not_found"), ("/api/rollouts/x", 404, "not_found"), ("/api/audit?n=0", 400, "bad_request"),
+        ("/api/rollouts?n=0", 400, "bad_request"), ("/api/rollouts?n=1001", 400, "bad_request"),
         ("/api/audit?n=1001", 400, "bad_request"), ("/api/audit?n=%C2%B2", 400, "bad_request"),
         ("/api/audit?n=99999999999999999999", 400, "bad_request"), ("/api/audit?n=0000000019999", 400, "bad_request"),
         (f"/api/audit?n={'9' * 5000}", 400, "bad_request"), (f"/api/rollouts/{'9' * 5000}", 404, "not_found"),
@@ -186,6 +192,30 @@ def test_what_is_not_there_is_told_so(http, path, status, code):
 def test_no_answer_is_kept_by_a_cache(http):
     for path in ("/api/status", "/api/session", "/api/versions"):
         assert http.get(path).headers["cache-control"] == "no-store"
+
+
+def test_no_answer_is_taken_for_anything_but_what_its_type_says(http):
+    paths = (
+        "/",
+        "/static/main.js",
+        "/static/none",
+        "/nowhere",
+        "/api/status",
+        "/metrics",
+        "/healthz",
+        "/v2",
+        "/v2/models/x",
+    )
+    answers = [http.get(path) for path in paths]
+    for content, accept in ((png(), "*/*"), (b"", "*/*"), (b"", "text/html")):
+        answers.append(http.post("/predict", content=content, headers={"Accept": accept}))
+    for got in answers:
+        assert got.headers.get_list("x-content-type-options") == ["nosniff"], got.url
+
+
+def test_a_host_that_is_none_does_no_harm(http):
+    for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/predict", 405), ("GET", "/api/session", 200)):
+        assert http.request(method, path, headers={"Host": "[x"}).status_code == status
 
 
 @pytest.mark.parametrize("given", ["a\tb", "é", "x" * 200])
@@ -224,6 +254,7 @@ def test_a_rollout_from_its_order_to_its_end_and_back_again(site, http, admin):
     assert back.json()["result"] == "ordered"
     assert site.ended(back.json()["rollout"]["number"])["phase"] == "succeeded"
     assert [one["number"] for one in http.get("/api/rollouts").json()][-2:] == [number, number + 1]
+    assert [one["number"] for one in http.get("/api/rollouts?n=1").json()] == [number + 1]
     assert {"anna", "berta"} <= {event["operator"] for event in http.get("/api/audit").json()}
 
 
@@ -302,7 +333,9 @@ def test_what_would_be_ordered_can_be_seen_before(http, admin):
         ("/api/rollouts", [], 400, "bad_request"),
         ("/update-model", {}, 400, "bad_request"),
         ("/update-model", {"version": "v2", "model_path": "/x", "name": "v9"}, 400, "bad_request"),
-        ("/update-model", {"model_path": "/x"}, 400, "bad_request"),
+        ("/update-model", {"name": "v9"}, 400, "bad_request"),
+        ("/update-model", {"model_path": "/x", "name": "no name"}, 400, "bad_request"),
+        ("/update-model", {"model_path": "/x"}, 403, "forbidden"),
         ("/update-model", {"version": "v2", "name": "v9"}, 400, "bad_request"),
         ("/update-model", {"version": "v99"}, 404, "unknown_version"),
         ("/update-model", {"model_path": "/etc/passwd", "name": "v9"}, 403, "forbidden"),
@@ -391,7 +424,8 @@ def test_weights_that_are_none_are_refused_by_the_job_and_their_file_is_gone(sit
         ({"file": ("x.exe", b"1")}, {"name": "up3"}, 400),
         ({"other": ("x.pth", b"1")}, {"name": "up3"}, 400),
         ({"file": ("x.pth", b"1")}, {}, 400),
-        ({"file": ("x.pth", b"1")}, {"name": "no name"}, 422),
+        ({"file": ("x.pth", b"1")}, {"name": "no name"}, 400),
+        ({"file": ("x.pth", b"1")}, {"name": "up3", "reason": "a\nb"}, 400),
         ({"file": ("x.pth", b"1")}, {"name": "up3", "precision": "fp4"}, 400),
         ({"file": ("x.pth", b"1")}, {"name": "up3", "source": "/etc/passwd"}, 400),
         ({"file": ("x.pth", b"1")}, {"name": "v1"}, 409),
@@ -416,26 +450,25 @@ def test_an_upload_whose_client_hangs_up_leaves_nothing(site):
 
 
 @pytest.mark.timeout(300)  # torch is imported in a process that gives way to all others
-def test_a_model_by_its_path_is_added_and_rolled_out(site, http, admin):
+def test_a_model_by_its_path_is_added_and_rolled_out_though_the_gateway_that_took_the_order_is_killed(site, http):
+    body = {"model_path": str(site.models / "new.pth"), "arch": "shufflenet_v2_x0_5", "reason": "nightly"}
     small_weights(site.models / "new.pth", 2)
-    body = {
-        "model_path": str(site.models / "new.pth"),
-        "name": "path1",
-        "arch": "shufflenet_v2_x0_5",
-        "reason": "nightly",
-    }
-    got = admin.post("/update-model", json=body)
+    with running_gateway(site.pool.home, site.pool.config, "second") as second:
+        headers = {"Authorization": f"Bearer {site.token}", "X-Hotpool-Operator": "anna"}
+        got = httpx.post(f"{second.url}/update-model", json=body, headers=headers)
+        second.kill()
     assert got.status_code == 202, got.text
-    assert (got.json()["rollout"], got.json()["watch"]) == (None, f"/api/jobs/{got.json()['job']}")
-    job = lambda: http.get(got.json()["watch"]).json()  # noqa: E731
-    eventually(lambda: job()["state"] != "running", "it is added, and rolled out", 120)
-    done = job()
+    number = got.json()["job"]
+    assert got.json() == {"rollout": None, "job": number, "watch": f"/api/jobs/{number}"}
+    done = job(http, number)
     assert (done["state"], done["error"]) == ("done", "")
+    assert done["version"]["name"] == "new", "as the file is called"
     assert done["rollout"] is not None, "it is not done before that"
     ordered = http.get(f"/api/rollouts/{done['rollout']}").json()["rollout"]
     assert ordered["target"] == done["version"]["digest"]
     assert (ordered["operator"], ordered["reason"]) == ("anna", "nightly")
-    admin.post(f"/api/rollouts/{done['rollout']}/abort", json={})
+    with site.admin() as admin:
+        admin.post(f"/api/rollouts/{done['rollout']}/abort", json={})
     site.ended(done["rollout"])
 
 
@@ -452,6 +485,38 @@ def test_update_model_to_a_version_says_where_to_watch_it(site, http, admin):
 
 
 # ---- what is down
+
+
+@needs_limits
+def test_an_order_that_can_not_be_written_down_is_told_so_and_counts_for_nothing(site, http, admin):
+    before = http.get("/api/rollouts").json()
+    with full_disk(site.pool.processes["control"].pid):
+        got = admin.post("/api/rollouts", json={"version": "v2", **QUICK})
+    assert (got.status_code, got.json()["code"]) == (507, "unwritable")
+    eventually(lambda: http.get("/api/rollouts").json() == before, "nothing was ordered")
+    number = admin.post("/api/rollouts", json={"version": "v2", **QUICK}).json()["rollout"]["number"]
+    assert site.ended(number)["phase"] == "succeeded"
+    site.ended(admin.post("/api/rollouts/undo", json={}).json()["rollout"]["number"])
+
+
+def test_a_controller_that_hangs_keeps_nobody_waiting_who_looks_and_is_told_from_one_that_is_gone(site, http):
+    def look(_: int) -> tuple[Any, float]:
+        begin = time.monotonic()
+        with site.gateway.client() as client:
+            return client.get("/api/status").json(), time.monotonic() - begin
+
+    site.pool.kill("control", signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(30) as threads:
+            looks = list(threads.map(look, range(30)))
+    finally:
+        site.pool.kill("control", signal.SIGCONT)
+    for status, seconds in looks:
+        assert (status["health"], status["controller"]["is_running"]) == ("degraded", True)
+        assert "does not answer" in status["reasons"][0]
+        assert len(status["workers"]) == 2
+        assert seconds < 5 * STATUS_TIMEOUT_S, "30 of them, 6 at once"
+    eventually(lambda: http.get("/api/status").json()["health"] == "healthy", "it answers again")
 
 
 def test_without_a_controller_one_sees_what_the_broker_knows_and_orders_fail_at_once():

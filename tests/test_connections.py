@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -94,7 +95,7 @@ class Caller:
 
     def __init__(self, site: Site) -> None:
         self.socket = socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE_S)
-        self.rest = b""
+        self.head = self.rest = b""  # of the last answer; what came after it
 
     def close(self) -> None:
         self.socket.close()
@@ -110,8 +111,8 @@ class Caller:
         """The next one: status and body. Fails when the connection ends before it."""
         while b"\r\n\r\n" not in self.rest:
             self._read()
-        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        lines = head.decode().lower().split("\r\n")
+        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        lines = self.head.decode().lower().split("\r\n")
         n = int(next(line for line in lines if line.startswith("content-length:")).partition(":")[2])
         while len(self.rest) < n:
             self._read()
@@ -233,6 +234,27 @@ def test_a_header_that_does_not_end_in_time_is_cut(begin):
         status, body = caller.send(begin).answer()
         assert (status, code(body)) == (408, "too_slow")
         assert caller.is_closed()
+
+
+def request_ids(caller: Caller) -> list[str]:
+    assert b"\r\nx-content-type-options: nosniff" in caller.head
+    return re.findall(r"\r\nx-request-id: (\S+)", caller.head.decode())
+
+
+def test_what_the_connection_itself_answers_has_the_requests_id_too_and_never_another_ones():
+    with running(body_timeout_s=SOON_S, header_timeout_s=SOON_S) as site:
+        with closing(Caller(site)) as caller:
+            caller.send("POST / HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\nContent-Length: 9\r\n\r\n")
+            assert caller.answer()[0] == 408
+            assert request_ids(caller) == ["mine-1"]
+        made = set()
+        for begin in ("\r\n", "GET / HTTP/1.1\r\n", "HELLO\r\n\r\n", "GET / HTTP/1.1\r\nX-Request-Id: a b\r\n"):
+            with closing(Caller(site)) as caller:
+                assert caller.get("/", "X-Request-Id: before\r\n")[0] == 200
+                assert caller.send(begin).answer()[0] in (400, 408)
+                made |= set(request_ids(caller))
+        assert len(made) == 4
+        assert not made & {"before", "mine-1", "a"}
 
 
 def test_a_header_that_comes_byte_by_byte_is_cut_in_the_same_time():
@@ -370,6 +392,7 @@ def test_when_all_connections_are_busy_a_new_one_is_refused_with_503_and_none_is
             with closing(Caller(site)) as caller:
                 status, body = caller.answer()
                 assert (status, code(body)) == (503, "too_many_connections")
+                assert len(request_ids(caller)) == 1
         assert len(site.connections) == 8
         site.hold.set()
         assert [caller.answer() for caller in busy] == [(200, b"/held 0")] * 8

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.gateway_process import ANY_PORT, running_gateway
@@ -20,6 +21,15 @@ def test_it_takes_a_free_port_says_which_and_ends_with_0_after_sigterm():
             with gateway.client() as http:
                 assert http.get("/healthz").text == "ok\n"
             assert gateway.stop() == 0
+
+
+def test_unless_it_is_told_otherwise_only_this_host_reaches_it():
+    with short_home() as home:
+        config = home.root / "hotpool.toml"
+        config.write_text(ANY_PORT)
+        with running_gateway(home, config) as gateway:
+            connections = psutil.Process(gateway.process.pid).net_connections("tcp")
+            assert [one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN] == ["127.0.0.1"]
 
 
 def test_a_port_that_is_taken_is_named():

@@ -72,6 +72,7 @@ def made(app: App) -> Limits:
     ("path", "allowed"),
     [
         ("/predict", 1024 + AROUND_BYTES), ("/v2/models/m/infer", 1024 + AROUND_BYTES), ("/api/rollouts", JSON_BYTES),
+        ("/v2/models/m/versions/v1/infer", 1024 + AROUND_BYTES), ("/v2/repository/index", JSON_BYTES), ("/healthz", JSON_BYTES),
         ("/update-model", JSON_BYTES), ("/api/versions", 10_000 + FORM_BYTES), ("/api/versions/v1", JSON_BYTES),
     ],
 )  # fmt: skip
@@ -155,7 +156,7 @@ def test_a_client_that_hangs_up_is_no_error():
 def test_every_answer_has_the_requests_id_or_one_of_its_own():
     limits = made(App())
     given = asyncio.run(ask(limits, "/", [b""], [(b"x-request-id", b"abc-1/2:3")]))
-    assert given == {b"a": b"b", b"x-request-id": b"abc-1/2:3"}
+    assert given == {b"a": b"b", b"x-request-id": b"abc-1/2:3", b"x-content-type-options": b"nosniff"}
     ids = {asyncio.run(ask(limits, "/", [b""]))[b"x-request-id"] for _ in range(100)}
     assert len(ids) == 100
 
