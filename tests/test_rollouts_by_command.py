@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control.cli import cli
+from hotpool.errors import ModelError
 from tests.command_line import CommandLine
 from tests.odd_workers import ERRS_OFTEN
 from tests.stage import Stage, load, staged
@@ -92,7 +93,7 @@ def lines(text: str) -> list[str]:
 def test_a_bad_version_is_taken_back_and_whoever_waited_is_told_so_by_3(operated: Operated) -> None:
     hotpool, as_json = operated.hotpool, operated.json
     operated.wait_at_most(60.0)
-    with load(operated.stage, n_threads=1):
+    with load(operated.stage, n_threads=1, allowed={ModelError.code}):
         told = operated.process("rollout", "start", "--version", f"v{ERRS_OFTEN}", "--canary", "50", code=3)
         again = as_json("rollout", "retry", "--reason", "was it the pictures?", code=3)
     assert f" -> v{ERRS_OFTEN})" in told.stdout
