@@ -50,7 +50,7 @@ def test_every_test_that_a_promise_names_is_there():
 
 
 def functions_in(file: Path) -> set[str]:
-    return {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+    return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_sentence_on_rollouts_that_guarantees_something_names_what_shows_it():
