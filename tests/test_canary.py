@@ -860,11 +860,13 @@ def test_a_changed_count_verdict_or_result_is_noticed() -> None:
         {"counts": {**counts, "target": target}},
         {"result": FAIL},
         {"verdicts": [{**verdicts[0], "result": FAIL}, *verdicts[1:]]},
-        {"verdicts": [{**verdicts[0], "reason": "it looked fine"}, *verdicts[1:]]},
+        {"verdicts": [{**verdicts[0], "progress": 0.5}, *verdicts[1:]]},
         {"verdicts": []},
     ):
         with pytest.raises(JournalCorrupt, match="event 2"):
             recheck(verdict_events(change))
+    other_words = {"verdicts": [{**verdicts[0], "reason": "said by an older hotpool"}, *verdicts[1:]]}
+    assert recheck(verdict_events(other_words)) == 6
 
 
 def test_why_a_version_was_taken_back_can_be_audited() -> None:
