@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from bench.noop import noop_manifest
 from control import versions
 from control.asks import Add
 from control.jobs import KEPT, Added, Jobs, add_version, remove_upload
@@ -19,6 +20,7 @@ from hotpool.config import Config, load_config
 from hotpool.errors import BadVersion, Conflict, NothingToDo
 from hotpool.home import Home
 from hotpool.manifest import read_stable
+from tests.gateway_process import add_noop_versions
 from tests.pool import eventually, running_pool
 from tests.test_versions import CONTENT, prepared
 
@@ -163,16 +165,19 @@ def test_what_is_to_be_rolled_out_is_added_if_need_be_and_a_rollout_to_it_is_ord
         assert (first.is_stable, first.rollout) == (True, None), "there is nothing to roll from"
         assert update(weights("one")) == first, "and nothing to do"
         new = update(weights("two"))
-        assert (new.is_stable, new.rollout, new.error) == (False, 1, None)
+        assert (new.is_stable, new.rollout) == (False, None)
+        assert "no worker is ready with it" in str(new.error), "it is stored all the same"
+        add_noop_versions(pool.home, "v1")  # what the workers hold is stable now
+        ordered = update(structs.replace(weights("two"), name="two-again"))
+        assert ordered == Added(new.manifest, is_stable=False, rollout=1), "under its first name"
         with Journal(pool.home.database) as journal:
             rollout = read(journal).rollouts[1]
         assert (rollout.target, rollout.operator, rollout.reason) == (new.manifest.digest, "ann", "because")
-        again = update(structs.replace(weights("two"), name="two-again"))
-        assert (again.manifest, again.rollout) == (new.manifest, None), "it is stored under its first name"
-        assert "rollout 1 (one -> two) is pending" in str(again.error)
+        assert "rollout 1 (v1 -> two) is pending" in str(update(weights("two")).error)
         with pytest.raises(Conflict, match="has a version two already"):
             update(structs.replace(weights("three"), name="two"))
-        assert {path.name for path in pool.home.versions.iterdir()} == {first.manifest.digest, new.manifest.digest}
+        stored = {first.manifest.digest, new.manifest.digest, noop_manifest("v1").digest}
+        assert {path.name for path in pool.home.versions.iterdir()} == stored
 
 
 def test_what_has_to_be_checked_is_an_upload_no_more_when_that_has_ended(home, weights):
