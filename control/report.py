@@ -44,17 +44,15 @@ def render(number: int, events: Sequence[Event], samples: Sequence[Sample]) -> s
     """
     told = chronicle(number, events, max((sample.at for sample in samples), default=0.0))
     sections = (
-        patterns(),
-        _header(told),
         _timeline(told, samples),
         _serving(told, samples),
         _arms(told, samples),
         gates(told),
         _steps(told),
         _events(told),
-        _footer(told, samples),
     )
-    return f"<!doctype html>\n{tag('html', _head(told), tag('body', *sections), lang='en')}\n"
+    body = tag("body", patterns(), _header(told), tag("main", *sections), _footer(told, samples))
+    return f"<!doctype html>\n{tag('html', _head(told), body, lang='en')}\n"
 
 
 def _head(told: Chronicle) -> Markup:

@@ -177,5 +177,5 @@ def _page(title: str, content: str) -> bytes:
     title = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta name="color-scheme" content="light dark"><title>{title} - hotpool</title><h1>{title}</h1>{content}'
+        f'<meta name="color-scheme" content="light dark"><title>{title} - hotpool</title><main><h1>{title}</h1>{content}</main>'
     ).encode()

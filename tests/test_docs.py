@@ -42,7 +42,7 @@ def test_the_configuration_that_shows_every_key_has_the_defaults():
 
 
 def test_every_test_that_a_promise_names_is_there():
-    named = set(re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", PROMISES.read_text()))
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PROMISES.read_text()))
     assert len(named) > 40
     functions = {file: functions_in(ROOT / file) for file in {file for file, _ in named}}
     for file, name in sorted(named):

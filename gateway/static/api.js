@@ -8,26 +8,32 @@ export class Failure extends Error {
   }
 }
 
+const LOOK_MS = 10_000; // the gateway itself waits 5 s for the controller
+
 const UNREACHABLE = "The gateway does not answer. Is the pool running, and is this machine connected?";
+
+const SILENT = `The gateway has not answered within ${LOOK_MS / 1000} seconds. It or the controller may be busy, or hang.`;
 
 const CUT =
   "The connection ended before the whole file was sent. Either the gateway is down, or the file is larger than it takes (max_upload_bytes).";
 
-export async function ask(path, { method = "GET", body, headers = {} } = {}) {
-  const options = { method, headers, cache: "no-store" };
+/** signal: ends the waiting. By default that is a limit of time for what only looks; an order may be carried out all the same. */
+export async function ask(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const isLook = method === "GET" || body?.dry_run;
+  const options = { method, headers, cache: "no-store", signal: isLook ? AbortSignal.timeout(LOOK_MS) : signal };
   if (body instanceof FormData) {
     options.body = body;
   } else if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers = { ...headers, "Content-Type": "application/json" };
   }
-  let response;
+  let response, text;
   try {
     response = await fetch(path, options);
-  } catch {
-    throw new Failure(UNREACHABLE);
+    text = await response.text();
+  } catch (error) {
+    throw new Failure(error.name === "TimeoutError" ? SILENT : UNREACHABLE);
   }
-  const text = await response.text();
   if (!response.ok) throw failureOf(response.status, text, response.headers.get("Retry-After"));
   return read(text);
 }

@@ -7,6 +7,7 @@ import uPlot from "./vendor/uplot-1.6.32/uPlot.esm.js";
 
 const AT_LEAST_S = 120; // shown, also when little is known yet
 const HEIGHT = 150;
+const TICKS_S = [15, 30, 60, 120, 180, 300, 600];
 const ticksOf = (format) => (chart, values) => values.map(format);
 const plain = (n) => (n >= 1000 ? count(n) : String(Number(n.toPrecision(3))));
 
@@ -95,7 +96,7 @@ function optionsOf({ isOfAll }, names, plot, point) {
       y: { range: (chart, from, to) => [0, Math.max(1, (to ?? 0) * 1.1)] },
     },
     axes: [
-      { ...axis, size: 28, space: 70, values: ticksOf(clock) },
+      { ...axis, size: 28, space: 60, incrs: TICKS_S, values: ticksOf(clock) },
       { ...axis, size: 46, space: 36, values: ticksOf(plain) },
     ],
     series: [{}, ...lines.map((line) => ({ ...line, width: 1.75, spanGaps: false, points: { show: false } }))],
@@ -138,7 +139,7 @@ function versionTable({ samples, at }) {
 }
 
 function versionRow(name, { rate: answers, p50_ms: p50, p99_ms: p99, errors }) {
-  const figures = [rate(answers), milliseconds(p50), milliseconds(p99), rate(errors)];
+  const figures = [rate(answers), milliseconds(p50), milliseconds(p99), errors ? rate(errors) : "none"];
   return h(
     "tr",
     {},

@@ -10,12 +10,14 @@ import { pictureTrouble } from "./words.js";
 
 const TOP = 3;
 const AT_ONCE = 4; // the pool's queue is for all, and a browser opens six connections at most
-const CARDS = 60;
+const MOST = 200; // all cards are made anew whenever one changes
 const TIMEOUT_S = 20;
 
-const cards = []; // the newest first: { key, file, preview, phase, answer, ms, trouble }
+const cards = []; // the newest first: { key, file, preview, phase, asking, answer, ms, trouble }
 let nCards = 0;
 let nAsking = 0;
+let nLeftOut = 0;
+let isDragged = false; // something over the page that would be taken
 
 export const title = "Classify";
 
@@ -39,11 +41,11 @@ export function build(root) {
   );
   const list = h("div");
   root.append(h("h1", {}, "Classify"), zone, list);
-  for (const [name, listener] of Object.entries(dropListeners(zone))) zone.addEventListener(name, listener);
   return () => {
     zone.classList.toggle("tall", cards.length === 0);
+    zone.classList.toggle("over", isDragged);
     patch(about, aboutClasses());
-    patch(list, warning(), heading(), cards.length ? h("ul", { class: "pictures" }, cards.map(cardView)) : null);
+    patch(list, warning(), heading(), leftOut(), cards.length ? h("ul", { class: "pictures" }, cards.map(cardView)) : null);
   };
 }
 
@@ -61,48 +63,57 @@ function take(input) {
   input.value = ""; // so that the same file can be chosen again
 }
 
-function dropListeners(zone) {
-  const over = (is) => (event) => {
+/** Of files that are dragged over the page, wherever: for what is dropped beside its place a browser leaves the page. */
+export const drags = {
+  dragover: (event) => {
+    if (!event.dataTransfer.types.includes("Files") || event.target.type === "file") return; // such a field takes its own
     event.preventDefault();
-    zone.classList.toggle("over", is);
-  };
-  return {
-    dragenter: over(true),
-    dragover: over(true),
-    dragleave: over(false),
-    drop: (event) => {
-      over(false)(event);
-      add([...event.dataTransfer.files]);
-    },
-  };
+    drag(location.hash === "#classify");
+    if (!isDragged) event.dataTransfer.dropEffect = "none";
+  },
+  dragleave: (event) => {
+    if (!event.relatedTarget) drag(false); // it has left the page, not only one part for another
+  },
+  drop: (event) => {
+    if (!isDragged) return;
+    event.preventDefault();
+    drag(false);
+    add([...event.dataTransfer.files]);
+  },
+};
+
+function drag(is) {
+  if (is === isDragged) return;
+  isDragged = is;
+  changed();
 }
 
 function add(files) {
-  const added = files.map((file) => ({
+  const room = MOST - cards.length;
+  nLeftOut = Math.max(0, files.length - room);
+  const added = files.slice(0, room).map((file) => ({
     key: `picture-${++nCards}`,
     file,
     preview: URL.createObjectURL(file),
     phase: "waiting",
   }));
   cards.unshift(...added);
-  for (const old of cards.splice(CARDS)) forget(old);
   next();
 }
 
-function forget(card) {
-  URL.revokeObjectURL(card.preview);
-  card.phase = "forgotten";
-}
-
 function clear() {
-  for (const card of cards.splice(0)) forget(card);
+  nLeftOut = 0;
+  for (const { preview, asking } of cards.splice(0)) {
+    URL.revokeObjectURL(preview);
+    asking?.abort();
+  }
   changed();
 }
 
-/** Asks about the waiting pictures, in the order in which they were given. */
+/** Asks about the waiting pictures, from the top. */
 function next() {
   while (nAsking < AT_ONCE) {
-    const card = cards.findLast((one) => one.phase === "waiting");
+    const card = cards.find((one) => one.phase === "waiting");
     if (!card) break;
     nAsking += 1;
     classify(card).finally(() => {
@@ -114,13 +125,14 @@ function next() {
 }
 
 async function classify(card) {
-  card.phase = "asking";
+  Object.assign(card, { phase: "asking", asking: new AbortController() });
   const since = performance.now();
   try {
     const form = new FormData();
     form.append("file", card.file, card.file.name);
     const headers = { "X-Request-Timeout-Seconds": String(TIMEOUT_S), Accept: "application/json" };
-    const answer = await ask(`predict?top=${TOP}`, { method: "POST", body: form, headers });
+    const { signal } = card.asking;
+    const answer = await ask(`predict?top=${TOP}`, { method: "POST", body: form, headers, signal });
     Object.assign(card, { phase: "answered", answer, ms: performance.now() - since });
   } catch (failure) {
     Object.assign(card, {
@@ -158,6 +170,12 @@ function heading() {
   return h("div", { class: "bar" }, h("p", { "aria-live": "polite" }, said), button("Clear", clear, "small outline secondary"));
 }
 
+function leftOut() {
+  if (!nLeftOut) return null;
+  const said = `${many(nLeftOut, "picture was", "pictures were")} left out: the page holds ${MOST}. Clear it, then choose the rest.`;
+  return h("p", { class: "trouble", role: "alert" }, said);
+}
+
 function aboutClasses() {
   const stable = state.versions?.find((one) => one.use === "stable");
   if (!stable) return h("p", {}, "There is no version yet that could answer: add one under Versions.");
@@ -176,7 +194,7 @@ function cardView(card) {
     h(
       "div",
       { class: "preview" },
-      card.isBroken ? pictureIcon() : h("img", { src: card.preview, alt: "", onerror: () => breaks(card) }),
+      card.isBroken ? pictureIcon() : h("img", { src: card.preview, alt: "", loading: "lazy", onerror: () => breaks(card) }),
     ),
     h(
       "div",

@@ -30,6 +30,7 @@ function run(dialog, form, submit, trouble, act) {
     let outcome = null;
     form.onsubmit = async (event) => {
       event.preventDefault();
+      submit.disabled = true; // or pressing Enter twice orders twice
       submit.setAttribute("aria-busy", "true");
       trouble.hidden = true;
       try {
@@ -39,7 +40,9 @@ function run(dialog, form, submit, trouble, act) {
         trouble.textContent = sentence(error.message);
         trouble.hidden = false;
       } finally {
+        submit.disabled = false;
         submit.removeAttribute("aria-busy");
+        if (!dialog.contains(document.activeElement)) submit.focus(); // a disabled button loses it
       }
     };
     dialog.onclose = () => {

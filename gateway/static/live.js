@@ -12,10 +12,12 @@ let timer = null;
 let wait = FIRST_WAIT_MS;
 
 const READERS = {
-  status: (data) => Object.assign(state, { status: data }),
-  rollout: (data) => Object.assign(state, { newest: data }),
-  history: (data) => Object.assign(state, { samples: data.samples }),
-  traffic: addSample,
+  status: news((data) => (state.status = data)),
+  rollout: news((data) => (state.newest = data)),
+  traffic: news((data) => addSamples([data])),
+  history: (data) => addSamples(data.samples),
+  // The gateway is there and the broker behind it is not: there is no need to connect again.
+  down: (data) => Object.assign(state.live, { isLive: false, why: data.error }),
 };
 
 /** Call it once. A page that nobody sees holds no connection; browsers allow few of them to one server. */
@@ -30,23 +32,20 @@ function connect() {
   if (document.hidden) return;
   source = new EventSource("api/events");
   source.onerror = () => lose("The connection to the gateway is lost.");
-  // The gateway is there and the broker behind it is not: what we know is old, but there is no need to connect again.
-  source.addEventListener("down", (event) => receive(event, (data) => setLive(false, data.error)));
-  for (const [kind, read] of Object.entries(READERS)) source.addEventListener(kind, (event) => receive(event, read));
+  for (const kind of Object.keys(READERS)) source.addEventListener(kind, receive);
   expectMore();
 }
 
-function receive(event, read) {
+function receive({ type, data }) {
   wait = FIRST_WAIT_MS;
-  if (event.type !== "history") setLive(true, "");
-  read(JSON.parse(event.data));
+  READERS[type](JSON.parse(data));
   expectMore();
   changed();
 }
 
 function lose(why) {
   close();
-  setLive(false, why);
+  Object.assign(state.live, { isLive: false, why });
   timer = setTimeout(connect, wait);
   wait = Math.min(2 * wait, LONGEST_WAIT_MS);
   changed();
@@ -63,12 +62,17 @@ function close() {
   source = null;
 }
 
-function setLive(isLive, why) {
-  if (isLive !== state.live.isLive) state.live.since = Date.now();
-  Object.assign(state.live, { isLive, why });
+/** A reader of what tells how the pool is now. */
+function news(read) {
+  return (data) => {
+    Object.assign(state.live, { isLive: true, heardAt: Date.now(), why: "" });
+    read(data);
+  };
 }
 
-function addSample(sample) {
-  const from = sample.at - HISTORY_S;
-  state.samples = [...state.samples.filter((one) => one.at >= from && one.at < sample.at), sample];
+/** A gateway that was started again knows nothing of what was before; the page does. */
+function addSamples(samples) {
+  if (!samples.length) return;
+  const [first, last] = [samples[0].at, samples.at(-1).at];
+  state.samples = [...state.samples.filter((one) => one.at >= last - HISTORY_S && one.at < first), ...samples];
 }

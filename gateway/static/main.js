@@ -4,7 +4,7 @@ import * as classify from "./classify.js";
 import { notify } from "./dialogs.js";
 import { button, h, patch } from "./dom.js";
 import { age, sentence } from "./format.js";
-import { loadVersions, reload, reloadWhenMoved } from "./lists.js";
+import { reload, reloadWhenMoved } from "./lists.js";
 import { goLive } from "./live.js";
 import * as pool from "./pool.js";
 import * as rollouts from "./rollouts.js";
@@ -30,8 +30,8 @@ function show() {
 }
 
 function showStrip() {
-  const { isLive, since, why } = state.live;
-  const seconds = (Date.now() - since) / 1000;
+  const { isLive, heardAt, why } = state.live;
+  const seconds = (Date.now() - heardAt) / 1000;
   const isLate = !isLive && (why || seconds > 1); // a connection takes a moment: no need to alarm anybody
   const old = h("span", { "aria-hidden": "true" }, state.status ? `What you see is ${age(seconds)} old. ` : ""); // each second
   const said = [h("strong", {}, "Not live."), ` ${sentence(why)} `, old, "Trying again."];
@@ -75,6 +75,7 @@ addEventListener("unhandledrejection", (event) => {
   notify(sentence(event.reason.message));
 });
 setInterval(changed, 1000); // ages
-await Promise.allSettled([loadVersions(), loadSession()]); // versions first: they decide about colours
+for (const [name, listener] of Object.entries(classify.drags)) addEventListener(name, listener);
 show();
+await Promise.allSettled([reload(), loadSession()]); // versions first: they decide about colours
 goLive();

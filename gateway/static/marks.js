@@ -13,7 +13,7 @@ const SHAPES = [
   ["path", { d: "M15 1.6H1L8 14.8z" }],
   ["path", { d: "M4.2 1.2h7.6L15.6 8l-3.8 6.8H4.2L.4 8z" }],
 ]; // as many as have no divisor in common with the colours: 56 pairs before one comes again
-const DASHES = [[], [7, 3], [2, 3], [10, 3, 2, 3], [4, 4], [12, 5], [1, 2]];
+const DASHES = [[], [12, 3], [3, 2], [12, 3, 3, 3], [6, 3], [20, 4], [2, 3]];
 
 const places = new Map(); // by digest and by name
 let nPlaces = 0;

@@ -4,10 +4,10 @@ import { ask } from "./api.js";
 import { askInDialog, changingText, notify } from "./dialogs.js";
 import { choice, h } from "./dom.js";
 import { sentence } from "./format.js";
-import { loadVersions } from "./lists.js";
+import { reload } from "./lists.js";
 import { requireAdmin, whoAndWhy } from "./session.js";
 import { state } from "./state.js";
-import { abortPlan, pausePlan, planOf, promotePlan, resumePlan, undoPlan } from "./words.js";
+import { abortPlan, pausePlan, planOf, promotePlan, resumePlan, stepNow, undoPlan } from "./words.js";
 
 const STRATEGIES = [
   ["", "as configured"],
@@ -77,6 +77,7 @@ export function promote(rollout) {
   const text = changingText();
   text.say(promotePlan(rollout, false));
   const hasSteps = rollout.settings.steps.length > 0;
+  const step = stepNow(rollout); // which may be left by itself while somebody reads what will happen
   const full = h("input", {
     type: "checkbox",
     name: "full",
@@ -89,7 +90,7 @@ export function promote(rollout) {
     confirm: "Promote",
     example: "looked at by hand",
     fields: hasSteps ? [h("label", {}, full, "Skip all steps that are left, without gates")] : [],
-    read: () => ({ full: full.checked }),
+    read: () => ({ full: full.checked, step }),
   });
 }
 
@@ -116,6 +117,7 @@ export async function start(version = "") {
 
 function startFields(version, onChoice) {
   const others = (state.versions ?? []).filter((one) => one.use !== "stable").map((one) => [one.name, one.name]);
+  others.reverse(); // the newest is most often meant
   const onchange = (event) => onChoice(event.target.form);
   return [
     choice("Version", "version", others, { onchange, chosen: version }),
@@ -128,13 +130,18 @@ function startFields(version, onChoice) {
   ];
 }
 
+let nPlans = 0;
+
 /** Asks the controller what it would do, and says so, or why it would refuse. */
 async function sayPlan(text, plan, inWords) {
+  const number = ++nPlans;
+  const say = (said) => number === nPlans && text.say(said); // what comes late is of an earlier choice
+  say("Asking the controller what it would do");
   try {
     const { result, rollout } = await plan();
-    text.say(result === "unchanged" ? "That version is stable already: nothing would change." : inWords(rollout));
+    say(result === "unchanged" ? "That version is stable already: nothing would change." : inWords(rollout));
   } catch (failure) {
-    text.say(h("span", { class: "trouble" }, sentence(failure.message)));
+    say(h("span", { class: "trouble" }, sentence(failure.message)));
   }
 }
 
@@ -179,5 +186,5 @@ export async function remove(version) {
   });
   if (!done) return;
   notify(`${version.name} is removed.`);
-  await loadVersions();
+  await reload();
 }

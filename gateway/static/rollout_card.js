@@ -118,7 +118,7 @@ function meter(label, said, value) {
   );
 }
 
-const RESULTS = { pass: ["good", "✓ pass"], fail: ["bad", "✕ fail"], inconclusive: ["warn", "… undecided"] };
+const RESULTS = { pass: ["good", "✓ pass"], fail: ["bad", "✕ fail"], inconclusive: ["busy", "… undecided"] };
 
 /** Each with how near it is to a decision, and what it goes by. */
 export function gates({ rollout, verdicts }) {

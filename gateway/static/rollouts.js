@@ -44,7 +44,11 @@ function current() {
   return h("p", { class: "empty" }, stable ? `No rollout is under way; ${stable.name} is stable.` : "No rollout is under way.");
 }
 
-const COLUMNS = ["No.", "Outcome", "From and to", "Began", "Took", "Who and why", "Page"];
+const NEWEST = 100; // that the gateway tells of
+
+const COLUMNS = ["No.", "Outcome", "From and to", "Began", "Took", "Who and why", "Report"];
+
+const OLDER = `These are the newest ${NEWEST}. All are listed by: hotpool rollout history`;
 
 function history() {
   const over = (state.rollouts ?? []).filter(isOver).reverse();
@@ -68,7 +72,8 @@ function history() {
         ),
       )
     : h("p", { class: "empty" }, state.rollouts ? "No rollout has ended yet." : "Asking for them");
-  return h("section", { "aria-labelledby": "history-title" }, h("h2", { id: "history-title" }, "History"), body);
+  const older = state.rollouts?.length === NEWEST ? h("p", { class: "hint" }, OLDER) : null;
+  return h("section", { "aria-labelledby": "history-title" }, h("h2", { id: "history-title" }, "History"), body, older);
 }
 
 function row(rollout) {

@@ -2,7 +2,7 @@
 
 export const state = {
   session: { is_admin: false, operator: null, inference_needs_token: false },
-  live: { isLive: false, since: Date.now(), why: "" }, // why: what is wrong, empty while it connects for the first time
+  live: { isLive: false, heardAt: Date.now(), why: "" }, // why: what is wrong, empty while it connects for the first time
   status: null, // as GET /api/status
   newest: null, // as GET /api/rollouts/{n} of the newest rollout
   samples: [], // of the traffic, one a second, the oldest first

@@ -3,7 +3,7 @@
 import { ask, upload } from "./api.js";
 import { button, choice, h, line } from "./dom.js";
 import { age, bytes, sentence } from "./format.js";
-import { loadVersions } from "./lists.js";
+import { reload } from "./lists.js";
 import { versionTag } from "./marks.js";
 import { start } from "./orders.js";
 import { requireAdmin } from "./session.js";
@@ -32,10 +32,11 @@ export function makeUploadForm() {
     hinted(line("Name", { name: "name", required: true, pattern: NAME, placeholder: "v2" }), "letters, digits, . _ and -"),
     hinted(line("Architecture", { name: "arch", placeholder: "resnet18" }), "as torchvision names it"),
     hinted(choice("Precision", "precision", PRECISIONS), "int8 is about four times smaller and faster"),
-    hinted(h("label", {}, "Labels", h("textarea", { name: "labels", rows: 3 })), "one a line, in the order of the classes"),
+    hinted(h("label", {}, "Labels", h("textarea", { name: "labels", rows: 3 })), "one a line, in the order of the classes", "wide"),
     hinted(
       line("Why", { name: "reason", maxlength: 500, placeholder: "such as: retrained in October" }),
       "kept in the journal, with your name",
+      "wide",
     ),
     h("button", { type: "submit" }, "Upload and check"),
   );
@@ -46,22 +47,25 @@ export function makeUploadForm() {
   return form;
 }
 
-function hinted(label, hint) {
+function hinted(label, hint, look = null) {
   const input = label.querySelector("input, select, textarea");
   input.setAttribute("aria-describedby", `hint-${input.name}`);
-  return h("div", {}, label, h("small", { id: `hint-${input.name}` }, hint));
+  return h("div", { class: look }, label, h("small", { id: `hint-${input.name}` }, hint));
 }
 
 function send(form) {
   const data = new FormData(form);
+  const file = data.get("file");
+  data.delete("file");
+  data.append("file", file); // last: what is wrong with the rest is told before it is sent
   for (const name of ["arch", "labels", "reason"]) if (!data.get(name).trim()) data.delete(name);
   const job = {
     key: `upload-${++nUploads}`,
     name: data.get("name"),
-    file: data.get("file").name,
+    file: file.name,
     phase: "sending",
     sent: 0,
-    size: data.get("file").size,
+    size: file.size,
   };
   state.jobs.unshift(job);
   const { answer, stop } = upload("api/versions", data, (sent, size) => {
@@ -97,7 +101,7 @@ async function follow(job, number, form) {
       return;
     }
     Object.assign(job, { phase: "added", version: seen.version, isStable: seen.is_stable });
-    await loadVersions();
+    await reload();
   } catch (failure) {
     fail(job, `${sentence(failure.message)} Whether the version was added is seen in the list above.`);
   }
@@ -135,7 +139,7 @@ function checkingView({ seconds }) {
 }
 
 function failedView(job) {
-  return h("p", { class: "trouble", role: "alert" }, `It was not added: ${sentence(job.why)} `, dismiss(job));
+  return h("p", { class: "bar trouble", role: "alert" }, h("span", {}, `It was not added: ${sentence(job.why)}`), dismiss(job));
 }
 
 function addedView(job) {

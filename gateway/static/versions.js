@@ -60,7 +60,7 @@ function orders(version) {
     "div",
     { class: "orders" },
     isBusy ? null : rollOut(),
-    button("Remove…", () => remove(version), "small outline grave", { "aria-label": `Remove ${name}` }),
+    button("Remove…", () => remove(version), "small outline secondary", { "aria-label": `Remove ${name}` }),
   );
 }
 

@@ -118,16 +118,21 @@ export function resumePlan(rollout) {
     : "The rollout goes on from where it was held.";
 }
 
+/** The step of the canary that it is in; empty outside of them. */
+export function stepNow({ phase, analysis, settings }) {
+  return ["canary", "analyzing"].includes(phase) && analysis.step >= 0 ? settings.steps[analysis.step] : "";
+}
+
 export function promotePlan(rollout, isFull) {
   const { target_name: target, analysis, settings } = rollout;
   if (isFull) {
     return `All steps that are left are skipped and no gate is armed any more: ${target} goes to every worker and becomes stable.`;
   }
-  const isInStep = ["canary", "analyzing"].includes(rollout.phase) && analysis.step >= 0;
-  if (!isInStep) return "The rollout leaves its pause and goes on, whatever the gates say.";
+  const now = stepNow(rollout);
+  if (!now) return "The rollout leaves its pause and goes on, whatever the gates say.";
   const next = settings.steps[analysis.step + 1];
   const goal = next ? `the next step, ${stepName(next)}` : "all workers";
-  return `${target} leaves the step ${stepName(settings.steps[analysis.step])} and goes on to ${goal}, whatever the gates say.`;
+  return `${target} leaves the step ${stepName(now)} and goes on to ${goal}, whatever the gates say.`;
 }
 
 function listed(parts) {

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from .pool import PATIENCE_S
+from tests.pool import PATIENCE_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -40,14 +41,14 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 @contextmanager
-def chromium() -> Iterator[BrowserContext]:
-    """A context of a browser that knows nothing from before."""
+def chromium(**options: Any) -> Iterator[BrowserContext]:
+    """A context of a browser that knows nothing from before. options: as Playwright has them."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.fail("no Chromium here; install it with: make browser")
     with TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=path, args=list(FLAGS), viewport=DESK, color_scheme="light"
+            profile, executable_path=path, args=list(FLAGS), viewport=DESK, color_scheme="light", **options
         )
         try:
             yield context
@@ -99,9 +100,34 @@ class Visit:
         dialog.get_by_label("Your name").fill(operator)
         dialog.get_by_role("button", name="Log in").click()
 
+    def drop(self, file: Path, at: Locator) -> None:
+        """Drags a file from the desktop over a part of the page, and lets it go there."""
+        box = at.bounding_box()
+        assert box
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session = self.page.context.new_cdp_session(self.page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            dragged = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+            session.send("Input.dispatchDragEvent", {"type": kind, "data": dragged, **place})
+        session.detach()
+
+    def slow_down(self, bytes_per_s: int) -> None:
+        """What the page sends, from now on."""
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Network.enable")
+        limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_s}
+        session.send("Network.emulateNetworkConditions", limits)
+
     def violations(self) -> list[str]:
-        """What axe-core finds against accessibility, on the page as it is now."""
-        found = Axe().run(self.page).response["violations"]
+        """What axe-core finds against accessibility on the page as it is now. In the dark only its colours are others."""
+        found = self._found_by_axe({})
+        self.page.emulate_media(color_scheme="dark")
+        found += self._found_by_axe({"runOnly": ["color-contrast"]})
+        self.page.emulate_media(color_scheme="light")
+        return found
+
+    def _found_by_axe(self, options: dict[str, Any]) -> list[str]:
+        found = Axe().run(self.page, options={"resultTypes": ["violations"], **options}).response["violations"]
         return [f"{one['id']}: {node['html'][:200]} {node['failureSummary']}" for one in found for node in one["nodes"]]
 
     def check(self) -> None:

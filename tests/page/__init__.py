@@ -1,0 +1,1 @@
+"""The Web page in a real browser, against real pools."""
