@@ -530,9 +530,10 @@ def test_an_order_without_a_controller_is_written_down_and_says_so(run, home, mo
     result = run("rollout", "pause", "-o", "json")
     assert json.loads(result.stdout)["rollout"]["paused"] is True
     assert "takes effect when it is back" in json.loads(result.stderr)["warning"]
-    result = run("rollout", "abort", "--reason", "oops")
-    assert result.exit_code == Exit.UNREACHABLE
-    assert "takes effect when it is back" in result.stderr
+    for order in ("resume", "pause", "promote", "abort"):
+        result = run("rollout", order, "--reason", "oops")
+        assert result.exit_code == Exit.UNREACHABLE
+        assert "takes effect when it is back" in result.stderr
     last = json.loads(run("audit", "-o", "json").stdout)[-1]
     assert (last["kind"], last["body"]["reason"]) == ("abort_requested", "oops")
 

@@ -277,6 +277,18 @@ def test_a_pause_while_baking_begins_the_bake_anew(world: World) -> None:
     world.check(Phase.SUCCEEDED)
 
 
+def test_with_each_start_of_the_controller_the_bake_and_the_deadline_begin_anew(world: World) -> None:
+    world.start("v2")
+    world.run_to(Phase.BAKING)
+    world.kill()
+    for _ in range(int(2 * SETTINGS.progress_deadline_s)):
+        world.pool.pass_time(1.0)
+    back_at = world.pool.now
+    world.run_to_end()
+    assert world.pool.now - back_at >= SETTINGS.bake_s
+    world.check(Phase.SUCCEEDED)
+
+
 @pytest.mark.parametrize("state", [S.DRAINING, S.LOADING, S.DRAINED])
 def test_a_worker_lost_in_its_step_gets_another(world: World, state: WorkerState) -> None:
     world.start("v2")
@@ -370,6 +382,7 @@ def test_undo_twice_goes_back_two(world: World) -> None:
         world.run_to_end()
         world.check(Phase.SUCCEEDED)
         assert read_stable(world.home, MODEL) == world.digests[expected]
+    assert world.preflight.runs == 4, "an undo is checked like any other"
 
 
 def test_a_lost_pointer_is_written_again(world: World) -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from control import orders
+from control import intake, orders
 from control.events import EventKind
 from control.journal import Journal
 from control.rollout import Kind
+from hotpool.config import Config
 from hotpool.errors import BadRollout, BadVersion, Conflict, HotpoolError, NothingToDo
 from hotpool.messages import WorkerReport
-from hotpool.states import Phase, WorkerState
+from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, OPERATOR, World, fast_folder, settings
 
 K = EventKind
@@ -231,6 +232,20 @@ def test_undo_to_a_removed_version_is_refused(world: World) -> None:
     world.append(K.VERSION_REMOVED, name="v1", digest=world.digests["v1"])
     with pytest.raises(BadVersion, match="was removed"):
         world.undo()
+
+
+@pytest.mark.parametrize(("chosen", "strategy"), [({}, Strategy.BESIDE), ({"strategy": "surge"}, Strategy.SURGE)])
+def test_an_undo_goes_the_way_the_stable_version_came_unless_it_is_told_otherwise(
+    world: World, chosen: dict[str, str], strategy: Strategy
+) -> None:
+    world.settings = settings(strategy=Strategy.BESIDE)
+    world.start("v2")
+    world.run_to_end()
+    undo = intake.undo(
+        world.journal, Config(), model=MODEL, workers=world.pool.report().workers, chosen=chosen, operator=OPERATOR,
+        reason="", dry_run=False,
+    )  # fmt: skip
+    assert undo.settings.strategy is strategy
 
 
 # ---- undo while a rollout is under way

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,12 +22,15 @@ from hotpool import messages as m
 from hotpool.admin import Admin
 from hotpool.config import Config
 from hotpool.errors import BadRollout
+from hotpool.home import Home
 from hotpool.states import Phase, Strategy, WorkerState, is_spare
 from tests.fake_pool import MODEL, World, fast_folder, settings
 from tests.pool import eventually
 from tests.test_broker_core import Bench
 from tests.test_prober import controlled, make_version, probed_pool
 from tests.test_rollout import NEW, NOW, OLD, asked, rollout, view, worker
+from workers.pinning import Plan
+from workers.supervisor import Supervisor
 
 K, S = EventKind, WorkerState
 
@@ -332,6 +337,17 @@ def test_a_spare_whose_seat_is_gone_is_forgotten() -> None:
     made.do(made.core.lose(made.core.roster.workers["spare-0"], "exit", made.now))
     made.from_worker("supervisor", m.Seats("shapes", tuple(m.Seat(f"worker-{n}", 1, 1001, {}) for n in range(2))))
     assert "spare-0" not in made.core.roster.workers
+
+
+# ---- the supervisor's part
+
+
+def test_a_spare_is_pinned_to_the_cores_of_all(tmp_path: Path) -> None:
+    # Not a whole supervisor: that would adopt the orphans of the process that tests.
+    supervisor: Any = SimpleNamespace(_home=Home(tmp_path), _config=Config(), _plan=Plan(((0, 1), (4, 5)), 2))
+    names = ("worker-0", "worker-1", "spare-0")
+    cores = [Supervisor._settings(supervisor, name, n, 1).cores for n, name in enumerate(names)]
+    assert cores == [(0, 1), (4, 5), (0, 1, 4, 5)]
 
 
 # ---- real processes
