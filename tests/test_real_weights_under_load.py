@@ -28,7 +28,7 @@ from workers.golden import make_inputs
 from workers.pictures import Picture
 from workers.torch_version import load_torch_version
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 SIDE, N_PICTURES, N_ROLLOUTS = 36, 600, 10
 SAME, NOISY = (1, 2, 3), 4
 CLOSE = 1e-3  # of two logits: computed in another batch they may change places
