@@ -360,10 +360,11 @@ def _set_spares(rollout: Rollout | None, view: View) -> Action | None:
 
 
 def _stand_in(rollout: Rollout, view: View) -> bool:
-    """What they serve an undo leaves, and it waits for nobody without a process."""
+    """What they serve an undo leaves, and it waits for nobody without a process; but nobody else may be there to answer."""
+    states = [state_of(view, worker) for worker in seats(rollout, view)]
     if rollout.kind is Kind.UNDO and rollout.goal == rollout.target:
-        return False
-    return any(state_of(view, worker) is not S.READY for worker in seats(rollout, view))
+        return S.READY not in states
+    return any(state is not S.READY for state in states)
 
 
 def _record(rollout: Rollout, kind: EventKind, **body: object) -> Record:

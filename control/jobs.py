@@ -26,7 +26,7 @@ from . import intake, registry
 from .asks import Add
 from .health import ordinary
 from .journal import Journal
-from .trouble import TROUBLE, describe_trouble
+from .trouble import TROUBLE, as_error
 from .versions import Prepared, discard, overrides, prepare
 
 KEPT = 100  # whose end can still be asked for
@@ -113,7 +113,7 @@ class Jobs:
             log.info("job=%d code=%s reason=%r", number, error.code, str(error))
             return Ended(monotonic() - began_at, error=error)
         except TROUBLE as error:
-            return Ended(monotonic() - began_at, error=HotpoolError(describe_trouble(error)))
+            return Ended(monotonic() - began_at, error=as_error(error))
         except Exception:  # the outermost level of a job: who waits for it must learn that it has ended
             log.exception("job=%d", number)
             return Ended(monotonic() - began_at, error=HotpoolError("a bug in hotpool; see the log of control"))
@@ -176,6 +176,8 @@ def _start(home: Home, config: Config, journal: Journal, added: Added, asked: Ad
         )  # fmt: skip
     except HotpoolError as error:
         return replace(added, error=error)
+    except TROUBLE as error:
+        return replace(added, error=as_error(error))
     return replace(added, is_stable=made is None, rollout=made.number if made else None)
 
 

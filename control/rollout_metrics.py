@@ -42,7 +42,12 @@ def _is_stored(ledger: Ledger, model: str, digest: str) -> bool:
 
 
 def _outcomes(ledger: Ledger) -> tuple[Family, ...]:
-    ended = Counter("hotpool_rollouts_total", "Rollouts that ended, by outcome.", *_BY_VERSION, "outcome")
+    ended = Counter(
+        "hotpool_rollouts_total",
+        "Rollouts that ended, by outcome; a rollback that is retried counts again.",
+        *_BY_VERSION,
+        "outcome",
+    )
     rollbacks = Counter("hotpool_rollbacks_total", "Rollouts that went back, by cause.", *_BY_VERSION, "cause")
     verdicts = Counter(
         "hotpool_rollout_verdicts_total", "Verdicts of gates that were written down.", *_BY_VERSION, "gate", "result"

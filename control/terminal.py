@@ -17,14 +17,14 @@ import click
 from rich.console import Console, RenderableType
 
 from hotpool.config import Config, find_config, load_config
-from hotpool.errors import HotpoolError, Unwritable
+from hotpool.errors import HotpoolError
 from hotpool.home import Home
 
 from .events import Event
 from .exits import Exit, exit_for
 from .journal import Journal
 from .ledger import Ledger, replay
-from .trouble import TROUBLE, describe_trouble, is_of_the_disk
+from .trouble import TROUBLE, as_error
 from .up import create_folders
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -152,11 +152,12 @@ def failures() -> Iterator[None]:
     except BrokenPipeError:
         raise  # click ends quietly when the reader of our output has gone
     except TROUBLE as error:
-        _fail((Unwritable if is_of_the_disk(error) else HotpoolError)(describe_trouble(error)))
+        _fail(as_error(error))
     except click.UsageError as error:
-        if _terminal().output != "json":
+        terminal = click.get_current_context().find_object(Terminal)  # none when it is the command that is unknown
+        if terminal is None or terminal.output != "json":
             raise  # click shows how the command is used
-        _terminal().complain(error.format_message(), USAGE)
+        terminal.complain(error.format_message(), USAGE)
         end(Exit.USAGE)
     except KeyboardInterrupt:
         _terminal().warn("interrupted")

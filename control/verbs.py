@@ -27,13 +27,14 @@ from .recorder import render_report
 from .rollout import Kind, Rollout
 from .rollout_metrics import gate_progress, rollout_families
 from .sight import find, see
-from .trouble import TROUBLE, describe_trouble
+from .trouble import TROUBLE, as_error
 from .versions import find_version, list_versions, refuse_name
 
 log = logging.getLogger("hotpool.control")
 
 BROKER_TIMEOUT_S = 0.5
 
+SCRAPE_TIMEOUT_S = 0.2  # of each question to the broker: who scrapes waits for a second
 _NIL = encode_value(None)
 _SLACK_BYTES = 64  # of an answer, beside its result
 
@@ -47,7 +48,8 @@ def answer(desk: Desk, ask: Ask) -> Answer:
     except HotpoolError as error:
         return Answer(ask.seq, _NIL, error.code, str(error))
     except TROUBLE as error:
-        return Answer(ask.seq, _NIL, HotpoolError.code, describe_trouble(error))
+        told = as_error(error)
+        return Answer(ask.seq, _NIL, told.code, str(told))
     except Exception:  # the outermost level of a call: a bug here must not end the controller
         log.exception("verb=%s", ask.verb)
         return Answer(ask.seq, _NIL, HotpoolError.code, f"a bug in hotpool; see the log of control for {ask.verb}")
@@ -75,7 +77,7 @@ def _metrics(desk: Desk, asked: asks.Nothing) -> Any:
     """Families of `hotpool/messages.py` that the journal, the gates and this socket have; the broker has the others."""
     ledger = desk.ledger()
     last = ledger.last(desk.model)
-    verdicts = see(last, desk, 0.0, monotonic(), BROKER_TIMEOUT_S, "").verdicts if last else ()
+    verdicts = see(last, desk, 0.0, monotonic(), SCRAPE_TIMEOUT_S, "").verdicts if last and not last.is_over else ()
     families = (*rollout_families(ledger), gate_progress(last, verdicts), desk.malformed.family())
     return msgspec.to_builtins(families)
 

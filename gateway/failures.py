@@ -5,7 +5,7 @@ from math import ceil
 
 import msgspec
 
-from hotpool.errors import BadInput, CapacityError, HotpoolError, RequestError
+from hotpool.errors import BadInput, CapacityError, ControllerUnreachable, HotpoolError, RequestError
 from hotpool.states import Executed
 
 Headers = list[tuple[bytes, bytes]]
@@ -136,7 +136,8 @@ def status_of(error: HotpoolError) -> int:
 def headers_of(error: HotpoolError) -> Headers:
     """What goes with the status, but for the body's own headers."""
     status = status_of(error)
-    if status in RETRY_LATER and error.executed is not Executed.MAYBE:  # who obeys might order the same twice
+    is_in_doubt = isinstance(error, ControllerUnreachable) and error.executed is Executed.MAYBE
+    if status in RETRY_LATER and not is_in_doubt:  # who obeys might order the same twice; to ask twice does no harm
         # in whole seconds: HTTP knows no shorter ones
         return [(b"retry-after", b"%d" % max(1, ceil(error.retry_after_s or 0)))]
     if status == 401:

@@ -158,9 +158,11 @@ def _numbers(given: Given, shape: list[int], binary: memoryview) -> memoryview:
 def _listed(given: Given, shape: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """From a list, flat or nested as the shape is, by pieces: Python's objects for all of them would be ten times its text."""
     text, n, at = bytes(given.data).strip(), prod(shape), 0
-    flat = text.translate(None, b"[]") if _is_nested(text, shape) else text[1:-1]
     values = np.empty(min(n, len(text)), dtype)
+    flat = text.translate(None, b"[]") if _is_nested(text, shape) else text[1:-1]
     try:
+        if not text.startswith(b"["):
+            raise ValueError("no list")
         with np.errstate(over="ignore"):  # what is too large for FP32 is found later
             for piece in _pieces(flat):
                 found = _LISTS[given.datatype].decode(piece)

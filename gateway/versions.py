@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from hotpool.errors import Conflict, UnknownVersion
+from hotpool.errors import Conflict, HotpoolError, UnknownVersion
+from hotpool.states import Executed
 
 from .api import found, number_in
 from .backend import Backend
@@ -55,8 +56,10 @@ class Versions:
         upload = await self._uploads.receive(form, request.stream(), self._check)
         try:
             job = await self._add(str(upload.path), operator, _add_of(upload.fields))
-        except BaseException:
-            await upload.remove()
+        except BaseException as error:
+            # A controller that was too slow to say so may have begun with the file; then it removes it, or a sweep does later.
+            if not (isinstance(error, HotpoolError) and error.executed is Executed.MAYBE):
+                await upload.remove()
             raise
         return told({"job": job}, 202)
 

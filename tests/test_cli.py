@@ -285,6 +285,12 @@ def test_a_command_that_is_used_wrongly_is_told_as_json_too(run, home, words):
     assert one["message"].endswith(("give one of them", "'--version'.", "x>=0."))
 
 
+@pytest.mark.parametrize("words", [["nosuch"], ["rollout", "nosuch", "-o", "json"], ["--nosuch"]])
+def test_a_command_that_there_is_not_is_told_in_words(run, words):
+    done = run(*words)
+    assert (done.exit_code, "nosuch" in done.stderr, "Usage:" in done.stderr) == (Exit.USAGE, True, True)
+
+
 @needs_limits
 def test_a_full_disk_is_told_as_json_with_the_code_of_its_error(run, home):
     add(home, "v1")

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from gateway.failures import STATUS, TooManyConnections, Unusable, body_of, headers_of, status_of
-from hotpool.errors import BY_CODE, ControllerUnreachable, HotpoolError, NoReadyWorker, QueueFull, Unwritable
+from hotpool.errors import (
+    BY_CODE,
+    ControllerUnreachable,
+    HotpoolError,
+    NoReadyWorker,
+    QueueFull,
+    Unwritable,
+    WorkerLost,
+)
 from hotpool.states import Executed
 
 
@@ -36,6 +44,7 @@ def test_an_error_tells_its_code_in_the_body():
         (QueueFull("full", retry_after_s=2.1), b"3"), (QueueFull("full", retry_after_s=0.02), b"1"),
         (NoReadyWorker("none"), b"1"), (TooManyConnections("512"), b"1"), (ControllerUnreachable("none is running"), b"1"),
         (ControllerUnreachable("no answer", executed=Executed.MAYBE), None), (Unwritable("the disk is full"), None),
+        (WorkerLost("lost", executed=Executed.MAYBE), b"1"),
     ],
 )  # fmt: skip
 def test_who_may_come_back_is_told_when_and_who_may_have_been_obeyed_is_not(error, seconds):

@@ -101,7 +101,7 @@ def test_a_job_that_fails_says_why_with_the_code_of_its_error(jobs, caplog):
     view = ended(jobs, jobs.begin(fail(BadVersion("tensor fc.bias is missing"))))
     assert (view["state"], view["code"], view["error"]) == ("failed", "bad_version", "tensor fc.bias is missing")
     view = ended(jobs, jobs.begin(fail(OSError(28, "No space left on device", "/var/x"))))
-    assert view["code"] == "internal"
+    assert view["code"] == "unwritable"
     assert view["error"].startswith("/var/x: No space left on device; the disk at /")
     view = ended(jobs, jobs.begin(fail(ZeroDivisionError("a bug"))))
     assert (view["code"], view["version"]) == ("internal", None)

@@ -138,6 +138,7 @@ ZEROS = [0.0] * 12
         (body_of(pixels([1, 1, 3], [1, 2, -1])), "no list of 3 numbers for UINT8"),
         (body_of(pixels([1, 1, 3], [1, 2, 3.5])), "no list of 3 numbers for UINT8"),
         (body_of(pixels([1, 1, 3], [1, 2, "3"])), "no list of 3 numbers"),
+        (body_of(pixels([1, 1, 3], "1,2,3")), "flat or nested as its shape [1, 1, 3]"),
         (body_of(pixels([1, 1, 3], [[1, 2], [3]])), "flat or nested as its shape [1, 1, 3]"),
         (body_of(pixels([1, 2, 3], [[1, 2, 3], [4, 5, 6]])), "flat or nested as its shape [1, 2, 3]"),
         (body_of(pixels([1, 1, 3], None)), "no list of 3 numbers"),

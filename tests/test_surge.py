@@ -170,6 +170,20 @@ def test_an_undo_does_not_end_for_a_spare_that_stands_in_for_a_worker_that_is_go
     assert (world.pool.fewest_ready, world.pool.wrong) == (2, [])
 
 
+def test_an_undo_keeps_the_spare_that_alone_answers(tmp_path: Path) -> None:
+    world = surge_world(tmp_path, 1)
+    world.start("v2")
+    world.run_to_end()
+    world.undo()
+    world.run(lambda: bool(world.pool.workers["worker-0"].loading))
+    assert world.pool.workers["spare-0"].state is S.READY
+    world.pool.crash("worker-0")
+    world.run_to_end()
+    world.check(Phase.SUCCEEDED)
+    assert world.pool.fewest_ready == 1
+    world.close()
+
+
 def test_a_spare_that_is_lost_is_waited_for(world: World) -> None:
     world.start("v2")
     world.run(lambda: any(worker.loading for worker in world.pool.workers.values()))

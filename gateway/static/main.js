@@ -77,5 +77,6 @@ addEventListener("unhandledrejection", (event) => {
 setInterval(changed, 1000); // ages
 for (const [name, listener] of Object.entries(classify.drags)) addEventListener(name, listener);
 show();
-await Promise.allSettled([reload(), loadSession()]); // versions first: they decide about colours
+// Versions first: they decide about colours. But a controller that hangs must not keep us from what the broker tells.
+await Promise.race([Promise.allSettled([reload(), loadSession()]), new Promise((go) => setTimeout(go, 2000))]);
 goLive();
