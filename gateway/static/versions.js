@@ -78,7 +78,7 @@ function factsOf(version) {
     ["Model", `${arch}, ${count(classes)} classes`, labels.slice(0, 20).join(", ")],
     ["Precision", precision],
     ["Pictures", `${preprocess}, ${preprocessing.crop} × ${preprocessing.crop}`],
-    ["Source", source],
+    ["Source", source.startsWith("/") ? source.split("/").at(-1) : source, source],
     ["Added", `${moment(version.added_ts)} by ${version.added_by}`],
     ["Digest", h("code", {}, short(digest)), digest],
     ["Agreement with fp32", agreement(version)],

@@ -5,16 +5,19 @@ python -m tests.page.pictures [FOLDER]    docs/ by default; takes about four min
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
-from playwright.sync_api import expect
+from PIL import Image
+from playwright.sync_api import Locator, expect
 from rich.console import Console
 
 from bench.callers import Callers
@@ -28,7 +31,7 @@ from tests.command_line import CommandLine
 from tests.pool import ROOT, eventually, short_home
 
 from .browser import DESK, PHONE, Visit, chromium, visit
-from .site import CHECKED_MS, free_port
+from .site import CHECKED_MS, VIEWS, free_port
 
 DEMO = ROOT / "var" / "demo"
 SHARP = 2  # pixels of a picture for each of the page
@@ -46,6 +49,7 @@ bake_s = 1.0
 watch_s = 0.0
 [gates]
 min_windows = 5
+accuracy_margin = 0.05
 latency_ratio = 5.0
 tail_ratio = 5.0
 [gateway]
@@ -80,10 +84,12 @@ class Pool:
         digest: str = self.control.call("job", job=job)["version"]["digest"]
         return digest
 
-    def roll(self, version: str, operator: str, reason: str, **more: Any) -> None:
-        """To its end."""
+    def roll(self, version: str, operator: str, reason: str, *, phase: str, **more: Any) -> None:
+        """To its end, in this phase."""
         self.control.call("start", version=version, operator=operator, reason=reason, **more)
         eventually(lambda: self.control.call("status")["rollout"] is None, f"the rollout to {version} ends", PATIENCE_S)
+        ended = self.control.call("rollout")["rollout"]
+        assert ended["phase"] == phase, f"try again, on a machine with less to do: {ended['phase']}, {ended['ending']}"
 
     def is_ready(self) -> bool:
         return all(worker["state"] == "ready" for worker in self.control.call("status")["workers"])
@@ -122,10 +128,10 @@ def live_a_little(pool: Pool, folder: Path) -> None:
     """One rollout that succeeds, one that a gate takes back, one that somebody ends, and one under way."""
     labelled = str(label_folders(DEMO))
     digest = pool.add("v2", DEMO / "model" / "v2.pth", "700 pictures more")
-    pool.roll("v2", "Ada", "trained on 700 pictures more", eval_folder=labelled)
+    pool.roll("v2", "Ada", "trained on 700 pictures more", phase="succeeded", eval_folder=labelled)
     bad = forgetful(version_folder(pool.hotpool.home, digest) / WEIGHTS, folder / "v3.safetensors")
     pool.add("v3", bad, "with the pictures of March")
-    pool.roll("v3", "Grace", "with the pictures of March")
+    pool.roll("v3", "Grace", "with the pictures of March", phase="rolled_back")
     calibrated = {"precision": "int8", "calibrate": str(DEMO / "model" / "pictures")}
     pool.add("v2-int8", DEMO / "model" / "v2.pth", "smaller and faster", **calibrated)
     pool.control.call("start", version="v2-int8", operator="Grace", reason="smaller and faster")
@@ -140,27 +146,50 @@ def phase(pool: Pool) -> Any:
 
 
 def take_all(one: Visit, pool: Pool, into: Path) -> None:
-    def take(name: str) -> None:
-        one.page.screenshot(path=into / f"page-{name}.png", full_page=True, animations="disabled")
-
-    one.show("pool")
+    one.page.set_viewport_size({**DESK, "height": 600})  # a picture is as high as what is on it, or as this
+    main = one.show("pool")
     one.log_in((pool.hotpool.home.root / "admin-token").read_text().strip())
-    expect(one.page.locator(".stage.now")).to_contain_text("25 %", timeout=CHECKED_MS)
-    expect(one.page.locator(".gate progress").first).not_to_have_attribute("value", "0", timeout=CHECKED_MS)
-    take("pool")
+    expect(main.locator(".stage.now")).to_contain_text("25 %", timeout=1000 * PATIENCE_S)
+    expect(main.locator(".shares .meter-said").nth(1)).to_have_text(re.compile(r"of \d\d\d$"), timeout=CHECKED_MS)
+    for view in ("pool", "rollouts", "versions", "classify"):
+        one.show(view)
+        if view == "classify":
+            classify(main)
+        save(picture(one), into / f"page-{view}.png")
     one.page.emulate_media(color_scheme="dark")
     one.page.set_viewport_size(PHONE)
-    take("phone")
-    one.page.emulate_media(color_scheme="light")
-    one.page.set_viewport_size(DESK)
-    for view in ("rollouts", "versions"):
-        one.show(view)
-        take(view)
-    main = one.show("classify")
-    chosen = sorted((DEMO / "model" / "pictures").iterdir())[::160]
+    save(beside_each_other([screen(one, view) for view in VIEWS]), into / "page-phone.png")
+
+
+def classify(main: Locator) -> None:
+    chosen = sorted((DEMO / "model" / "pictures").iterdir())[60::160]
     main.locator("input[type=file]").set_input_files(chosen)
     expect(main.locator("li.picture.answered")).to_have_count(len(chosen))
-    take("classify")
+
+
+def screen(one: Visit, view: str) -> Image.Image:
+    one.show(view)
+    return picture(one, full_page=False)
+
+
+def picture(one: Visit, full_page: bool = True) -> Image.Image:
+    made = one.page.screenshot(animations="disabled", full_page=full_page)
+    return Image.open(BytesIO(made)).convert("RGB")
+
+
+def beside_each_other(screens: list[Image.Image]) -> Image.Image:
+    """With a little of a neutral grey between them."""
+    width, height = screens[0].size
+    step = width + 24 * SHARP
+    whole = Image.new("RGB", (step * len(screens) - 24 * SHARP, height), (128, 128, 128))
+    for n, one in enumerate(screens):
+        whole.paste(one, (n * step, 0))
+    return whole
+
+
+def save(made: Image.Image, path: Path) -> None:
+    """In 256 colours: half the size, and nobody sees it."""
+    made.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

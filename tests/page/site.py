@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image
 
 from bench.callers import Callers
+from control.journal import Journal
+from control.registry import reconcile
 from hotpool import Client
-from tests.command_line import SMALL_NETWORK, CommandLine
+from hotpool.home import Home
+from tests.command_line import CommandLine
 from tests.pool import PATIENCE_S, eventually, short_home
-from tests.small_versions import CLASSES, make_tensors, save
+from tests.small_versions import CLASSES, add_version, make_tensors, save
 
 from .browser import Visit
 
@@ -89,18 +92,22 @@ def running_site(folder: Path) -> Iterator[Site]:
     port = free_port()
     (folder / "pool.toml").write_text(CONFIG.format(port=port))
     with short_home() as home:
+        add_versions(home, folder)
         hotpool = CommandLine(home, folder / "pool.toml")
-        options = ("--labels", folder / "labels.txt", *SMALL_NETWORK)
-        hotpool("versions", "add", folder / "v1.pth", "--name", "v1", *options)
-        second = hotpool.start("versions", "add", folder / "v2.pth", "--name", "v2", *options)
         said = hotpool("up", "--detach").stdout
         try:
             assert f"the Web page is at http://127.0.0.1:{port}" in said
-            _, errors = second.communicate()
-            assert second.returncode == 0, errors
             yield Site(hotpool, f"http://127.0.0.1:{port}", folder)
         finally:
             hotpool("down")
+
+
+def add_versions(home: Home, folder: Path) -> None:
+    """In this process, which has loaded torch already; uploads show the long way."""
+    for name in ("v1", "v2"):
+        add_version(home, folder / f"{name}.pth", name, model="default", labels=folder / "labels.txt")
+    with Journal(home.database) as journal:
+        reconcile(journal, home, "test")
 
 
 def free_port() -> int:
