@@ -122,6 +122,15 @@ def test_closing_ends_a_call_whose_caller_receives(pool, client):
             waiting.result(10)
 
 
+@pytest.fixture
+def heeded_ctrl_c():
+    """Whoever starts the tests in the background of a shell starts them deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_ctrl_c_ends_only_the_call_of_the_caller_that_receives(pool, client):
     stop_workers(pool)
     later = []
