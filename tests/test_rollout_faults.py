@@ -120,8 +120,8 @@ def test_a_rollout_with_random_faults_ends_well(seed: int) -> None:
 @pytest.mark.slow
 def test_hundreds_of_rollouts_with_random_faults_end_well_and_in_every_way() -> None:
     with fast_folder() as folder:
-        ends = [check(seed, folder / str(seed)) for seed in range(1000, 1250)]
+        ends = [check(seed, folder / str(seed)) for seed in range(1000, 1500)]
     counts = {phase: ends.count(phase) for phase in set(ends)}
-    print("seeds 1000 to 1249:", counts)
+    print("seeds 1000 to 1499:", counts)
     assert counts.keys() == {Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.REJECTED}
     assert min(counts.values()) >= 3
