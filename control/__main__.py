@@ -19,7 +19,6 @@ from .checks import Scratch
 from .controller import HOLD_S, NO_PROBES, Controller, Preflight
 from .controller import Prober as AnyProber
 from .desk_socket import open_desk
-from .events import CONTROLLER
 from .exits import exit_for
 from .journal import Journal
 from .prober import Prober
@@ -62,7 +61,7 @@ def serve(home: Home, config: Config, preflight: Preflight, prober: AnyProber = 
             Admin(home.endpoint("admin"), watch=True) as broker,
             open_desk(home, config, stopping),
         ):
-            Controller(home, config.pool.model, journal, broker, preflight, CONTROLLER, prober).run(stopping)
+            Controller(home, config.pool.model, journal, broker, preflight, "controller", prober).run(stopping)
     log.info("stopped")
 
 

@@ -36,7 +36,7 @@ def undo_of(ledger: Ledger, model: str, view: View, reason: str, judged: Mapping
     settings = replace(last.settings, steps=(), eval_folder="", eval_pictures=0)
     workers = [worker for worker in sorted(view.workers) if not is_spare(worker)]
     body = new_rollout(ledger, model, Kind.UNDO, previous, workers, settings, reason)
-    return Record(K.ROLLOUT_CREATED, {**judged, **body}, len(ledger.rollouts) + 1)
+    return Record(K.ROLLOUT_CREATED, {**judged, **body, "is_stable_wrong": True}, len(ledger.rollouts) + 1)
 
 
 def repair(ledger: Ledger, stable: str, view: View, now: float) -> Action | None:

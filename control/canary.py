@@ -13,7 +13,7 @@ from hotpool.messages import Policy, WorkerReport
 from hotpool.states import Phase, WorkerState
 
 from .actions import Record
-from .events import CONTROLLER, EventKind
+from .events import EventKind
 from .gates import ARMED, TIMED, judge
 from .plan import SHADOW, carried_share, share_of
 from .rollout import Kind, PauseCause, Rollout
@@ -42,12 +42,12 @@ def policy(rollout: Rollout, workers: Workers, floor: int) -> Policy | None:
 
 def leaves_bad_answers(rollout: Rollout) -> bool:
     """Whether the version it leads away from is known to answer badly. One that is only slow answers rightly: there fewer
-    workers would be slower still. Nobody but gates and probes lets the controller itself order an undo."""
+    workers would be slower still."""
     if rollout.phase not in (Phase.ROLLING_BACK, Phase.ROLLBACK_FAILED):
-        return rollout.kind is Kind.UNDO and rollout.operator == CONTROLLER
+        return rollout.is_stable_wrong
     found = rollout.judged[-1].get("verdicts", ()) if rollout.judged else ()
     failed = {one["gate"] for one in found if one["enforced"] and one["result"] == GateResult.FAIL}
-    return rollout.is_target_wrong or not failed <= set(TIMED)
+    return rollout.back_cause == "probe" or not failed <= set(TIMED)
 
 
 def watch_policy(rollout: Rollout) -> Policy:

@@ -18,7 +18,7 @@ from .ledger import Ledger
 from .statistics import wilson, z
 from .terminal import FOLDER, Terminal, model_option, output_option, pass_terminal, reason_option
 from .verdicts import percent
-from .versions import evaluate_version, find_version, list_versions, overrides, prepare, verify_version
+from .versions import evaluate_version, find_version, list_versions, overrides, prepare, refuse_name, verify_version
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as manifest.Name; here it fails before the work
 
@@ -105,6 +105,7 @@ def add(
     model = model or terminal.config.pool.model
     since = monotonic()
     with terminal.journal() as journal:
+        refuse_name(terminal.home, model, name)
         with terminal.err.status(f"checking {source} in a process of its own"):
             prepared = prepare(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,

@@ -6,8 +6,6 @@ from typing import Any
 
 from hotpool.digest import digest_json
 
-CONTROLLER = "controller"  # who signs what nobody has ordered
-
 
 class EventKind(StrEnum):
     """What can happen. The comment names what the event's body holds beside `reason`."""
@@ -22,7 +20,8 @@ class EventKind(StrEnum):
     ALARM_ENDED = "alarm_ended"
 
     # The undo of a version that failed while it was watched also holds what `judged` holds.
-    ROLLOUT_CREATED = "rollout_created"  # kind, stable, stable_name, target, target_name, workers, settings, forced
+    # kind, stable, stable_name, target, target_name, workers, settings, forced, is_stable_wrong
+    ROLLOUT_CREATED = "rollout_created"
     PREFLIGHT_STARTED = "preflight_started"
     EVALUATED = "evaluated"  # pictures: of the labelled ones, so far
     # These and `rejected` hold, where there are labelled pictures, also labelled, unreadable, result, verdicts.

@@ -133,7 +133,7 @@ def add_version(home: Home, config: Config, asked: Add, stopping: Event) -> Adde
                 labels=_write_labels(Path(folder), asked.labels), preprocessing=overrides(asked.resize, asked.crop),
                 preprocess=asked.preprocess, sha256=asked.sha256, md5=asked.md5, precision=asked.precision,
                 calibrate=Path(asked.calibrate) if asked.calibrate else None, min_agreement=asked.min_agreement,
-                stopping=stopping, may_be_stored=asked.then_start,
+                stopping=stopping,
             )  # fmt: skip
             if not asked.then_start:
                 return _add(journal, prepared, asked)

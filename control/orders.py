@@ -95,13 +95,16 @@ def retry(journal: Journal, *, model: str, workers: Sequence[WorkerReport], oper
         last = ledger.last(model)
         if last and last.phase is Phase.ROLLBACK_FAILED:
             again = f"rollback retried by {operator}{f': {reason}' if reason else ''}"
-            return _append(journal, ledger, last, K.ROLLBACK_STARTED, operator, again, cause=last.cause)
+            return _append(journal, ledger, last, K.ROLLBACK_STARTED, operator, again, cause=last.back_cause)
         _refuse_if_busy(ledger, model, workers)
         if last is None or last.phase is Phase.SUCCEEDED:
             raise NothingToDo(f"model {model!r} has no failed rollout to try again; see: hotpool rollout history")
         target = ledger.find(model, last.target)
         try:
-            return _create(journal, ledger, model, last.kind, target, workers, last.settings, operator, reason)
+            return _create(
+                journal, ledger, model, last.kind, target, workers, last.settings, operator, reason,
+                is_stable_wrong=last.is_stable_wrong,
+            )  # fmt: skip
         except BadRollout as error:  # the pool has changed, and a retry takes no options
             raise BadRollout(f"{error}; order it anew with: hotpool rollout start") from None
 
@@ -244,6 +247,7 @@ def _create(
     reason: str,
     *,
     force: bool = False,
+    is_stable_wrong: bool = False,
 ) -> Rollout:
     seats = [worker.worker for worker in workers if worker.model == model and not is_spare(worker.worker)]
     _refuse_without_floor(model, len(seats), settings)
@@ -254,6 +258,8 @@ def _create(
     body = new_rollout(ledger, model, kind, target, seats, replace(settings, steps=steps), reason)
     if forced:
         body["forced"] = forced
+    if is_stable_wrong:
+        body["is_stable_wrong"] = True
     number = len(ledger.rollouts) + 1
     event = journal.append(K.ROLLOUT_CREATED, model=model, rollout=number, operator=operator, body=body)
     return fold(ledger, event, monotonic()).rollouts[number]

@@ -168,6 +168,7 @@ class Rollout:
     reason: str
     created_ts: str
     since: float
+    is_stable_wrong: bool = False  # an undo, because what is stable was found to answer badly
     phase: Phase = Phase.PENDING
     paused: bool = False
     pause_cause: PauseCause | None = None
@@ -186,7 +187,7 @@ class Rollout:
     ending: str = ""
     ended_ts: str = ""
     failed_rollbacks: int = 0
-    is_target_wrong: bool = False  # as the health probe has found; `cause` may later be that of a failed rollback
+    back_cause: str = ""  # why it first began to go back; `cause` may later be that of a failed rollback
 
     @property
     def is_over(self) -> bool:
@@ -230,6 +231,7 @@ def created(event: Event, now: float) -> Rollout:
         target_name=body["target_name"],
         workers=tuple(body["workers"]),
         settings=Settings(**body["settings"]),
+        is_stable_wrong=body.get("is_stable_wrong", False),
         operator=event.operator,
         reason=body["reason"],
         created_ts=event.ts,
@@ -305,8 +307,7 @@ def _rollback_started(rollout: Rollout, event: Event, now: float) -> Rollout:
         rollout, steps={}, ended_steps=(*rollout.ended_steps, *left), attempts={}, paused=False, pause_cause=None
     )
     cause, reason = event.body["cause"], event.body["reason"]
-    is_wrong = rollout.is_target_wrong or cause == "probe"
-    return replace(rollout, cause=cause, ending=reason, ended_ts="", is_target_wrong=is_wrong)
+    return replace(rollout, cause=cause, ending=reason, ended_ts="", back_cause=rollout.back_cause or cause)
 
 
 def _paused(rollout: Rollout, event: Event, now: float) -> Rollout:

@@ -60,7 +60,7 @@ def _outcomes(ledger: Ledger) -> tuple[Family, ...]:
         if rollout.failed_rollbacks:  # one that was retried goes on, and what was counted stays counted
             ended[*labels, Phase.ROLLBACK_FAILED] += rollout.failed_rollbacks
         if rollout.phase in _WENT_BACK:
-            rollbacks[*labels, rollout.cause] += 1
+            rollbacks[*labels, rollout.back_cause] += 1
         for verdict in (one for judged in rollout.judged for one in judged["verdicts"]):
             verdicts[*labels, verdict["gate"], verdict["result"]] += 1
     return ended.family(), rollbacks.family(), verdicts.family()

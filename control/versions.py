@@ -92,9 +92,9 @@ def prepare(
     parent: str | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     stopping: Event = _NEVER,
-    may_be_stored: bool = False,
 ) -> Prepared:
-    """Reads SOURCE in a scratch process, checks it, and builds a version beside the store. Takes seconds.
+    """Reads SOURCE in a scratch process, checks it, and builds a version beside the store. Takes seconds, so ask `refuse_name`
+    first if the name must be free.
 
     Args:
         arch, labels, preprocessing: None for what the source knows of itself, else resnet18, "0", "1", ..., and ImageNet's.
@@ -104,17 +104,14 @@ def prepare(
         preprocess: "exact" for inputs bit for bit those of torchvision's reference transforms.
         parent: digest of the version it was made from, if known.
         stopping: once it is set, this ends within a tenth of a second and leaves nothing.
-        may_be_stored: a version of this name may be there; only the digest will tell whether it is the same.
 
     Raises:
         BadVersion: what is wrong with the source, and what to do.
-        Conflict: the model has a version of this name already, or `stopping` was set.
+        Conflict: `stopping` was set.
         Unwritable, OSError: there is no room for it.
     """
     _check_name("model", model)
     _check_name("name", name)
-    if not may_be_stored:
-        refuse_name(home, model, name)
     home.versions.mkdir(parents=True, exist_ok=True)
     _sweep(home)
     folder = _work_folder(home, "adding")

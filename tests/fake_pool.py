@@ -653,10 +653,10 @@ class World:
 def found_bad(rollout: Rollout) -> str:
     """What this rollout leads away from, if a gate or the probe has found its answers bad."""
     if rollout.phase in (Phase.ROLLING, Phase.BAKING, Phase.COMMITTING):
-        return rollout.stable if (rollout.kind, rollout.operator) == (Kind.UNDO, "controller") else ""
+        return rollout.stable if rollout.is_stable_wrong else ""
     verdicts = [one for body in rollout.judged for one in body["verdicts"] if one["enforced"]]
     failed = {one["gate"] for one in verdicts if one["result"] == "fail"}
-    is_bad = rollout.is_target_wrong or failed - {"latency", "latency_tail"}
+    is_bad = rollout.back_cause == "probe" or failed - {"latency", "latency_tail"}
     return rollout.target if is_bad and rollout.phase in (Phase.ROLLING_BACK, Phase.ROLLBACK_FAILED) else ""
 
 

@@ -232,8 +232,8 @@ def failed(*gates: Gate, phase: Phase = P.ROLLING_BACK, **changes: Any) -> Rollo
     return judging(phase, cause="gate", judged=({"verdicts": [*verdicts, reported]},), **changes)
 
 
-def undo(operator: str, phase: Phase = P.ROLLING) -> Rollout:
-    return rollout(phase, kind=Kind.UNDO, operator=operator)
+def undo(phase: Phase = P.ROLLING, *, is_stable_wrong: bool = True) -> Rollout:
+    return rollout(phase, kind=Kind.UNDO, is_stable_wrong=is_stable_wrong)
 
 
 two_new, all_new = [new[0], new[1], old[2]], new[:3]
@@ -249,18 +249,18 @@ SHARES_AWAY: list[tuple[Rollout, list[WorkerReport], float | None]] = [
     (failed(), two_new, 67),  # too little evidence, and it was to go back for that
     (judging(P.ROLLING_BACK, cause="abort"), two_new, 67),
     (failed(G.ERRORS, abort="aborted by ada"), two_new, 0),
-    (judging(P.ROLLING_BACK, is_target_wrong=True), two_new, 0),
-    (rollout(P.ROLLING_BACK, is_target_wrong=True), two_new, 0),
-    (rollout(P.ROLLING_BACK, is_target_wrong=True), all_new, 100),
+    (judging(P.ROLLING_BACK, back_cause="probe"), two_new, 0),
+    (rollout(P.ROLLING_BACK, back_cause="probe"), two_new, 0),
+    (rollout(P.ROLLING_BACK, back_cause="probe"), all_new, 100),
     (rollout(P.ROLLING_BACK, cause="abort"), two_new, None),
     (failed(G.ERRORS, phase=P.ROLLBACK_FAILED), two_new, 0),
     (failed(G.ERRORS, phase=P.ROLLBACK_FAILED), all_new, 100),
     (failed(G.ERRORS, phase=P.ROLLED_BACK), old[:3], None),
-    (undo("controller"), [*all_new[:2], worker(2, S.LOADING)], 100),
-    (undo("controller"), old[:3], 0),
-    (undo("controller", P.BAKING), [new[0], new[1], old[2]], 100),
-    (undo("controller", P.PREFLIGHT), old[:3], None),
-    (undo("ada"), two_new, None),
+    (undo(), [*all_new[:2], worker(2, S.LOADING)], 100),
+    (undo(), old[:3], 0),
+    (undo(P.BAKING), [new[0], new[1], old[2]], 100),
+    (undo(P.PREFLIGHT), old[:3], None),
+    (undo(is_stable_wrong=False), two_new, None),
 ]
 
 
@@ -740,6 +740,18 @@ def test_a_version_that_errs_soon_after_the_commit_is_taken_back(world: World) -
     assert undo.settings.steps == ()
     (created,) = (e for e in world.journal.events() if (e.kind, e.rollout) == (K.ROLLOUT_CREATED, undo.number))
     assert recheck([created]) == len(ARMED["watch"])
+
+
+def test_who_orders_that_undo_once_more_is_led_away_from_the_bad_version_as_well(world: World) -> None:
+    traffic = in_phase(world, P.SUCCEEDED)
+    traffic.behaviours[world.digests["v2"]] = Behaviour(errors=0.3)
+    world.run(lambda: world.last().kind is Kind.UNDO)
+    undo = world.last()
+    assert undo.is_stable_wrong
+    world.abort()
+    world.run(lambda: world.last().is_over)
+    again = world.retry()
+    assert (again.number, again.kind, again.is_stable_wrong) == (undo.number + 1, Kind.UNDO, True)
 
 
 def test_it_is_watched_on_after_another_version_was_rejected(world: World) -> None:

@@ -454,6 +454,12 @@ def test_the_first_version_is_stable_at_once_and_the_next_is_not(run, home):
     assert second.digest[:12] in run("versions", "list").stdout
 
 
+def test_a_taken_name_is_refused_before_the_file_is_looked_at(run, home):
+    add(home, "v1")
+    done = run("versions", "add", "none.pth", "--name", "v1")
+    assert (done.exit_code, "has a version v1 already" in done.stderr) == (Exit.CONFLICT, True)
+
+
 def test_a_version_is_found_by_name_and_by_digest(run, home):
     digest = add(home, "v1").digest
     for word in ("v1", digest, digest[:8]):

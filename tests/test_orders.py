@@ -373,6 +373,7 @@ def test_a_retry_after_a_failed_rollback_is_that_rollback_again(world: World) ->
     ended = world.run_to_end()
     world.check(Phase.ROLLED_BACK)
     assert ended.ending == event.body["reason"] == f"rollback retried by {OPERATOR}: the disk is back"
+    assert ended.cause == "abort", "why it went back, not why that failed"
     assert world.kinds().count(K.ROLLOUT_CREATED) == 1
     assert world.retry().number == 2, "and only then the version again"
 

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from control import versions
-from control.versions import Prepared, find_version, list_versions, prepare, publish, remove_version, verify_version
+from control.versions import (
+    Prepared,
+    find_version,
+    list_versions,
+    prepare,
+    publish,
+    refuse_name,
+    remove_version,
+    verify_version,
+)
 from hotpool.errors import BadVersion, Conflict, UnknownVersion
 from hotpool.home import Home
 from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Manifest, Preprocessing, manifest_json, version_folder
@@ -203,10 +212,10 @@ def test_a_name_with_other_signs_is_refused_before_anything_is_read(home, field,
     assert names(home) == []
 
 
-def test_a_taken_name_is_refused_before_anything_is_read(home):
+def test_a_taken_name_is_refused(home):
     publish(prepared(home))
     with pytest.raises(Conflict, match="has a version v1 already"):
-        prepare(home, "none.pth", model="shapes", name="v1", operator="test", memory_mb=MEMORY_MB)
+        refuse_name(home, "shapes", "v1")
 
 
 @pytest.mark.parametrize(
