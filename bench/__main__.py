@@ -21,6 +21,7 @@ import msgspec
 
 from .figures import Findings
 from .machine import ROOT, describe_commit, describe_machine
+from .pool import MADE
 from .record import RESULTS, read_entries, write_entries
 from .report import BY_HAND, Entry, bar_rows, write_results
 
@@ -68,6 +69,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     names = arguments.names or list(BENCHMARKS)
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
+        os.environ[MADE] = str(Path(folder) / "made")
         if arguments.quick:
             entries = run_all(BENCHMARKS, names, Path(folder) / RESULTS.name, quick=True)
             print(write_results(entries))

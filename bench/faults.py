@@ -84,11 +84,13 @@ class Watch:
 
     def __init__(self, home: Home) -> None:
         self.heard: list[tuple[float, Changed]] = []
-        self._home, self._stop = home, threading.Event()
+        self._home, self._begun, self._stop = home, threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Watch":
         self._thread.start()
+        if not self._begun.wait(PATIENCE_S):
+            raise TimeoutError(f"the broker told nothing within {PATIENCE_S:g} s")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,6 +108,8 @@ class Watch:
 
     def _run(self) -> None:
         with Admin(self._home.endpoint("admin"), watch=True) as admin:
+            admin.report(PATIENCE_S)  # answered after the wish to watch was heard: no loss is too early to be told
+            self._begun.set()
             while not self._stop.is_set():
                 changes = admin.changes(0.05)
                 self.heard += [(monotonic(), changed) for changed in changes]

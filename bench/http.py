@@ -17,10 +17,10 @@ from hotpool.home import Home
 from .figures import Bar, Figure, Findings, ratios
 from .load import Load, free_port, require_wrk, wait_for_answer
 from .measure import round_trips_ms
-from .pool import add_resnet18, make_jpeg, running_pool
+from .pool import add_versions, make_jpeg, running_pool
 from .serving import bare_process, bare_rate
 
-MODEL, WORKERS, CLIENTS = "serving", 2, 16
+WORKERS, CLIENTS = 2, 16
 ROUNDS, QUICK_ROUNDS, TURN_S, N_ALONE = 5, 1, 2, 60
 RATE = Bar("HTTP's rate / that of bare processes, int8, 16 clients", "≥", 0.88)
 LATER = Bar("HTTP's p50 above the client library's, int8, one client", "≤", 1.0)  # ms
@@ -37,11 +37,11 @@ def _served(rounds: int) -> list[Figure]:
     found: dict[str, list[float]] = {name: [] for name in ("http", "bare", "http p50", "client p50")}
     with TemporaryDirectory(prefix="hp") as folder, ExitStack() as stack:
         home, picture, port = Home(Path(folder)), make_jpeg(0), free_port()
-        add_resnet18(home, MODEL, "v1", 0, "int8")
+        add_versions(home, "int8")
         load = Load.of_bytes(home.root, picture)
         (home.root / "picture.jpg").write_bytes(picture)
-        settings = f'model = "{MODEL}"\n[gateway]\nport = {port}'
-        stack.enter_context(running_pool(home, settings, WORKERS, ("broker", "workers", "gateway")))
+        services = ("broker", "workers", "gateway")
+        stack.enter_context(running_pool(home, WORKERS, services, settings=f"[gateway]\nport = {port}"))
         client = stack.enter_context(Client(home.endpoint("clients")))
         (version,) = list_versions(home)
         bare = [stack.enter_context(bare_process(home, version.digest, core)) for core in range(WORKERS)]

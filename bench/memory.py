@@ -13,9 +13,9 @@ from hotpool.messages import Report
 
 from .figures import Bar, Figure, Findings
 from .measure import closed_loop
-from .pool import add_resnet18, make_jpeg, private_bytes, running_pool, wait_until_ready, worker_pids
+from .pool import add_versions, make_jpeg, private_bytes, running_pool, wait_until_ready, worker_pids
 
-MODEL, N_WORKERS = "memory", 2
+N_WORKERS = 2
 N_REQUESTS, QUICK_REQUESTS, IN_FLIGHT = 96, 32, 16  # full batches in each worker
 BARS_MB = {"fp32": 90, "int8": 60}
 
@@ -33,8 +33,8 @@ def run(quick: bool = False) -> Findings:
 def _measure(precision: str, n_requests: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
-        add_resnet18(home, MODEL, "v1", 0, precision)
-        with running_pool(home, f'model = "{MODEL}"', N_WORKERS):
+        add_versions(home, precision)
+        with running_pool(home, N_WORKERS):
             ready = _private_mb(wait_until_ready(home, N_WORKERS))
             jpeg = make_jpeg(0)
             with Client(home.endpoint("clients")) as client, Admin(home.endpoint("admin")) as admin:

@@ -19,6 +19,7 @@ from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import Manifest, Preprocessing
 from workers.batch import FloatArray
+from workers.cores import lower_priority
 from workers.orders import Settings
 from workers.pictures import Picture
 from workers.worker import LoadFunction, serve
@@ -97,6 +98,7 @@ def main(arguments: list[str], load: LoadFunction = load_noop) -> int:
         home, MODEL, worker, int(incarnation), (0,), 1, config.pool.max_batch, config.pictures.max_bytes,
         config.pictures.max_pixels,
     )  # fmt: skip
+    lower_priority()  # as the template does for the workers that it forks
     # Ends when whoever started it does: its standard input is a pipe that only the parent holds open.
     return serve(settings, load, lifeline=None if os.isatty(0) else 0)
 

@@ -4,9 +4,9 @@
 
 One thread. Then whether both paths name the same class for varied pictures, with the demo's model, trained first if need be.
 
-Each side has processes of its own, as in a server, several of them, because a process's luck with addresses decides whether
-malloc gives memory back and gets it anew for each picture: the reference then takes 14 ms for 1280 x 960 instead of 10, with
-2,700 page faults.
+Each side has processes of its own, as in a server, one after the other, because a process's luck with addresses decides
+whether malloc gives memory back and gets it anew for each picture: the reference then takes 14 ms for 1280 x 960 instead of
+10, with 2,700 page faults.
 """
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
@@ -69,48 +69,63 @@ class Case:
     repeats: int
     most: float
 
+    @property
+    def name(self) -> str:
+        return f"{self.width} x {self.height}"
+
+    def draw(self) -> bytes:
+        return jpeg(photo(self.width, self.height, SEED), self.quality)
+
 
 # About 45 KB, 290 KB and 2.9 MB.
 CASES = (Case(500, 375, 93, 8, 0.80), Case(1280, 960, 92, 3, 0.40), Case(4032, 3024, 95, 1, 0.27))
+Times = dict[str, list[float]]  # milliseconds, of each side
 
 
 def run(quick: bool = False) -> Findings:
     torch.set_num_threads(1)
     figures: list[Figure] = []
     notes: list[str] = []
-    for case in CASES:
-        n_rounds, n_pairs = (2, 1) if quick else (ROUNDS, PAIRS)
-        made, note = time_case(case, n_rounds, n_pairs)
-        figures += made
-        notes.append(note)
+    n_rounds, n_pairs = (2, 1) if quick else (ROUNDS, PAIRS)
+    for case, times in time_cases(n_rounds, n_pairs).items():
+        figures += describe(case, times)
+        notes.append(difference(case))
     same, note = compare_answers(100 if quick else N_PICTURES)
     return Findings((*figures, same), (*notes, note))
 
 
-def time_case(case: Case, n_rounds: int, n_pairs: int) -> tuple[list[Figure], str]:
-    """Both paths on one picture, in turn; and how their values differ."""
-    data = jpeg(photo(case.width, case.height, SEED), case.quality)
-    times: dict[str, list[float]] = {FAST: [], REFERENCE: []}
+def time_cases(n_rounds: int, n_pairs: int) -> dict[Case, Times]:
+    """Both paths on each picture, in turn."""
+    times: dict[Case, Times] = {case: {FAST: [], REFERENCE: []} for case in CASES}
     with TemporaryDirectory(prefix="hp") as folder:
-        path = Path(folder) / "picture.jpg"
-        path.write_bytes(data)
+        for case in CASES:
+            (Path(folder) / case.name).write_bytes(case.draw())
         for _ in range(n_pairs):
-            with _process(FAST, path, case.repeats) as fast, _process(REFERENCE, path, case.repeats) as reference:
-                for number in range(n_rounds + 1):
-                    for side, process in ((FAST, fast), (REFERENCE, reference)):
-                        took_ms = _ask(process)
-                        times[side] += [took_ms] if number else []  # the first is warm-up
+            with _process(FAST, folder) as fast, _process(REFERENCE, folder) as reference:
+                for case in CASES:
+                    for number in range(n_rounds + 1):
+                        for side, process in ((FAST, fast), (REFERENCE, reference)):
+                            took_ms = _ask(process, case)
+                            times[case][side] += [took_ms] if number else []  # the first is warm-up
+    return times
+
+
+def describe(case: Case, times: Times) -> list[Figure]:
     fast_ms, reference_ms = tuple(times[FAST]), tuple(times[REFERENCE])
-    difference = np.abs(by_fast(data) - by_reference(data))
-    name = f"{case.width} x {case.height}"
-    bar = Bar(f"fast path / torchvision's transforms, {name}", "≤", case.most)
-    figures = [
-        Figure(FAST, name, fast_ms, "ms"),
-        Figure(FAST, f"{name} / reference", ratios(fast_ms, reference_ms), bar=bar),
-        Figure(REFERENCE, name, reference_ms, "ms"),
+    bar = Bar(f"fast path / torchvision's transforms, {case.name}", "≤", case.most)
+    return [
+        Figure(FAST, case.name, fast_ms, "ms"),
+        Figure(FAST, f"{case.name} / reference", ratios(fast_ms, reference_ms), bar=bar),
+        Figure(REFERENCE, case.name, reference_ms, "ms"),
     ]
-    differ = f"values differ by {difference.max():.2g} at most, by {difference.mean():.2g} on average"
-    return figures, f"{name}: {len(data) / 1e3:,.0f} KB; {differ}"
+
+
+def difference(case: Case) -> str:
+    """Of the values that both paths give."""
+    data = case.draw()
+    values = np.abs(by_fast(data) - by_reference(data))
+    differ = f"values differ by {values.max():.2g} at most, by {values.mean():.2g} on average"
+    return f"{case.name}: {len(data) / 1e3:,.0f} KB; {differ}"
 
 
 def by_reference(data: bytes) -> NDArray[np.float32]:
@@ -125,8 +140,8 @@ def by_fast(data: bytes) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _process(side: str, path: Path, repeats: int) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "bench.pictures", side, str(path), str(repeats)]
+def _process(side: str, folder: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "bench.pictures", side, folder]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -134,22 +149,24 @@ def _process(side: str, path: Path, repeats: int) -> Iterator["subprocess.Popen[
         process.communicate()  # the end of its input ends it
 
 
-def _ask(process: "subprocess.Popen[str]") -> float:
+def _ask(process: "subprocess.Popen[str]", case: Case) -> float:
     assert process.stdin
     assert process.stdout
-    print(file=process.stdin, flush=True)
+    print(CASES.index(case), file=process.stdin, flush=True)
     return float(process.stdout.readline())
 
 
-def serve_side(side: str, path: Path, repeats: int) -> None:
-    """The process of one side: milliseconds of one picture, for each line that comes."""
+def serve_side(side: str, folder: Path) -> None:
+    """The process of one side: milliseconds of one picture, for each line with the number of a case."""
     torch.set_num_threads(1)
-    data, way = path.read_bytes(), by_fast if side == FAST else by_reference
-    for _ in sys.stdin:
+    way = by_fast if side == FAST else by_reference
+    for line in sys.stdin:
+        case = CASES[int(line)]
+        data = (folder / case.name).read_bytes()
         begin = perf_counter()
-        for _ in range(repeats):
+        for _ in range(case.repeats):
             way(data)
-        print((perf_counter() - begin) * 1e3 / repeats, flush=True)
+        print((perf_counter() - begin) * 1e3 / case.repeats, flush=True)
 
 
 def compare_answers(n: int) -> tuple[Figure, str]:
@@ -175,4 +192,4 @@ def compare_answers(n: int) -> tuple[Figure, str]:
 
 
 if __name__ == "__main__":
-    serve_side(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    serve_side(sys.argv[1], Path(sys.argv[2]))

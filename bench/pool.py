@@ -1,6 +1,8 @@
 """Shell: a pool for benchmarks: services as `hotpool up` starts them, and ResNet-18s with seeded weights to serve."""
 
 import io
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ from hotpool.messages import Report
 from hotpool.states import Phase, Strategy, WorkerState
 
 ROOT = Path(__file__).parent.parent
+MODEL = "resnet18"
+MADE = "HOTPOOL_BENCH_MADE"  # environment: a folder where a version is kept once it is made, for the benchmarks after this one
 PATIENCE_S, ROLLOUT_PATIENCE_S = 60.0, 120.0
 N_CALIBRATION = 24
 BAKE_S = 0.5  # a longer one would only fill the time of a rollout with requests that notice nothing
@@ -41,18 +45,19 @@ STOP_S = 15.0  # a supervisor lets its workers finish what they hold
 @contextmanager
 def running_pool(
     home: Home,
-    pool: str,
     n_workers: int,
     modules: Sequence[str] = ("broker", "workers"),
     *,
+    model: str = MODEL,
+    settings: str = "",
     own_sessions: bool = True,
 ) -> Iterator[dict[str, int]]:
     """The process id of each service; when the block begins all workers are ready, when it ends all are stopped.
 
-    pool: lines of the section [pool]; modules: in the order of their start; own_sessions: as `hotpool up` starts them.
+    modules: in the order of their start; settings: further sections; own_sessions: as `hotpool up` starts them.
     """
     config = home.root / "hotpool.toml"
-    config.write_text(f"[pool]\nworkers = {n_workers}\nallow_oversubscription = true\n{pool}\n")
+    config.write_text(f'[pool]\nmodel = "{model}"\nworkers = {n_workers}\nallow_oversubscription = true\n{settings}\n')
     options = ["--home", str(home.root), "--config", str(config)]
     with ExitStack() as stack:
         log = stack.enter_context((home.root / "services.log").open("ab"))
@@ -94,37 +99,57 @@ def worker_pids(report: Report) -> dict[str, int]:
     return {worker.worker: worker.pid for worker in report.workers}
 
 
-def add_resnet18(home: Home, model: str, name: str, seed: int, precision: str = "fp32") -> None:
+def add_versions(home: Home, precision: str, n: int = 1) -> None:
+    """v1, v2, ... of a ResNet-18 with seeded random weights; v1 is stable. The home must be new."""
+    made = Path(os.environ[MADE]) / precision if MADE in os.environ else None
+    if made and made.exists():
+        shutil.copytree(made, home.root, dirs_exist_ok=True)
+    else:
+        _add(home, 1, precision)
+        if made:
+            shutil.copytree(home.root, made)
+    for number in range(2, n + 1):
+        _add(home, number, precision)
+
+
+def _add(home: Home, number: int, precision: str) -> None:
     """Through the command line, as a user would. int8 is calibrated by few pictures: the weights are random, and drawing and
     comparing 464 of them took ten seconds."""
     home.root.mkdir(parents=True, exist_ok=True)
-    weights, options = home.root / f"{name}.pth", ["--precision", precision]
-    subprocess.run([sys.executable, "-c", _SAVE, str(seed), str(weights)], cwd=ROOT, check=True)
+    weights, options = home.root / f"v{number}.pth", ["--precision", precision]
+    subprocess.run([sys.executable, "-c", _SAVE, str(number), str(weights)], cwd=ROOT, check=True)
     if precision == "int8":
-        folder = home.root / "pictures"
-        folder.mkdir(exist_ok=True)
-        for number in range(N_CALIBRATION):
-            (folder / f"{number}.jpg").write_bytes(make_jpeg(1000 + number))
-        options += ["--calibrate", str(folder), "--min-agreement", "0"]
+        pictures = write_pictures(home.root / "pictures", N_CALIBRATION)
+        options += ["--calibrate", str(pictures), "--min-agreement", "0"]
     command = module_command("control.cli", ["--home", str(home.root), "versions", "add", str(weights)])
-    subprocess.run([*command, "--model", model, "--name", name, *options], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--model", MODEL, "--name", f"v{number}", *options], cwd=ROOT, check=True, capture_output=True
+    )
 
 
-def roll_out(home: Home, model: str, version: str, strategy: Strategy) -> Phase:
+def roll_out(home: Home, version: str, strategy: Strategy) -> Phase:
     """As `hotpool rollout start` orders it; how it ended."""
     settings = Settings(**Config().rollout.model_dump() | {"bake_s": BAKE_S, "strategy": strategy, "steps": "none"})
     with Admin(home.endpoint("admin")) as admin, Journal(home.database) as journal:
         workers = admin.report().workers
-        orders.start(journal, model=model, version=version, workers=workers, settings=settings, operator="bench")
+        orders.start(journal, model=MODEL, version=version, workers=workers, settings=settings, operator="bench")
         deadline = monotonic() + ROLLOUT_PATIENCE_S
         while monotonic() < deadline:
-            rollout = orders.read(journal).last(model)
+            rollout = orders.read(journal).last(MODEL)
             if rollout is not None and rollout.is_over:
                 return rollout.phase
             sleep(0.05)
     raise TimeoutError(
         f"the rollout to {version} did not end within {ROLLOUT_PATIENCE_S:g} s; see {home.root}/services.log"
     )
+
+
+def write_pictures(folder: Path, n: int) -> Path:
+    """The folder, with other pictures than benchmarks ask for: to calibrate int8 by."""
+    folder.mkdir(exist_ok=True)
+    for seed in range(n):
+        (folder / f"{seed}.jpg").write_bytes(make_jpeg(1000 + seed))
+    return folder
 
 
 def make_jpeg(seed: int, width: int = 500, height: int = 375) -> bytes:

@@ -29,7 +29,7 @@ from workers.supervisor import Supervisor
 
 from .figures import Bar, Figure, Findings, ratios
 from .measure import closed_loop
-from .pool import add_resnet18, make_jpeg, running_pool
+from .pool import add_versions, make_jpeg, running_pool
 
 SIDES = {"as built": "workers", "same priority": "bench.priority"}
 WORKERS_PER_CORE, IN_FLIGHT = 3, 16
@@ -43,12 +43,12 @@ def run(quick: bool = False) -> Findings:
     n_workers = WORKERS_PER_CORE * len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         pools, folder = {}, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hp")))
-        add_resnet18(Home(folder / "0"), "priority", "v1", seed=0)
+        add_versions(Home(folder / "0"), "fp32")
         shutil.copytree(folder / "0", folder / "1")
         for number, (side, module) in enumerate(SIDES.items()):
             home = Home(folder / str(number))
             modules = ("broker", module)
-            stack.enter_context(running_pool(home, 'model = "priority"', n_workers, modules, own_sessions=False))
+            stack.enter_context(running_pool(home, n_workers, modules, own_sessions=False))
             pools[side] = home, stack.enter_context(Client(home.endpoint("clients")))
         rounds = [{side: _round(*pool) for side, pool in pools.items()} for _ in range(1 + (1 if quick else N_ROUNDS))]
     notes = (

@@ -24,10 +24,10 @@ from .load import Load, free_port, require_wrk, wait_for_answer
 from .measure import running
 from .noop import MODEL as NOOP
 from .noop import noop_manifest
-from .pool import add_resnet18, make_jpeg, running_pool, wait_until_ready
+from .pool import add_versions, make_jpeg, running_pool, wait_until_ready
 from .rival_work import NOTHING, VARIABLE, describe_version
 
-MODEL, WORKERS, CLIENTS = "servers", 2, 16
+WORKERS, CLIENTS = 2, 16
 ROUNDS, QUICK_ROUNDS, TURN_S, SHORT_TURN_S = 3, 1, 2, 1
 # Neither may tell its makers over the network that it runs.
 SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -148,10 +148,10 @@ def _running(server: Server, work: str, load: Load) -> Iterator[str]:
 @contextmanager
 def _classifying_pool(folder: Path) -> Iterator[Ours]:
     home, port = Home(folder), free_port()
-    add_resnet18(home, MODEL, "v1", 0, "int8")
+    add_versions(home, "int8")
     (version,) = list_versions(home)
-    settings = f'model = "{MODEL}"\n[gateway]\nport = {port}'
-    with running_pool(home, settings, WORKERS, ("broker", "workers", "gateway")):
+    services = ("broker", "workers", "gateway")
+    with running_pool(home, WORKERS, services, settings=f"[gateway]\nport = {port}"):
         yield Ours(f"http://127.0.0.1:{port}/predict", describe_version(home, version.digest))
 
 

@@ -25,12 +25,12 @@ from hotpool.home import Home
 from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios
 from .measure import closed_loop
-from .pool import add_resnet18, make_jpeg, running_pool
+from .pool import add_versions, make_jpeg, running_pool
 
-MODEL, WORKERS, IN_FLIGHT = "serving", 2, 16
-TURN_S, ROUNDS, QUICK_ROUNDS = 1.2, 5, 2
+WORKERS, IN_FLIGHT = 2, 16
+TURN_S, ROUNDS, QUICK_ROUNDS = 1.2, {"int8": 5, "fp32": 3}, 2
 # One in flight: what is looked for is less than a tenth, so more and shorter turns.
-SHORT_TURN_S, SHORT_ROUNDS = 0.6, {"int8": 15, "fp32": 5}
+SHORT_TURN_S, SHORT_ROUNDS = 0.6, {"int8": 15, "fp32": 3}
 
 
 def run(quick: bool = False) -> Findings:
@@ -38,7 +38,7 @@ def run(quick: bool = False) -> Findings:
     picture = make_jpeg(0)
     for precision, short_rounds in SHORT_ROUNDS.items():
         with _sides(precision, picture) as (client, bare):
-            figures += _compare_rates(precision, client, bare, picture, QUICK_ROUNDS if quick else ROUNDS)
+            figures += _compare_rates(precision, client, bare, picture, QUICK_ROUNDS if quick else ROUNDS[precision])
             figures += _compare_times(precision, client, bare, picture, QUICK_ROUNDS if quick else short_rounds)
     cores = sorted(os.sched_getaffinity(0))[:WORKERS]
     notes = (
@@ -111,9 +111,9 @@ def _sides(precision: str, picture: bytes) -> Iterator[tuple[Client, Bare]]:
     """Both stand ready; who is not asked is idle."""
     with TemporaryDirectory(prefix="hp") as folder, ExitStack() as stack:
         home = Home(Path(folder))
-        add_resnet18(home, MODEL, "v1", 0, precision)
+        add_versions(home, precision)
         (home.root / "picture.jpg").write_bytes(picture)
-        stack.enter_context(running_pool(home, f'model = "{MODEL}"', WORKERS))
+        stack.enter_context(running_pool(home, WORKERS))
         client = stack.enter_context(Client(home.endpoint("clients")))
         (version,) = list_versions(home)
         cores = sorted(os.sched_getaffinity(0))

@@ -32,11 +32,11 @@ from .callers import Callers, History
 from .figures import Bar, Figure, Findings, write_spread
 from .load import free_port
 from .machine import describe_commit, describe_machine
-from .pool import add_resnet18, make_jpeg, roll_out, running_pool, worker_pids
+from .pool import add_versions, make_jpeg, roll_out, running_pool, worker_pids
 from .record import RESULTS, read_entries, write_entries
 from .report import Entry
 
-MODEL, N_WORKERS, N_PICTURES = "soak", 2, 12
+N_WORKERS, N_PICTURES = 2, 12
 SAMPLE_S, WARM_UP_MINUTES = 3.0, 5.0
 CLOSE = 0.02  # of the largest logit: another batch size may turn two such classes round
 MOST_GROWTH = 0.03
@@ -113,13 +113,12 @@ def soak_pool(minutes: float, n_callers: int) -> Soak:
     soak = Soak(minutes * 60)
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
-        for seed, name in enumerate(("v1", "v2")):
-            add_resnet18(home, MODEL, name, seed, "int8")
+        add_versions(home, "int8", 2)
         pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
-        versions = {manifest.name: manifest.digest for manifest in list_versions(home, MODEL)}
+        versions = {manifest.name: manifest.digest for manifest in list_versions(home)}
         right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}
-        settings = f'model = "{MODEL}"\n[gateway]\nport = {free_port()}'
-        with running_pool(home, settings, N_WORKERS, ("broker", "workers", "control", "gateway")) as services:
+        modules, settings = ("broker", "workers", "control", "gateway"), f"[gateway]\nport = {free_port()}"
+        with running_pool(home, N_WORKERS, modules, settings=settings) as services:
             sampler = Sampler(home, services, soak.samples)
             sampler.start()
             soak.history = _roll_under_load(home, pictures, right, n_callers, soak)
@@ -144,7 +143,7 @@ def _roll_under_load(
         while monotonic() < ends_at:
             n = len(soak.phases)
             strategy = Strategy.BESIDE if n // 2 % 2 else Strategy.DRAIN  # both ways, for both versions
-            soak.phases.append(roll_out(home, MODEL, f"v{2 - n % 2}", strategy))
+            soak.phases.append(roll_out(home, f"v{2 - n % 2}", strategy))
     return callers.history
 
 

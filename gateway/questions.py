@@ -5,6 +5,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -174,10 +175,12 @@ def _unusable(error: BadInput) -> Unusable:
 
 def headers_of_answers(answers: Sequence[Answer]) -> Headers:
     """Who answered, and how long it took; of several pictures the longest."""
-    replies = [reply for reply, _ in answers]
-    reply = replies[0]
-    workers = ", ".join(dict.fromkeys(one.worker for one in replies))
-    queue_us, service_us = max(one.queue_us for one in replies), max(one.service_us for one in replies)
+    reply, _ = answers[0]
+    workers, queue_us, service_us = reply.worker, reply.queue_us, reply.service_us
+    if len(answers) > 1:
+        replies = [reply for reply, _ in answers]
+        workers = ", ".join(dict.fromkeys(one.worker for one in replies))
+        queue_us, service_us = max(one.queue_us for one in replies), max(one.service_us for one in replies)
     return [
         *_source(reply.model, reply.version, reply.digest, workers),
         (b"server-timing", b"queue;dur=%.3f, service;dur=%.3f" % (queue_us / 1e3, service_us / 1e3)),
@@ -189,6 +192,7 @@ def headers_of_failure(model: str, error: HotpoolError) -> Headers:
     return [*headers_of(error), *_source(model, error.version, error.digest, error.worker)]
 
 
+@lru_cache(maxsize=256)  # of some workers and versions, the same for each answer
 def _source(model: str, version: str, digest: str, worker: str) -> Headers:
     named = zip(_SOURCE, (model, version, digest, worker), strict=True)
     # A model's name may come from a path that was refused for it: not every text may stand in a header.

@@ -56,7 +56,7 @@ class Trace:
 
     def __init__(self, home: Home) -> None:
         self.changes: list[Changed] = []
-        self._home, self._stop = home, threading.Event()
+        self._home, self._begun, self._stop = home, threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     @property
@@ -65,6 +65,7 @@ class Trace:
 
     def __enter__(self) -> "Trace":
         self._thread.start()
+        assert self._begun.wait(PATIENCE_S), "the broker told nothing"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,6 +74,8 @@ class Trace:
 
     def _watch(self) -> None:
         with Admin(self._home.endpoint("admin"), watch=True) as admin:
+            admin.report(PATIENCE_S)  # answered after the wish to watch was heard: nothing is too early to be told
+            self._begun.set()
             while not self._stop.is_set():
                 self.changes += admin.changes(0.05)
 

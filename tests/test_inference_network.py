@@ -32,7 +32,7 @@ def home() -> Iterator[Home]:
         labels = home.root / "labels.txt"
         labels.write_text("\n".join(LABELS))
         write_stable(home, MODEL, add_version(home, source, model=MODEL, labels=labels).digest)
-        stack.enter_context(running_pool(home, f'model = "{MODEL}"\n[gateway]\nport = 0', 1))
+        stack.enter_context(running_pool(home, 1, model=MODEL, settings="[gateway]\nport = 0"))
         yield home
 
 
