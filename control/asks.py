@@ -98,6 +98,9 @@ class Promote(Command, frozen=True):
 
 
 class Undo(Signed, frozen=True):
+    """number: of the last rollout, as the caller knows it: refused when another was ordered since."""
+
+    number: Positive | None = None
     strategy: Strategy | None = None
     dry_run: bool = False
 

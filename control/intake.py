@@ -54,13 +54,16 @@ def undo(
     operator: str,
     reason: str,
     dry_run: bool,
+    number: int | None = None,
 ) -> Rollout:
     """As `orders.undo`; without a chosen strategy by the one that the stable version came by."""
     strategy = chosen.get("strategy") or orders.read(journal).strategy_undone(model)
     settings = settings_for(config, {**chosen, "strategy": strategy}, len(workers))
 
     def order() -> Rollout:
-        return orders.undo(journal, model=model, workers=workers, settings=settings, operator=operator, reason=reason)
+        return orders.undo(
+            journal, model=model, workers=workers, settings=settings, operator=operator, reason=reason, number=number
+        )
 
     return orders.preview(journal, order) if dry_run else order()
 

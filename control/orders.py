@@ -61,15 +61,19 @@ def undo(
     settings: Settings,
     operator: str,
     reason: str = "",
+    number: int | None = None,
 ) -> Rollout:
     """Orders a rollout to the version that was stable before this one. Twice in a row goes back two.
 
     While a rollout to another version is under way, that one is aborted and returned: its target has not become stable.
 
-    Raises like `start`, and NothingToDo: there is no earlier stable version.
+    number: of the last rollout, as the caller knows it; None: whichever it is.
+
+    Raises like `start`, and NothingToDo: there is no earlier stable version; Conflict: another was ordered since `number`.
     """
     with journal.transaction():
         ledger = read(journal)
+        _refuse_if_newer(ledger, model, number)
         active = ledger.active(model)
         if active and active.kind is Kind.START and active.phase is not Phase.COMMITTING:
             return _abort(journal, ledger, active, operator, reason, verb="undo")
@@ -292,6 +296,12 @@ def _abort(journal: Journal, ledger: Ledger, rollout: Rollout, operator: str, re
     if K.ABORT_REQUESTED not in TRANSITIONS[rollout.phase]:
         raise NothingToDo(f"{_what(rollout)}: nothing to abort, use: hotpool rollout undo")
     return _append(journal, ledger, rollout, K.ABORT_REQUESTED, operator, reason, **more)
+
+
+def _refuse_if_newer(ledger: Ledger, model: str, number: int | None) -> None:
+    last = ledger.last(model)
+    if number is not None and last and last.number != number:
+        raise Conflict(f"rollout {number} is not the last one, {_what(last)}; look at it before you undo")
 
 
 def _active(ledger: Ledger, model: str, number: int | None) -> Rollout:

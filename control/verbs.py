@@ -168,7 +168,7 @@ def _undo(desk: Desk, asked: asks.Undo) -> dict[str, Any]:
     with desk.journal() as journal:
         made = intake.undo(
             journal, desk.config, model=desk.model, workers=workers, chosen={"strategy": asked.strategy},
-            operator=asked.operator, reason=asked.reason, dry_run=asked.dry_run,
+            operator=asked.operator, reason=asked.reason, dry_run=asked.dry_run, number=asked.number,
         )  # fmt: skip
     result = "planned" if asked.dry_run else "ordered" if made.kind is Kind.UNDO else "aborted"
     return {"result": result, "rollout": rollout_view(made)}

@@ -44,6 +44,7 @@ class Start(Order, kw_only=True):
 
 
 class Undo(Order, kw_only=True):
+    number: Annotated[int, Meta(ge=1, description="of the last rollout, as you know it")] | UnsetType = UNSET
     strategy: StrategyName | UnsetType = UNSET
     dry_run: bool = False
 

@@ -457,10 +457,11 @@ class World:
         assert rollout is not None
         return rollout
 
-    def undo(self) -> Rollout:
+    def undo(self, number: int | None = None) -> Rollout:
         return orders.undo(
-            self.journal, model=MODEL, workers=self.pool.report().workers, settings=self.settings, operator=OPERATOR
-        )
+            self.journal, model=MODEL, workers=self.pool.report().workers, settings=self.settings, operator=OPERATOR,
+            number=number,
+        )  # fmt: skip
 
     def abort(self) -> Rollout:
         return orders.abort(self.journal, model=MODEL, operator=OPERATOR, reason="changed my mind")

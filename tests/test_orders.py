@@ -226,6 +226,16 @@ def test_undo_goes_to_the_version_before(world: World) -> None:
     assert (rollout.kind, rollout.stable_name, rollout.target_name) == (Kind.UNDO, "v2", "v1")
 
 
+def test_an_undo_that_names_the_last_rollout_is_refused_when_there_is_another(world: World) -> None:
+    world.start("v2")
+    world.run_to_end()
+    world.start("v3")
+    with pytest.raises(Conflict, match=r"rollout 1 is not the last one, rollout 2 \(v2 -> v3\) is pending; look at it"):
+        world.undo(number=1)
+    assert not world.last().abort
+    assert world.undo(number=2).abort, "the one under way"
+
+
 def test_undo_to_a_removed_version_is_refused(world: World) -> None:
     world.start("v2")
     world.run_to_end()
