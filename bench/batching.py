@@ -24,7 +24,7 @@ from .measure import in_turn
 from .pool import add_versions, make_jpeg
 
 SIZES, PICTURES_A_ROUND = (1, 2, 4, 8, 16), 16
-ROUNDS, QUICK_ROUNDS = {"int8": 16, "fp32": 4}, 1
+ROUNDS, QUICK_ROUNDS = {"int8": 10, "fp32": 3}, 1
 # What is missing to the best rate a larger batch would make every picture in it wait twice as long for.
 ENOUGH = 0.9
 

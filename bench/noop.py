@@ -94,8 +94,9 @@ def main(arguments: list[str], load: LoadFunction = load_noop) -> int:
     """arguments: home, worker, and the incarnation if it is not the first. load: tests bring versions that do something."""
     home, worker, incarnation = (*arguments, "1")[:3]
     config = Config()
+    cores = tuple(sorted(os.sched_getaffinity(0)))  # any: what is measured is not computing
     settings = Settings(
-        home, MODEL, worker, int(incarnation), (0,), 1, config.pool.max_batch, config.pictures.max_bytes,
+        home, MODEL, worker, int(incarnation), cores, 1, config.pool.max_batch, config.pictures.max_bytes,
         config.pictures.max_pixels,
     )  # fmt: skip
     lower_priority()  # as the template does for the workers that it forks

@@ -43,7 +43,7 @@ SEED = 1
 MAX_BYTES = MAX_PIXELS = 100_000_000
 MODEL_FOLDER = Path("var/demo/model")
 BATCH = 50
-N_PICTURES, ROUNDS, PAIRS = 1000, 3, 5
+N_PICTURES, ROUNDS, PAIRS = 1000, 3, 4
 FAST, REFERENCE = "hotpool", "torchvision's transforms"
 
 PREPROCESSING = Preprocessing()
