@@ -23,7 +23,7 @@ test: $(INSTALLED) browser
 	$(BIN)/python -m pytest $(BESIDE) -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
-## test-fast: all but those that start processes or run many seeds
+## test-fast: all but those that start processes or run many seeds or long ways
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 

@@ -90,6 +90,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         self._thread.start()
         if not self._begun.wait(PATIENCE_S):
+            self._stop.set()
             raise TimeoutError(f"the broker told nothing within {PATIENCE_S:g} s")
         return self
 

@@ -19,7 +19,7 @@ from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import Manifest, Preprocessing
 from workers.batch import FloatArray
-from workers.cores import lower_priority
+from workers.cores import allowed_cores, lower_priority
 from workers.orders import Settings
 from workers.pictures import Picture
 from workers.worker import LoadFunction, serve
@@ -94,7 +94,7 @@ def main(arguments: list[str], load: LoadFunction = load_noop) -> int:
     """arguments: home, worker, and the incarnation if it is not the first. load: tests bring versions that do something."""
     home, worker, incarnation = (*arguments, "1")[:3]
     config = Config()
-    cores = tuple(sorted(os.sched_getaffinity(0)))  # any: what is measured is not computing
+    cores = tuple(core.id for core in allowed_cores())  # any: what is measured is not computing
     settings = Settings(
         home, MODEL, worker, int(incarnation), cores, 1, config.pool.max_batch, config.pictures.max_bytes,
         config.pictures.max_pixels,

@@ -4,9 +4,9 @@
 
 One thread. Then whether both paths name the same class for varied pictures, with the demo's model, trained first if need be.
 
-Each side has processes of its own, as in a server, one after the other, because a process's luck with addresses decides
-whether malloc gives memory back and gets it anew for each picture: the reference then takes 14 ms for 1280 x 960 instead of
-10, with 2,700 page faults.
+Each side has processes of its own, as in a server, and several, because a process's luck with addresses decides whether
+malloc gives memory back and gets it anew for each picture: the reference then takes 14 ms for 1280 x 960 instead of 10, with
+2,700 page faults.
 """
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
@@ -89,7 +89,7 @@ def run(quick: bool = False) -> Findings:
     n_rounds, n_pairs = (2, 1) if quick else (ROUNDS, PAIRS)
     for case, times in time_cases(n_rounds, n_pairs).items():
         figures += describe(case, times)
-        notes.append(difference(case))
+        notes.append(note_of(case))
     same, note = compare_answers(100 if quick else N_PICTURES)
     return Findings((*figures, same), (*notes, note))
 
@@ -120,8 +120,8 @@ def describe(case: Case, times: Times) -> list[Figure]:
     ]
 
 
-def difference(case: Case) -> str:
-    """Of the values that both paths give."""
+def note_of(case: Case) -> str:
+    """How large its file is, and how the values differ that both paths give."""
     data = case.draw()
     values = np.abs(by_fast(data) - by_reference(data))
     differ = f"values differ by {values.max():.2g} at most, by {values.mean():.2g} on average"

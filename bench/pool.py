@@ -107,7 +107,9 @@ def add_versions(home: Home, precision: str, n: int = 1) -> None:
     else:
         _add(home, 1, precision)
         if made:
-            shutil.copytree(home.root, made)
+            part = made.with_suffix(".part")  # whoever is ended in the middle leaves nothing that looks whole
+            shutil.copytree(home.root, part)
+            part.rename(made)
     for number in range(2, n + 1):
         _add(home, number, precision)
 

@@ -35,7 +35,7 @@ from .pool import add_versions, make_jpeg, roll_out, running_pool, wait_until_re
 N_WORKERS, IN_FLIGHT = 2, 8
 BEFORE_S, QUICK_BEFORE_S = 2.0, 1.0
 LIVED_S = 10.5  # a process that has lived so long is started again at once
-N_ROLLOUTS = {"int8": 2, "fp32": 1}  # of each strategy
+N_ROLLOUTS = {"int8": 2, "fp32": 1}  # of each strategy; one of fp32 takes as long and says the same
 MOST_P99 = {Strategy.DRAIN: 2.5, Strategy.BESIDE: 1.6}
 MOST_PASSES, MOST_RESPAWN_PASSES = {"int8": 25, "fp32": 15}, 15
 

@@ -69,11 +69,11 @@ def undo(
 
     number: of the last rollout, as the caller knows it; None: whichever it is.
 
-    Raises like `start`, and NothingToDo: there is no earlier stable version; Conflict: another was ordered since `number`.
+    Raises like `start`, and NothingToDo: there is no earlier stable version; Conflict: `number` is not the last one.
     """
     with journal.transaction():
         ledger = read(journal)
-        _refuse_if_newer(ledger, model, number)
+        _refuse_unless_last(ledger, model, number)
         active = ledger.active(model)
         if active and active.kind is Kind.START and active.phase is not Phase.COMMITTING:
             return _abort(journal, ledger, active, operator, reason, verb="undo")
@@ -298,7 +298,7 @@ def _abort(journal: Journal, ledger: Ledger, rollout: Rollout, operator: str, re
     return _append(journal, ledger, rollout, K.ABORT_REQUESTED, operator, reason, **more)
 
 
-def _refuse_if_newer(ledger: Ledger, model: str, number: int | None) -> None:
+def _refuse_unless_last(ledger: Ledger, model: str, number: int | None) -> None:
     last = ledger.last(model)
     if number is not None and last and last.number != number:
         raise Conflict(f"rollout {number} is not the last one, {_what(last)}; look at it before you undo")

@@ -193,10 +193,10 @@ def headers_of_failure(model: str, error: HotpoolError) -> Headers:
 
 
 @lru_cache(maxsize=256)  # of some workers and versions, the same for each answer
-def _source(model: str, version: str, digest: str, worker: str) -> Headers:
+def _source(model: str, version: str, digest: str, worker: str) -> tuple[tuple[bytes, bytes], ...]:
     named = zip(_SOURCE, (model, version, digest, worker), strict=True)
     # A model's name may come from a path that was refused for it: not every text may stand in a header.
-    return [(name, value.encode("latin-1", "replace")) for name, value in named if value and value.isprintable()]
+    return tuple((name, value.encode("latin-1", "replace")) for name, value in named if value and value.isprintable())
 
 
 async def send_answer(send: Send, status: int, content_type: bytes, body: bytes, headers: Headers) -> None:

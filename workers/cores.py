@@ -61,14 +61,8 @@ def pin(cores: tuple[int, ...]) -> None:
 
 
 def lower_priority() -> None:
-    """This process and the threads it starts from now on give way to the broker and to control. Needs no rights.
-
-    Linux: nor do they take the core from who runs there when a message wakes them. A batch is milliseconds of computing, and
-    what feeds it comes first; with a model that does nothing it is a tenth of the rate (docs/performance.md).
-    """
+    """This process and the threads it starts from now on give way to the broker and to control. Needs no rights."""
     os.nice(NICE)
-    if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import NoReturn
 from hotpool.logs import log_to_stderr
 
 from .batch import one_line
-from .cores import lower_priority
+from .cores import lower_priority, pin
 from .orders import Exited, Forked, Settings, decode_order, encode_line, take_lines
 from .worker import note_exit, serve
 
@@ -114,6 +114,9 @@ class Template:
             self._selector.close()
             for inherited in (self._control, self._wakeup, self._waker):
                 inherited.close()
+            # Before anything is loaded: memory comes from the node of the core that first writes to it, so the engine's own
+            # copies and all that it computes lie near. Only mapped weights lie where the file was first read.
+            pin(settings.cores)
             lower_priority()
             code = self._do(settings, self._lifeline)
         except Exception as error:  # the process's outermost block: whatever it is, the supervisor must know

@@ -51,7 +51,7 @@ from .batch import (
     pixels_array,
     tensor_rows,
 )
-from .cores import other_threads, pin
+from .cores import other_threads
 from .heap import give_back
 from .loader import Loader
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
@@ -117,10 +117,6 @@ def serve(settings: Settings, load: LoadFunction, lifeline: int | None = None) -
     pulse = PulseThread(context, endpoint, settings.worker, settings.incarnation, lifeline)
     pulse.start()
     try:
-        # Only now, so that ZeroMQ's thread, which runs already, may do so where nobody computes (docs/performance.md, "One
-        # request in flight"). But before anything is loaded: memory comes from the node of the core that first writes to it, so
-        # the engine's own copies and all that it computes lie near. Only mapped weights lie where the file was first read.
-        pin(settings.cores)
         worker = Worker(settings, load, stop, lifeline, pulse)
         return worker.run(context, endpoint) if worker.boot() else BOOT_FAILED
     finally:

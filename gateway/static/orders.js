@@ -148,7 +148,7 @@ async function sayPlan(text, plan, inWords) {
 export async function undo() {
   if (!(await requireAdmin())) return;
   const text = changingText();
-  const number = state.rollouts?.at(-1)?.number; // if another is ordered meanwhile, that one is not meant
+  const number = (state.rollouts?.at(-1) ?? state.newest?.rollout)?.number; // if another is ordered meanwhile, that one is not meant
   const send = (more) => ask("api/rollouts/undo", { method: "POST", body: { number, ...more } });
   const done = await askInDialog({
     title: "Undo the last rollout?",

@@ -64,35 +64,6 @@ def test_what_is_ordered_twice_while_it_is_sent_is_ordered_once(site, visiting):
         assert len(sent) == 1
 
 
-def test_an_undo_does_not_abort_what_was_ordered_while_its_dialog_stood_open(site, visiting):
-    site.until_idle()
-    old = site.stable()
-    new = {"v1": "v2", "v2": "v1"}[old]
-    site.order("rollouts", version=new, steps="none")
-    site.until_idle()
-    with visiting() as visit:
-        visit.may_fail = {"/api/rollouts/undo"}
-        visit.show("rollouts")
-        visit.log_in(site.token)
-        expect(
-            visit.page.get_by_role("link", name=f"Report of rollout {site.ask('rollouts')[-1]['number']}")
-        ).to_be_visible()
-        visit.button("Undo the last").click()
-        expect(visit.dialog()).to_contain_text(f"to {old}, the stable version before it")
-        site.order("rollouts", version=old)
-        number = site.ask("rollouts")[-1]["number"]
-        visit.dialog().get_by_role("button", name="Undo").click()
-        expect(visit.dialog().get_by_role("alert")).to_contain_text(
-            f"not the last one, rollout {number} ({new} -> {old})"
-        )
-        assert not site.ask(f"rollouts/{number}")["rollout"]["abort"]
-        site.order(f"rollouts/{number}/abort")
-        site.until_idle()
-    site.order("rollouts/undo")
-    site.until_idle()
-    assert site.stable() == old
-
-
 def test_the_plan_is_that_of_the_last_choice_whichever_answer_comes_first(site, visiting):
     site.until_idle()
     held = []
