@@ -26,6 +26,7 @@ from .questions import (
     send_answer,
 )
 
+PATH = "/predict"
 DEFAULT_TOP = 3
 JSON, HTML = b"application/json", b"text/html; charset=utf-8"
 # The page has nothing but text, so nothing needs to be allowed.
@@ -47,7 +48,7 @@ class Predicted(msgspec.Struct):
 
 
 def routes(backend: Backend) -> list[BaseRoute]:
-    return [Route("/predict", Predict(backend), methods=["POST"])]
+    return [Route(PATH, Predict(backend), methods=["POST"])]
 
 
 class Predict:

@@ -1,7 +1,14 @@
 """What `POST /predict` reads of a request, and what it writes, without a server."""
 
-import pytest
+import asyncio
+import json
 
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+
+from gateway import predict
+from gateway.app import Direct
 from gateway.failures import BadRequest, UnsupportedType
 from gateway.predict import failure_page, file_in, page, picture_in, prefers_html, read_query
 from hotpool import ClassScore, Prediction, QueueFull
@@ -108,3 +115,53 @@ def test_labels_and_messages_are_text_on_a_page_never_markup():
     assert "&lt;script&gt;alert(&#x27;&amp;&#x27;)" in shown
     assert "50.0%" in shown
     assert "<script" not in failure_page(QueueFull(nasty)).decode()
+
+
+# ---- past the application's layers
+
+
+class Raises:
+    """A route's application that ends with this."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def __call__(self, scope, receive, send):
+        raise self.error
+
+
+async def passed_by(scope, receive, send):
+    await send("the application")
+
+
+def asked(route_error, method="POST", path=predict.PATH):
+    """What was sent, and what was raised."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    direct = Direct(passed_by, Route(predict.PATH, Raises(route_error), methods=["POST"]))
+    try:
+        asyncio.run(direct({"type": "http", "method": method, "path": path, "headers": []}, None, send))
+    except (ValueError, ClientDisconnect) as error:
+        return sent, error
+    return sent, None
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/predict"), ("POST", "/predict/"), ("POST", "/v2")])
+def test_all_but_pictures_go_to_the_application(method, path):
+    assert asked(ValueError(), method, path) == (["the application"], None)
+
+
+def test_a_bug_is_answered_without_a_word_of_it_and_raised_for_the_log():
+    bug = ValueError("secret")
+    (start, body), raised = asked(bug)
+    assert raised is bug
+    assert (start["status"], json.loads(body["body"])["code"]) == (500, "internal")
+    assert b"secret" not in body["body"]
+
+
+def test_who_hung_up_is_told_nothing():
+    gone = ClientDisconnect()
+    assert asked(gone) == ([], gone)
