@@ -61,7 +61,7 @@ docs: $(INSTALLED)
 up: $(INSTALLED)
 	$(BIN)/python -m examples.up
 
-## bench: the figures of bench/results.md, beside others' engines; ten minutes at most, on an idle machine
+## bench: the figures of bench/results.md, beside others' engines; ten minutes on an idle machine, twelve where cores are slow
 bench: $(VENV)/.bench load-generator
 	$(BIN)/python -m bench
 

@@ -55,7 +55,7 @@ BENCHMARKS = {
     ),
     "faults": Benchmark("bench.faults", "what kills of workers and of the broker cost the callers, under load"),
 }
-LIMIT_S = 240.0  # of one benchmark: the longest takes half of that, all of them ten minutes
+LIMIT_S = 240.0  # of one benchmark: the longest takes 140 s where cores are slow
 
 
 def main() -> int:
