@@ -214,6 +214,6 @@ def accepts(gateway: Gateway) -> bool:
     try:
         with gateway.client() as http:
             http.get("/healthz")
-    except httpx.ConnectError:
+    except (httpx.ConnectError, httpx.RemoteProtocolError):  # refused, or taken just before the end and closed
         return False
     return True
