@@ -141,9 +141,12 @@ def asked(route_error, method="POST", path=predict.PATH):
     async def send(message):
         sent.append(message)
 
+    async def receive():
+        raise AssertionError("nobody reads it")
+
     direct = Direct(passed_by, Route(predict.PATH, Raises(route_error), methods=["POST"]))
     try:
-        asyncio.run(direct({"type": "http", "method": method, "path": path, "headers": []}, None, send))
+        asyncio.run(direct({"type": "http", "method": method, "path": path, "headers": []}, receive, send))
     except (ValueError, ClientDisconnect) as error:
         return sent, error
     return sent, None
