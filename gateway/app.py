@@ -40,8 +40,8 @@ def make_app(backend: Backend) -> ASGIApp:
 
 
 class Direct:
-    """The application, and past its layers one route that answers its own errors: they are a tenth of what the gateway does for
-    a picture (docs/performance.md)."""
+    """The application, and past its layers one route that answers its own errors: without them
+    1.08 times as many requests were answered, of a model that does nothing (docs/performance.md)."""
 
     def __init__(self, app: ASGIApp, route: Route) -> None:
         self._app, self._route, self._methods = app, route, route.methods or ()
