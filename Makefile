@@ -15,8 +15,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo
 
-# Several files at once; what its files share is made once for each.
-BESIDE := -n auto --maxprocesses 4 --dist loadfile
+# Several files at once; what the tests of a file share is made once. In the order of their names: by their number of tests, which is
+# xdist's way, files of few long tests come last, and one of them keeps a process busy when the others are done.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ## test: all tests: those that bear company first, then the others one by one
 test: $(INSTALLED) browser

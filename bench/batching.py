@@ -7,21 +7,18 @@ the batch one after another, then computed together. Batch sizes take turns.
 """
 
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from control.versions import list_versions
 from hotpool.config import Config
-from hotpool.home import Home
 from workers.pictures import decode
 from workers.torch_version import TorchVersion, limit_threads, load_torch_version
 
 from .figures import Bar, Figure, Findings, ratios
 from .machine import pin_to_one_core
 from .measure import in_turn
-from .pool import add_versions, make_jpeg
+from .pool import homes, make_jpeg
 
 SIZES, PICTURES_A_ROUND = (1, 2, 4, 8, 16), 16
 ROUNDS, QUICK_ROUNDS = {"int8": 10, "fp32": 3}, 1
@@ -31,21 +28,17 @@ ENOUGH = 0.9
 
 def run(quick: bool = False) -> Findings:
     limit_threads(1)
-    pinned, pictures = pin_to_one_core(), [make_jpeg(seed) for seed in range(max(SIZES))]
+    pictures = [make_jpeg(seed) for seed in range(max(SIZES))]
     figures: list[Figure] = []
-    notes = [
-        f"one thread, {pinned}; ResNet-18 at 224, JPEG of {len(pictures[0]) / 1e3:.0f} KB",
-        f"rule for max_batch: the smallest size that reaches {ENOUGH} of the best rate",
-    ]
-    for precision, rounds in ROUNDS.items():
-        with TemporaryDirectory(prefix="hp") as folder:
-            home = Home(Path(folder))
-            add_versions(home, precision)
-            (version,) = list_versions(home)
-            served = load_torch_version(home, version.digest, on_state=lambda state: None)
+    notes = [f"rule for max_batch: the smallest size that reaches {ENOUGH} of the best rate"]
+    with homes(ROUNDS) as filled:
+        notes.append(f"one thread, {pin_to_one_core()}; ResNet-18 at 224, JPEG of {len(pictures[0]) / 1e3:.0f} KB")
+        for precision, rounds in ROUNDS.items():
+            (version,) = list_versions(filled[precision])
+            served = load_torch_version(filled[precision], version.digest, on_state=lambda state: None)
             made, note = measure(precision, served, pictures, QUICK_ROUNDS if quick else rounds)
-        figures += made
-        notes.append(note)
+            figures += made
+            notes.append(note)
     return Findings(tuple(figures), tuple(notes))
 
 

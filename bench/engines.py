@@ -2,14 +2,17 @@
 
     python -m bench engines
 
-One ResNet-18 for all, with random weights; the same inputs; taking turns on one core.
+One ResNet-18 for all, with random weights; the same inputs. Each side has a process of its own, as in a server; they take turns
+on one core.
 """
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import gc
 import statistics
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -26,6 +29,7 @@ from PIL import Image
 from bench import rivals
 from bench.figures import Bar, Figure, Findings, ratios
 from bench.machine import pin_to_one_core
+from bench.measure import Asked, asked
 from bench.pool import write_pictures
 from bench.rivals import FloatArray, Forward, Prepare
 from hotpool.manifest import WEIGHTS, Manifest, Precision, Preprocessing
@@ -45,6 +49,7 @@ BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO
 ROUNDS = {1: (14, 5), 8: (4, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
+NETWORK, CALIBRATION, HELD_OUT = "network.safetensors", "calibration.npy", "held-out.npy"
 # Sums in another order differ by 1e-5 at most on logits of this size; int8 was seen at 0.988 (OpenVINO).
 LARGEST_FP32_DIFFERENCE, LEAST_COSINE = 1e-3, 0.95
 
@@ -60,22 +65,65 @@ class Agreement:
 
 def run(quick: bool = False) -> Findings:
     torch.set_num_threads(1)
-    notes = [f"one thread, {pin_to_one_core()}; {ARCH}, 1000 classes, random weights, inputs of 3 x {CROP} x {CROP}"]
-    calibration, held_out = make_inputs(N_CALIBRATION, seed=1), make_inputs(8 if quick else N_HELD_OUT, seed=2)
-    network = make_network(calibration[:64])
-    with TemporaryDirectory(prefix="hp") as folder:
-        sides, missing = make_sides(network, calibration[:8] if quick else calibration, Path(folder))
-        agreements = {name: compare(name, prepare, sides[EAGER], held_out) for name, prepare in sides.items()}
-        gc.freeze()  # as in a worker: looking through all that was ever imported is no part of a forward pass
-        times = {
-            n: take_turns({name: prepare(held_out[:n]) for name, prepare in sides.items()}, *rounds)
-            for n, rounds in (QUICK if quick else ROUNDS).items()
-        }
-    notes += [
+    with TemporaryDirectory(prefix="hp") as name, ExitStack() as stack:
+        folder = Path(name)
+        write_work(folder, *((8, 8) if quick else (N_CALIBRATION, N_HELD_OUT)))
+        processes, missing = start(stack, folder)
+        logits = {side: np.load(folder / f"{side}.npy") for side in processes}
+        agreements = {side: compare(side, logits[EAGER], got) for side, got in logits.items()}
+        pinned = pin_to_one_core()
+        times = {n: take_turns(processes, n, *rounds) for n, rounds in (QUICK if quick else ROUNDS).items()}
+    notes = [
+        f"one thread, {pinned}; {ARCH}, 1000 classes, random weights, inputs of 3 x {CROP} x {CROP}",
+        "each side in a process of its own, as a server has it",
         "rival: ONNX Runtime for fp32, OpenVINO for int8",
         "agreement: with torch eager, on logits less their mean",
     ]
     return Findings((*time_figures(times), *agreement_figures(agreements)), (*notes, *missing))
+
+
+def write_work(folder: Path, n_calibration: int, n_held_out: int) -> None:
+    """What all sides compute with."""
+    calibration, held_out = make_inputs(n_calibration, seed=1), make_inputs(n_held_out, seed=2)
+    safetensors.torch.save_file(make_network(calibration[:64]).state_dict(), folder / NETWORK)
+    np.save(folder / CALIBRATION, calibration)
+    np.save(folder / HELD_OUT, held_out)
+
+
+def start(stack: ExitStack, folder: Path) -> tuple[dict[str, Asked], list[str]]:
+    """The processes of those that can be made here, and why others can't. They make themselves ready at the same time."""
+    processes = {side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in SIDES}
+    lacking = {side: process.hear() for side, process in processes.items()}
+    present = {side: process for side, process in processes.items() if not lacking[side]}
+    return present, [
+        f"{side}: {package} is not installed (pip install -r requirements-bench.txt)"
+        for side, package in lacking.items()
+        if package
+    ]
+
+
+def serve_side(side: str, folder: Path) -> None:
+    """The process of one side. Writes its logits of the held-out inputs, then an empty line, or the name of the package that it
+    lacks; for each line with a batch size and a number of runs, the median of their milliseconds."""
+    torch.set_num_threads(1)
+    held_out = np.load(folder / HELD_OUT)
+    try:
+        with redirect_stdout(sys.stderr):  # NNCF tells there how far it is
+            prepare = make_side(side, read_network(folder / NETWORK), np.load(folder / CALIBRATION), folder)
+    except ModuleNotFoundError as error:
+        print(error.name, flush=True)
+        return
+    np.save(folder / f"{side}.npy", prepare(held_out)())
+    forward = cache(lambda n: prepare(held_out[:n]))
+    for n in ROUNDS:
+        forward(n)()
+    gc.freeze()  # as in a worker: looking through all that was ever imported is no part of a forward pass
+    pin_to_one_core()
+    print(flush=True)
+    for line in sys.stdin:
+        n, n_runs = map(int, line.split())
+        forward(n)()  # not timed: the caches are another side's
+        print(statistics.median(time_ms(forward(n)) for _ in range(n_runs)), flush=True)
 
 
 def make_inputs(n: int, seed: int) -> FloatArray:
@@ -109,25 +157,24 @@ def make_network(inputs: FloatArray) -> torch.nn.Module:
     return made
 
 
-def make_sides(network: torch.nn.Module, calibration: FloatArray, folder: Path) -> tuple[dict[str, Prepare], list[str]]:
-    """Those that can be made here, and why others can't."""
-    onnx = cache(lambda: rivals.write_onnx(network, calibration[:1]))
+def read_network(file: Path) -> torch.nn.Module:
+    network: torch.nn.Module = torchvision.models.get_model(ARCH, weights=None)
+    network.load_state_dict(safetensors.torch.load_file(file))
+    return network.eval().requires_grad_(False)
+
+
+def make_side(side: str, network: torch.nn.Module, calibration: FloatArray, folder: Path) -> Prepare:
+    """Raises ModuleNotFoundError: its package, or one that it needs, is not installed."""
     makers: dict[str, Callable[[], Prepare]] = {
         EAGER: lambda: rivals.eager(network, torch.contiguous_format),
         LAST: lambda: rivals.eager(network, torch.channels_last),
         FP32: lambda: prepare_hotpool(make_engine(network, "fp32", folder)),
-        ORT: lambda: rivals.onnx_runtime(onnx()),
-        VINO: lambda: rivals.openvino_fp32(onnx()),
+        ORT: lambda: rivals.onnx_runtime(rivals.write_onnx(network, calibration[:1])),
+        VINO: lambda: rivals.openvino_fp32(rivals.write_onnx(network, calibration[:1])),
         INT8: lambda: prepare_hotpool(make_engine(network, "int8", folder)),
-        VINO_INT8: lambda: rivals.openvino_int8(onnx(), calibration),
+        VINO_INT8: lambda: rivals.openvino_int8(rivals.write_onnx(network, calibration[:1]), calibration),
     }
-    sides, missing = {}, []
-    for name in SIDES:
-        try:
-            sides[name] = makers[name]()
-        except ModuleNotFoundError as error:
-            missing.append(f"{name}: {error.name} is not installed (pip install -r requirements-bench.txt)")
-    return sides, missing
+    return makers[side]()
 
 
 def make_engine(network: torch.nn.Module, precision: Precision, folder: Path) -> Engine:
@@ -155,31 +202,29 @@ def prepare_hotpool(engine: Engine) -> Prepare:
     return prepare
 
 
-def compare(name: str, prepare: Prepare, reference: Prepare, inputs: FloatArray) -> Agreement:
+def compare(side: str, expected: FloatArray, got: FloatArray) -> Agreement:
     """Raises ValueError: this side computes something else; its times would mean nothing."""
-    expected, got = reference(inputs)(), prepare(inputs)()
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
     agreement = Agreement(
         float(np.abs(expected - got).max()),
         float(np.median((expected * got).sum(axis=1) / lengths)),
         float((expected.argmax(axis=1) == got.argmax(axis=1)).mean()),
     )
-    is_same = agreement.largest_difference <= LARGEST_FP32_DIFFERENCE or "int8" in name
+    is_same = agreement.largest_difference <= LARGEST_FP32_DIFFERENCE or "int8" in side
     if not is_same or not agreement.cosine >= LEAST_COSINE:
-        raise ValueError(f"{name} does not compute what torch eager does: {agreement}")
+        raise ValueError(f"{side} does not compute what torch eager does: {agreement}")
     return agreement
 
 
-def take_turns(forwards: Mapping[str, Forward], n_rounds: int, n_runs: int) -> dict[str, tuple[float, ...]]:
-    """Milliseconds of each side's forward pass: the median of its runs in each round."""
-    names = list(forwards)
-    times: dict[str, list[float]] = {name: [] for name in names}
+def take_turns(processes: Mapping[str, Asked], n: int, n_rounds: int, n_runs: int) -> dict[str, tuple[float, ...]]:
+    """Milliseconds of each side's forward pass at batch size n: the median of its runs in each round."""
+    sides = list(processes)
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(n_rounds):
-        first = number % len(names)  # so that nobody always runs after the same other
-        for name in (*names[first:], *names[:first]):
-            forwards[name]()  # not timed: the caches are the other side's
-            times[name].append(statistics.median(time_ms(forwards[name]) for _ in range(n_runs)))
-    return {name: tuple(values) for name, values in times.items()}
+        first = number % len(sides)  # so that nobody always runs after the same other
+        for side in (*sides[first:], *sides[:first]):
+            times[side].append(float(processes[side].ask(f"{n} {n_runs}")))
+    return {side: tuple(values) for side, values in times.items()}
 
 
 def time_ms(forward: Forward) -> float:
@@ -218,3 +263,7 @@ def agreement_figures(agreements: Mapping[str, Agreement]) -> list[Figure]:
             ("same top-1", agreement.top1),
         )
     ]
+
+
+if __name__ == "__main__":
+    serve_side(sys.argv[1], Path(sys.argv[2]))

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from control.versions import list_versions
 from hotpool import Client
 from hotpool.home import Home
 
@@ -18,9 +17,9 @@ from .figures import Bar, Figure, Findings, ratios
 from .load import Load, free_port, require_wrk, wait_for_answer
 from .measure import round_trips_ms
 from .pool import add_versions, make_jpeg, running_pool
-from .serving import bare_process, bare_rate
+from .serving import WORKERS, bare_processes, bare_rate
 
-WORKERS, CLIENTS = 2, 16
+CLIENTS = 16
 ROUNDS, QUICK_ROUNDS, TURN_S, N_ALONE = 4, 1, 2, 60
 RATE = Bar("HTTP's rate / that of bare processes, int8, 16 clients", "≥", 0.88)
 LATER = Bar("HTTP's p50 above the client library's, int8, one client", "≤", 1.0)  # ms
@@ -39,12 +38,10 @@ def _served(rounds: int) -> list[Figure]:
         home, picture, port = Home(Path(folder)), make_jpeg(0), free_port()
         add_versions(home, "int8")
         load = Load.of_bytes(home.root, picture)
-        (home.root / "picture.jpg").write_bytes(picture)
         services = ("broker", "workers", "gateway")
         stack.enter_context(running_pool(home, WORKERS, services, settings=f"[gateway]\nport = {port}"))
         client = stack.enter_context(Client(home.endpoint("clients")))
-        (version,) = list_versions(home)
-        bare = [stack.enter_context(bare_process(home, version.digest, core)) for core in range(WORKERS)]
+        bare = stack.enter_context(bare_processes(home, picture))
         url = wait_for_answer(f"http://127.0.0.1:{port}/predict", load)
         for _ in range(rounds):
             found["bare"].append(bare_rate(bare, TURN_S))

@@ -25,6 +25,41 @@ def running(*arguments: str, environment: Mapping[str, str] | None = None) -> It
         process.communicate()
 
 
+class Asked:
+    """A process of our own that answers each line of its input with one of its output."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        self._name, self._process = name, process
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin
+        print(line, file=self._process.stdin, flush=True)
+
+    def hear(self) -> str:
+        """RuntimeError: it has ended; why is in what it wrote to standard error."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._name} ended without an answer")
+        return line.rstrip("\n")
+
+    def ask(self, line: str) -> str:
+        self.tell(line)
+        return self.hear()
+
+
+@contextmanager
+def asked(*arguments: str) -> Iterator[Asked]:
+    """`python -m ARGUMENTS`, ended with the block."""
+    command = [sys.executable, "-m", *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield Asked(" ".join(arguments), process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def closed_loop(submit: Submit, n_requests: int, in_flight: int) -> float:
     """Requests per second with so many under way at any time."""
     waiting: deque[Future[Any]] = deque()

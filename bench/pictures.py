@@ -12,11 +12,9 @@ malloc gives memory back and gets it anew for each picture: the reference then t
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import io
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -37,13 +35,15 @@ from workers.preprocess import Preprocessor
 
 from .drawn import jpeg, photo, varied
 from .figures import Bar, Figure, Findings, ratios
+from .measure import asked
 
 LEAST_AGREEMENT = 0.995
 SEED = 1
 MAX_BYTES = MAX_PIXELS = 100_000_000
 MODEL_FOLDER = Path("var/demo/model")
 BATCH = 50
-N_PICTURES, ROUNDS, PAIRS = 1000, 3, 4
+N_PICTURES, ROUNDS, PAIRS = 1000, 3, 3
+MODULE = "bench.pictures"
 FAST, REFERENCE = "hotpool", "torchvision's transforms"
 
 PREPROCESSING = Preprocessing()
@@ -73,6 +73,7 @@ class Case:
     def name(self) -> str:
         return f"{self.width} x {self.height}"
 
+    @cache  # noqa: B019  there are three of them, for as long as the process
     def draw(self) -> bytes:
         return jpeg(photo(self.width, self.height, SEED), self.quality)
 
@@ -101,11 +102,11 @@ def time_cases(n_rounds: int, n_pairs: int) -> dict[Case, Times]:
         for case in CASES:
             (Path(folder) / case.name).write_bytes(case.draw())
         for _ in range(n_pairs):
-            with _process(FAST, folder) as fast, _process(REFERENCE, folder) as reference:
+            with asked(MODULE, FAST, folder) as fast, asked(MODULE, REFERENCE, folder) as reference:
                 for case in CASES:
                     for number in range(n_rounds + 1):
                         for side, process in ((FAST, fast), (REFERENCE, reference)):
-                            took_ms = _ask(process, case)
+                            took_ms = float(process.ask(str(CASES.index(case))))
                             times[case][side] += [took_ms] if number else []  # the first is warm-up
     return times
 
@@ -137,23 +138,6 @@ def by_reference(data: bytes) -> NDArray[np.float32]:
 def by_fast(data: bytes) -> NDArray[np.float32]:
     PREPROCESSOR.write(decode(data, MAX_BYTES, MAX_PIXELS, PREPROCESSOR.least_side), ROW)
     return ROW
-
-
-@contextmanager
-def _process(side: str, folder: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "bench.pictures", side, folder]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.communicate()  # the end of its input ends it
-
-
-def _ask(process: "subprocess.Popen[str]", case: Case) -> float:
-    assert process.stdin
-    assert process.stdout
-    print(CASES.index(case), file=process.stdin, flush=True)
-    return float(process.stdout.readline())
 
 
 def serve_side(side: str, folder: Path) -> None:

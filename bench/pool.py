@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from time import monotonic, sleep
 
 import numpy as np
@@ -99,6 +101,17 @@ def worker_pids(report: Report) -> dict[str, int]:
     return {worker.worker: worker.pid for worker in report.workers}
 
 
+@contextmanager
+def homes(precisions: Iterable[str], n: int = 1) -> Iterator[dict[str, Home]]:
+    """A new home for each precision with n versions in it, all filled at the same time."""
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        folders = {precision: stack.enter_context(TemporaryDirectory(prefix="hp")) for precision in precisions}
+        filled = {precision: Home(Path(folder)) for precision, folder in folders.items()}
+        for future in [threads.submit(add_versions, home, precision, n) for precision, home in filled.items()]:
+            future.result()
+        yield filled
+
+
 def add_versions(home: Home, precision: str, n: int = 1) -> None:
     """v1, v2, ... of a ResNet-18 with seeded random weights; v1 is stable. The home must be new."""
     made = Path(os.environ[MADE]) / precision if MADE in os.environ else None
@@ -107,9 +120,10 @@ def add_versions(home: Home, precision: str, n: int = 1) -> None:
     else:
         _add(home, 1, precision)
         if made:
-            part = made.with_suffix(".part")  # whoever is ended in the middle leaves nothing that looks whole
-            shutil.copytree(home.root, part)
-            part.rename(made)
+            made.parent.mkdir(exist_ok=True)
+            part = mkdtemp(dir=made.parent)  # whoever is ended in the middle leaves nothing that looks whole
+            shutil.copytree(home.root, part, dirs_exist_ok=True)
+            Path(part).rename(made)
     for number in range(2, n + 1):
         _add(home, number, precision)
 

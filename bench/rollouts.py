@@ -13,10 +13,8 @@ import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 import os
 import signal
 import statistics
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic, perf_counter, sleep
 
 import numpy as np
@@ -30,7 +28,7 @@ from hotpool.states import Phase, Strategy, WorkerState
 from .callers import Callers, History
 from .faults import Watch, process_of
 from .figures import Bar, Figure, Findings
-from .pool import add_versions, make_jpeg, roll_out, running_pool, wait_until_ready
+from .pool import homes, make_jpeg, roll_out, running_pool, wait_until_ready
 
 N_WORKERS, IN_FLIGHT = 2, 8
 BEFORE_S, QUICK_BEFORE_S = 2.0, 1.0
@@ -84,36 +82,34 @@ class Load:
 def run(quick: bool = False) -> Findings:
     figures: list[Figure] = []
     notes = [f"ResNet-18 at 224, {N_WORKERS} workers, {IN_FLIGHT} in flight, JPEG of {len(make_jpeg(0)) / 1e3:.0f} KB"]
-    for precision, n_rollouts in N_ROLLOUTS.items():
-        played = play(precision, 1 if quick else n_rollouts, QUICK_BEFORE_S if quick else BEFORE_S)
-        figures += describe(precision, played)
-        ends = ", ".join(f"{n} {phase}" for phase, n in Counter(played.phases).items())
-        got = played.history
-        notes.append(
-            f"{precision}: rollouts {ends}; {got.sent} requests, {got.lost} lost, {len(got.errors)} errors; "
-            f"one eager pass {played.unit_s * 1e3:.1f} ms"
-        )
+    with homes(N_ROLLOUTS, 2) as filled:
+        for precision, n_rollouts in N_ROLLOUTS.items():
+            played = play(filled[precision], 1 if quick else n_rollouts, QUICK_BEFORE_S if quick else BEFORE_S)
+            figures += describe(precision, played)
+            ends = ", ".join(f"{n} {phase}" for phase, n in Counter(played.phases).items())
+            got = played.history
+            notes.append(
+                f"{precision}: rollouts {ends}; {got.sent} requests, {got.lost} lost, {len(got.errors)} errors; "
+                f"one eager pass {played.unit_s * 1e3:.1f} ms"
+            )
     return Findings(tuple(figures), tuple(notes))
 
 
-def play(precision: str, n_rollouts: int, before_s: float) -> Played:
+def play(home: Home, n_rollouts: int, before_s: float) -> Played:
     picture, played = make_jpeg(0), Played(eager_pass_s())
-    with tempfile.TemporaryDirectory(prefix="hp") as folder:
-        home = Home(Path(folder))
-        add_versions(home, precision, 2)
-        with (
-            running_pool(home, N_WORKERS, ("broker", "workers", "control")),
-            Client(home.endpoint("clients")) as client,
-        ):
-            since, load = monotonic(), Load(client, picture)
-            with load.callers, Watch(home) as watch:
-                sleep(1.0)
-                for _ in range(n_rollouts):
-                    for strategy in MOST_P99:
-                        observe(home, load, watch, strategy, played, before_s)
-            played.history = load.callers.history
-            sleep(max(0.0, since + LIVED_S - monotonic()))
-            played.respawns_s += respawns_s(home, client, picture)
+    with (
+        running_pool(home, N_WORKERS, ("broker", "workers", "control")),
+        Client(home.endpoint("clients")) as client,
+    ):
+        since, load = monotonic(), Load(client, picture)
+        with load.callers, Watch(home) as watch:
+            sleep(1.0)
+            for _ in range(n_rollouts):
+                for strategy in MOST_P99:
+                    observe(home, load, watch, strategy, played, before_s)
+        played.history = load.callers.history
+        sleep(max(0.0, since + LIVED_S - monotonic()))
+        played.respawns_s += respawns_s(home, client, picture)
     return played
 
 

@@ -1,6 +1,6 @@
 """Shell: what serving costs: a pool of two workers beside two bare processes with the same engine and preprocessing.
 
-    python -m bench.serving [--quick]
+    python -m bench serving
 
 The pool is driven through the client library by this process, so its client, its broker and its two workers share the two
 cores on which the two bare processes have nothing to share.
@@ -9,9 +9,7 @@ cores on which the two bare processes have nothing to share.
 import json
 import os
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,33 +22,32 @@ from hotpool.home import Home
 
 from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios
-from .measure import closed_loop
+from .measure import Asked, asked, closed_loop
 from .pool import add_versions, make_jpeg, running_pool
 
 WORKERS, IN_FLIGHT = 2, 16
-TURN_S, ROUNDS, QUICK_ROUNDS = 1.2, {"int8": 5, "fp32": 3}, 2
+POOL, BARE, BATCHES = "pool", "bare processes", f"bare processes, {MAX_BATCH} at once"
+TURN_S, ROUNDS, QUICK_ROUNDS = 1.2, 5, 2
 # One in flight: what is looked for is less than a tenth, so more and shorter turns.
-SHORT_TURN_S, SHORT_ROUNDS = 0.6, {"int8": 15, "fp32": 3}
+SHORT_TURN_S, SHORT_ROUNDS = 0.6, 15
 
 
 def run(quick: bool = False) -> Findings:
-    figures: list[Figure] = []
     picture = make_jpeg(0)
-    for precision, short_rounds in SHORT_ROUNDS.items():
-        with _sides(precision, picture) as (client, bare):
-            figures += _compare_rates(precision, client, bare, picture, QUICK_ROUNDS if quick else ROUNDS[precision])
-            figures += _compare_times(precision, client, bare, picture, QUICK_ROUNDS if quick else short_rounds)
+    with _sides(picture) as (client, bare):
+        figures = _compare_rates(client, bare, picture, QUICK_ROUNDS if quick else ROUNDS)
+        figures += _compare_times(client, bare, picture, QUICK_ROUNDS if quick else SHORT_ROUNDS)
     cores = sorted(os.sched_getaffinity(0))[:WORKERS]
     notes = (
-        f"ResNet-18 at 224, JPEG of {len(picture) / 1e3:.0f} KB, {WORKERS} workers of one thread, {IN_FLIGHT} in flight",
+        f"int8 ResNet-18 at 224, JPEG of {len(picture) / 1e3:.0f} KB, {WORKERS} workers of one thread, {IN_FLIGHT} in flight",
         f"bare: {WORKERS} processes on cores {cores}, one picture after another, no server and no client",
-        f"the pool computes up to {MAX_BATCH} pictures at once; so does 'bare processes, {MAX_BATCH} at once'",
+        f"the pool computes up to {MAX_BATCH} pictures at once; so does '{BATCHES}'",
         "the way: what a round trip takes beyond the time that the worker says it computed for",
     )
     return Findings(tuple(figures), notes)
 
 
-def _compare_rates(precision: str, client: Client, bare: "Bare", picture: bytes, rounds: int) -> list[Figure]:
+def _compare_rates(client: Client, bare: Sequence[Asked], picture: bytes, rounds: int) -> list[Figure]:
     """Pictures a second, all sides in turn, one figure a round."""
 
     def submit() -> "Future[Prediction]":
@@ -61,18 +58,17 @@ def _compare_rates(precision: str, client: Client, bare: "Bare", picture: bytes,
         alone, batches = bare_rate(bare, TURN_S), bare_rate(bare, TURN_S, MAX_BATCH)
         found.append((closed_loop(submit, int(alone * TURN_S), IN_FLIGHT), alone, batches))
     pool, alone_rates, batch_rates = zip(*found, strict=True)
-    name, row = "16 in flight", f"pool, {precision}"
-    bar = Bar("pool's rate / that of bare processes, int8, 16 in flight", "≥", 0.93) if precision == "int8" else None
+    name, bar = "16 in flight", Bar("pool's rate / that of bare processes, int8, 16 in flight", "≥", 0.93)
     return [
-        Figure(row, name, pool, "pictures/s"),
-        Figure(row, "/ bare", ratios(pool, alone_rates), bar=bar),
-        Figure(row, f"/ bare, {MAX_BATCH} at once", ratios(pool, batch_rates)),
-        Figure(f"bare processes, {precision}", name, alone_rates, "pictures/s"),
-        Figure(f"bare processes, {MAX_BATCH} at once, {precision}", name, batch_rates, "pictures/s"),
+        Figure(POOL, name, pool, "pictures/s"),
+        Figure(POOL, "/ bare", ratios(pool, alone_rates), bar=bar),
+        Figure(POOL, f"/ bare, {MAX_BATCH} at once", ratios(pool, batch_rates)),
+        Figure(BARE, name, alone_rates, "pictures/s"),
+        Figure(BATCHES, name, batch_rates, "pictures/s"),
     ]
 
 
-def _compare_times(precision: str, client: Client, bare: "Bare", picture: bytes, rounds: int) -> list[Figure]:
+def _compare_times(client: Client, bare: Sequence[Asked], picture: bytes, rounds: int) -> list[Figure]:
     """As who has one picture at a time asks, and waits in the call: medians, both sides in turn, one figure a round."""
     found: list[tuple[float, float, float, float]] = []
     for _ in range(rounds):
@@ -81,14 +77,13 @@ def _compare_times(precision: str, client: Client, bare: "Bare", picture: bytes,
         ways = [one - other for one, other in zip(whole, computing, strict=True)]
         found.append((statistics.median(whole), statistics.median(computing), statistics.median(ways), alone))
     p50s, computed, way, alone_ms = zip(*found, strict=True)
-    row = f"pool, {precision}"
-    bar = Bar("pool's p50 / that of a bare process, int8, one in flight", "≤", 1.10) if precision == "int8" else None
+    bar = Bar("pool's p50 / that of a bare process, int8, one in flight", "≤", 1.10)
     return [
-        Figure(row, "p50, one in flight", p50s, "ms"),
-        Figure(row, "p50 / bare", ratios(p50s, alone_ms), bar=bar),
-        Figure(row, "computing / bare", ratios(computed, alone_ms)),
-        Figure(row, "the way", way, "ms"),
-        Figure(f"bare processes, {precision}", "p50, one in flight", alone_ms, "ms"),
+        Figure(POOL, "p50, one in flight", p50s, "ms"),
+        Figure(POOL, "p50 / bare", ratios(p50s, alone_ms), bar=bar),
+        Figure(POOL, "computing / bare", ratios(computed, alone_ms)),
+        Figure(POOL, "the way", way, "ms"),
+        Figure(BARE, "p50, one in flight", alone_ms, "ms"),
     ]
 
 
@@ -103,22 +98,15 @@ def _round_trips(client: Client, picture: bytes, n: int) -> tuple[list[float], l
     return whole, computing
 
 
-Bare = list["subprocess.Popen[str]"]
-
-
 @contextmanager
-def _sides(precision: str, picture: bytes) -> Iterator[tuple[Client, Bare]]:
+def _sides(picture: bytes) -> Iterator[tuple[Client, Sequence[Asked]]]:
     """Both stand ready; who is not asked is idle."""
     with TemporaryDirectory(prefix="hp") as folder, ExitStack() as stack:
         home = Home(Path(folder))
-        add_versions(home, precision)
-        (home.root / "picture.jpg").write_bytes(picture)
+        add_versions(home, "int8")
         stack.enter_context(running_pool(home, WORKERS))
         client = stack.enter_context(Client(home.endpoint("clients")))
-        (version,) = list_versions(home)
-        cores = sorted(os.sched_getaffinity(0))
-        bare = [stack.enter_context(bare_process(home, version.digest, cores[i % len(cores)])) for i in range(WORKERS)]
-        ask_bare(bare, 0.2)
+        bare = stack.enter_context(bare_processes(home, picture))
         ask_bare(bare, 0.2, MAX_BATCH)
         for _ in range(20):
             client.classify(picture, timeout_s=60)
@@ -126,25 +114,28 @@ def _sides(precision: str, picture: bytes) -> Iterator[tuple[Client, Bare]]:
 
 
 @contextmanager
-def bare_process(home: Home, digest: str, core: int) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "bench.alone", str(home.root), digest, str(core), str(home.root / "picture.jpg")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def bare_processes(home: Home, picture: bytes) -> Iterator[Sequence[Asked]]:
+    """One for each worker, on a core of its own, with the home's version; warm."""
+    file, (version,), cores = home.root / "picture.jpg", list_versions(home), sorted(os.sched_getaffinity(0))
+    file.write_bytes(picture)
+    with ExitStack() as stack:
+        bare = [
+            stack.enter_context(
+                asked("bench.alone", str(home.root), version.digest, str(cores[i % len(cores)]), str(file))
+            )
+            for i in range(WORKERS)
+        ]
+        ask_bare(bare, 0.2)
+        yield bare
 
 
-def bare_rate(processes: Bare, seconds: float, batch: int = 1) -> float:
+def bare_rate(processes: Sequence[Asked], seconds: float, batch: int = 1) -> float:
     """Pictures a second of all together."""
     return sum(len(times) for times in ask_bare(processes, seconds, batch)) * batch / seconds
 
 
-def ask_bare(processes: Bare, seconds: float, batch: int = 1) -> list[list[float]]:
+def ask_bare(processes: Sequence[Asked], seconds: float, batch: int = 1) -> list[list[float]]:
     """Milliseconds of each batch, of each process; all at the same time."""
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(f"{seconds} {batch}\n")
-        process.stdin.flush()
-    return [json.loads(process.stdout.readline()) for process in processes if process.stdout]
+        process.tell(f"{seconds} {batch}")
+    return [json.loads(process.hear()) for process in processes]

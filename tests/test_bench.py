@@ -10,8 +10,12 @@ import pytest
 
 from bench.__main__ import BENCHMARKS, Benchmark, run_all, run_one
 from bench.figures import Bar, Figure, Findings, ratios, write_number, write_spread
+from bench.measure import asked
+from bench.pool import MADE, homes
 from bench.record import read_entries
 from bench.report import Entry, bar_rows, write_results
+from control.versions import list_versions
+from hotpool.manifest import WEIGHTS, version_folder
 
 HALF = Bar("rate of a no-op model", "≥", 0.5)
 MACHINE = {"CPU": "abacus", "cores": "2"}
@@ -197,6 +201,43 @@ def test_a_run_of_some_keeps_what_was_measured_of_the_others_and_drops_what_is_n
 def test_quick_reaches_the_benchmark(benchmarks, tmp_path):
     table = benchmarks(good=GOOD)
     assert run_all(table, ["good"], tmp_path / "results.json", quick=True)["good"].findings.figures[0].values == (1.0,)
+
+
+ECHO = """
+import sys
+for line in sys.stdin:
+    if line == "end\\n":
+        sys.exit(1)
+    print(f"got {line}", end="", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_answers_line_by_line_and_one_that_ends_is_told_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "echo_lines.py").write_text(ECHO)
+    with asked("echo_lines") as first, asked("echo_lines") as second:
+        first.tell("one")
+        assert second.ask("two") == "got two"
+        assert first.hear() == "got one"
+        with pytest.raises(RuntimeError, match="echo_lines ended without an answer"):
+            first.ask("end")
+        assert second.ask("three") == "got three"
+
+
+@pytest.mark.slow
+def test_versions_are_made_once_for_all_benchmarks_of_a_run(monkeypatch, tmp_path):
+    made = tmp_path / "made"
+    monkeypatch.setenv(MADE, str(made))
+    with homes(["fp32"]) as first, homes(["fp32"]) as second:
+        assert [path.name for path in made.iterdir()] == ["fp32"]  # and nothing half made
+        (one,), (other,) = list_versions(first["fp32"]), list_versions(second["fp32"])
+        assert one == other
+        weights = version_folder(second["fp32"], other.digest) / WEIGHTS
+        (made / "fp32" / weights.relative_to(second["fp32"].root)).unlink()
+        with homes(["fp32"]) as third:
+            assert not version_folder(third["fp32"], one.digest).joinpath(WEIGHTS).exists(), "made again"
+        assert weights.exists(), "a home shares its files with the next one"
 
 
 def test_results_of_another_form_are_refused_with_what_to_do(tmp_path):
