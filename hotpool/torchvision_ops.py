@@ -1,13 +1,23 @@
-"""Shell: lets torchvision be imported beside a CPU build of torch.
+"""Shell: lets torchvision be imported beside a CPU build of torch, and without torch's compiler.
 
 torchvision from the package index is built against CUDA torch. Its compiled operators can't load beside a CPU torch, and the
 import then stops at `torchvision::nms` and `torchvision::qnms`, for which it registers shape functions. Declaring the two
 schemas before the import cures it. hotpool uses torchvision's models, weights metadata and transforms, never these operators.
-Import this module before torchvision; where the compiled operators load, it does nothing.
+
+One of torchvision's modules wants a function of torch's compiler, for a call that hotpool never makes. Importing the compiler
+takes a second, 40 % of all that a worker imports, and 70 MB. So the module finds a stand-in there, which asks the compiler when
+it is called.
+
+Import this module before torchvision.
 """
 
+import contextlib
+import importlib
 import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -15,6 +25,8 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+
+COMPILER = "torch._dynamo"
 
 _declared: list[torch.library.Library] = []  # the schemas live as long as the library object that declared them
 
@@ -46,4 +58,31 @@ def _load_compiled() -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _compiler_stands_aside() -> Iterator[None]:
+    if COMPILER in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(f"{COMPILER}.utils")
+    stand_in.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    stand_ins = {COMPILER: ModuleType(COMPILER), stand_in.__name__: stand_in}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    """torch's own. Called when the stand-ins are gone."""
+    from torch._dynamo.utils import is_compile_supported
+
+    supported: bool = is_compile_supported(device_type)
+    return supported
+
+
 declare_missing_operators()
+# A torchvision that wants more of the compiler than this gets it, with the next import.
+with contextlib.suppress(ImportError), _compiler_stands_aside():
+    importlib.import_module("torchvision.ops.roi_align")

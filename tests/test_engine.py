@@ -2,6 +2,9 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -119,6 +122,29 @@ def test_every_family_of_classifiers_is_built_with_no_tensor_that_a_weights_file
     named = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     assert named == set(model.state_dict())
     assert find_classes(arch, 224, model.state_dict()) == 7
+
+
+ALL_OF_THEM = """
+import hotpool.torchvision_ops, sys, torch, torchvision
+from workers.architecture import build_empty
+from workers.engine import reference_model
+known = set(torchvision.models.list_models(module=torchvision.models)) - {"googlenet", "inception_v3"}
+for arch in sorted(known):
+    empty = build_empty(arch, 7, 224).state_dict()
+    tensors = {name: torch.zeros((), dtype=one.dtype).expand(one.shape) for name, one in empty.items()}
+    assert not any(one.is_meta for one in reference_model(tensors, arch, 7, 224).state_dict().values()), arch
+    assert sum(0 if one.is_meta else one.nbytes for one in empty.values()) < 10e6, arch
+    assert "torch._dynamo" not in sys.modules, arch
+print(len(known))
+"""
+
+
+@pytest.mark.slow
+def test_every_classifier_takes_plain_tensors_and_none_needs_much_memory_or_torchs_compiler_before():
+    environment = {"PYTHONPATH": "."}
+    ended = subprocess.run([sys.executable, "-c", ALL_OF_THEM], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 70
 
 
 @pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])

@@ -155,3 +155,21 @@ def test_torchvision_can_be_imported_after_its_missing_operators_were_declared_a
         [sys.executable, "-W", "error", "-c", OPERATORS], env={"PYTHONPATH": "."}, capture_output=True
     )
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+WITHOUT_COMPILER = """
+import sys
+import hotpool.torchvision_ops, workers.torch_version, workers.scratch
+roi_align = sys.modules["torchvision.ops.roi_align"]
+assert "torch._dynamo" not in sys.modules
+assert roi_align.is_compile_supported("meta") is False
+assert sys.modules["torch._dynamo.utils"].is_compile_supported("cpu") is roi_align.is_compile_supported("cpu")
+"""
+
+
+@pytest.mark.slow
+def test_torchs_compiler_is_imported_by_who_asks_it_and_not_with_torchvision():
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], env={"PYTHONPATH": "."}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr

@@ -3,10 +3,12 @@
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torchvision.models
+from torch.overrides import TorchFunctionMode
 
 from hotpool.errors import BadVersion
 
@@ -16,11 +18,13 @@ from .verify import Shape
 # doesn't say whether they were: half of all files would be served with wrong answers and nothing to notice it by.
 _AMBIGUOUS = {"googlenet", "inception_v3"}
 
+_RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_)
+
 Spec = tuple[Shape, str]
 
 
 def build_empty(arch: str, classes: int, crop: int) -> torch.nn.Module:
-    """The network in eval mode without values, on the meta device where torchvision can build it there: no time, no memory.
+    """The network in eval mode without values that mean anything; its large tensors are on the meta device: no time, no memory.
 
     Raises:
         BadVersion: no such architecture, or it can't be built for inputs of this size.
@@ -28,14 +32,26 @@ def build_empty(arch: str, classes: int, crop: int) -> torch.nn.Module:
     check_arch(arch)
     arguments = {"num_classes": classes, **_size_arguments(arch, crop)}
     try:
-        with torch.device("meta"):
+        with torch.no_grad(), _Hollow():
             model = torchvision.models.get_model(arch, weights=None, **arguments)
-    except NotImplementedError:  # regnet computes its widths with tensors, which need values
-        model = torchvision.models.get_model(arch, weights=None, **arguments)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise BadVersion(f"{arch} can't be built for inputs of {crop} x {crop}: {error}") from None
     network: torch.nn.Module = model.eval().requires_grad_(False)
     return network
+
+
+class _Hollow(TorchFunctionMode):
+    """What waits for values is made on the meta device, and no first values are drawn. To make all of a network there, as
+    `torch.device("meta")` does, is too much: some compute with small tensors while they are built, and on the meta device torch
+    fails at that or imports its compiler, a second and 70 MB in each worker."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in _RANDOM or getattr(function, "__module__", "") == torch.nn.init.__name__:
+            return (args[0] if args else kwargs["tensor"]).zero_()
+        return function(*args, **kwargs | ({"device": "meta"} if function is torch.empty else {}))
 
 
 def check_arch(arch: str) -> None:

@@ -2,6 +2,7 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,7 +83,10 @@ def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> tor
     model = build_empty(arch, classes, crop)
     if misfit := find_misfit(expected_tensors(model), specs(tensors), arch):
         raise BadVersion(f"{WEIGHTS}: {misfit}")
-    model.load_state_dict(tensors, strict=True, assign=True)
+    state = OrderedDict(tensors)
+    # The form of each module's tensors: a file of plain tensors doesn't say, and MNASNet takes none without. They fit this one.
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False)
 
 
