@@ -9,10 +9,11 @@ on one core.
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import gc
+import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -49,7 +50,10 @@ BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO
 ROUNDS = {1: (14, 5), 8: (4, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
-NETWORK, CALIBRATION, HELD_OUT = "network.safetensors", "calibration.npy", "held-out.npy"
+NETWORK, PICTURES, CALIBRATION, HELD_OUT = "network.safetensors", "pictures", "calibration.npy", "held-out.npy"
+# What a side may lack; anything else that can't be imported is a fault.
+OPTIONAL = {"onnx", "onnxruntime", "openvino", "nncf"}
+READY, LACKS = "ready", "lacks "
 # Sums in another order differ by 1e-5 at most on logits of this size; int8 was seen at 0.988 (OpenVINO).
 LARGEST_FP32_DIFFERENCE, LEAST_COSINE = 1e-3, 0.95
 
@@ -86,44 +90,56 @@ def write_work(folder: Path, n_calibration: int, n_held_out: int) -> None:
     """What all sides compute with."""
     calibration, held_out = make_inputs(n_calibration, seed=1), make_inputs(n_held_out, seed=2)
     safetensors.torch.save_file(make_network(calibration[:64]).state_dict(), folder / NETWORK)
+    write_pictures(folder / PICTURES, N_PICTURES)
     np.save(folder / CALIBRATION, calibration)
     np.save(folder / HELD_OUT, held_out)
 
 
 def start(stack: ExitStack, folder: Path) -> tuple[dict[str, Asked], list[str]]:
     """The processes of those that can be made here, and why others can't. They make themselves ready at the same time."""
-    processes = {side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in SIDES}
-    lacking = {side: process.hear() for side, process in processes.items()}
-    present = {side: process for side, process in processes.items() if not lacking[side]}
-    return present, [
-        f"{side}: {package} is not installed (pip install -r requirements-bench.txt)"
-        for side, package in lacking.items()
-        if package
-    ]
+    return sort_out({side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in SIDES})
+
+
+def sort_out(processes: Mapping[str, Asked]) -> tuple[dict[str, Asked], list[str]]:
+    """Raises RuntimeError: one has ended, or said neither that it is ready nor what it lacks."""
+    present, missing = {}, []
+    for side, process in processes.items():
+        said = process.hear()
+        if said == READY:
+            present[side] = process
+        elif said.startswith(LACKS):
+            package = said.removeprefix(LACKS)
+            missing.append(f"{side}: {package} is not installed (pip install -r requirements-bench.txt)")
+        else:
+            raise RuntimeError(f"{side} is not ready but says {said!r}")
+    return present, missing
 
 
 def serve_side(side: str, folder: Path) -> None:
-    """The process of one side. Writes its logits of the held-out inputs, then an empty line, or the name of the package that it
-    lacks; for each line with a batch size and a number of runs, the median of their milliseconds."""
+    """The process of one side. Writes its logits of the held-out inputs and says that it is ready, or which package it lacks.
+    Then it answers each batch size and number of runs with the median of their milliseconds."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # others' engines print too
     torch.set_num_threads(1)
     held_out = np.load(folder / HELD_OUT)
     try:
-        with redirect_stdout(sys.stderr):  # NNCF tells there how far it is
-            prepare = make_side(side, read_network(folder / NETWORK), np.load(folder / CALIBRATION), folder)
+        prepare = make_side(side, read_network(folder / NETWORK), np.load(folder / CALIBRATION), folder)
+        np.save(folder / f"{side}.npy", prepare(held_out)())
     except ModuleNotFoundError as error:
-        print(error.name, flush=True)
+        if error.name not in OPTIONAL:
+            raise
+        print(f"{LACKS}{error.name}", file=answers, flush=True)
         return
-    np.save(folder / f"{side}.npy", prepare(held_out)())
+    pin_to_one_core()  # before the engines that are timed are made, so that their threads are pinned too
     forward = cache(lambda n: prepare(held_out[:n]))
     for n in ROUNDS:
         forward(n)()
     gc.freeze()  # as in a worker: looking through all that was ever imported is no part of a forward pass
-    pin_to_one_core()
-    print(flush=True)
+    print(READY, file=answers, flush=True)
     for line in sys.stdin:
         n, n_runs = map(int, line.split())
         forward(n)()  # not timed: the caches are another side's
-        print(statistics.median(time_ms(forward(n)) for _ in range(n_runs)), flush=True)
+        print(statistics.median(time_ms(forward(n)) for _ in range(n_runs)), file=answers, flush=True)
 
 
 def make_inputs(n: int, seed: int) -> FloatArray:
@@ -182,8 +198,7 @@ def make_engine(network: torch.nn.Module, precision: Precision, folder: Path) ->
     source, version = folder / f"{precision}.safetensors", folder / precision
     safetensors.torch.save_file(network.state_dict(), source)
     version.mkdir()
-    pictures = write_pictures(folder / "pictures", N_PICTURES)
-    content = build(str(source), version, arch=ARCH, wish=Wish(precision, pictures, min_agreement=0.0))
+    content = build(str(source), version, arch=ARCH, wish=Wish(precision, folder / PICTURES, min_agreement=0.0))
     provenance = {
         "model": "bench",
         "name": precision,

@@ -47,7 +47,7 @@ def describe_commit() -> str:
 
 
 def pin_to_one_core() -> str:
-    """This process and what it starts; says where to. Only Linux can."""
+    """This thread and what it starts from now on; says where to. Only Linux can."""
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned to a core: only Linux can"
     core = max(_usable_cores())  # the first core is where most interrupts go

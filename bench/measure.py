@@ -32,20 +32,27 @@ class Asked:
         self._name, self._process = name, process
 
     def tell(self, line: str) -> None:
+        """RuntimeError: it has ended."""
         assert self._process.stdin
-        print(line, file=self._process.stdin, flush=True)
+        try:
+            print(line, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def hear(self) -> str:
-        """RuntimeError: it has ended; why is in what it wrote to standard error."""
+        """RuntimeError: it has ended."""
         assert self._process.stdout
         line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self._name} ended without an answer")
-        return line.rstrip("\n")
+        if not line.endswith("\n"):
+            raise self._ended()
+        return line.removesuffix("\n")
 
     def ask(self, line: str) -> str:
         self.tell(line)
         return self.hear()
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"{self._name} ended without an answer, exit code {self._process.wait()}")
 
 
 @contextmanager

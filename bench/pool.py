@@ -104,11 +104,10 @@ def worker_pids(report: Report) -> dict[str, int]:
 @contextmanager
 def homes(precisions: Iterable[str], n: int = 1) -> Iterator[dict[str, Home]]:
     """A new home for each precision with n versions in it, all filled at the same time."""
-    with ExitStack() as stack, ThreadPoolExecutor() as threads:
-        folders = {precision: stack.enter_context(TemporaryDirectory(prefix="hp")) for precision in precisions}
-        filled = {precision: Home(Path(folder)) for precision, folder in folders.items()}
-        for future in [threads.submit(add_versions, home, precision, n) for precision, home in filled.items()]:
-            future.result()
+    with ExitStack() as stack:
+        filled = {one: Home(Path(stack.enter_context(TemporaryDirectory(prefix="hp")))) for one in precisions}
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda one: add_versions(filled[one], one, n), filled))
         yield filled
 
 

@@ -11,13 +11,12 @@ it is called.
 Import this module before torchvision.
 """
 
-import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ _SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-COMPILER = "torch._dynamo"
+ASKED = "torch._dynamo.utils"
 
 _declared: list[torch.library.Library] = []  # the schemas live as long as the library object that declared them
 
@@ -58,31 +57,32 @@ def _load_compiled() -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _compiler_stands_aside() -> Iterator[None]:
-    if COMPILER in sys.modules:
-        yield
+class _StandIn(ModuleType):
+    """Has the one function; a torchvision that wants more of this module gets torch's own, and with it the compiler."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import system looks for some
+            raise AttributeError(name)
+        sys.modules.pop(ASKED, None)
+        return getattr(importlib.import_module(ASKED), name)
+
+    @staticmethod
+    def is_compile_supported(device_type: str) -> bool:
+        """torch's own. Called when the stand-in has gone."""
+        supported: bool = importlib.import_module(ASKED).is_compile_supported(device_type)
+        return supported
+
+
+def _import_without_compiler() -> None:
+    if ASKED in sys.modules:
         return
-    stand_in = ModuleType(f"{COMPILER}.utils")
-    stand_in.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
-    stand_ins = {COMPILER: ModuleType(COMPILER), stand_in.__name__: stand_in}
-    sys.modules.update(stand_ins)
+    stand_in = sys.modules[ASKED] = _StandIn(ASKED)
     try:
-        yield
+        importlib.import_module("torchvision.ops.roi_align")
     finally:
-        for name in stand_ins:
-            del sys.modules[name]
-
-
-def _is_compile_supported(device_type: str) -> bool:
-    """torch's own. Called when the stand-ins are gone."""
-    from torch._dynamo.utils import is_compile_supported
-
-    supported: bool = is_compile_supported(device_type)
-    return supported
+        if sys.modules.get(ASKED) is stand_in:
+            del sys.modules[ASKED]
 
 
 declare_missing_operators()
-# A torchvision that wants more of the compiler than this gets it, with the next import.
-with contextlib.suppress(ImportError), _compiler_stands_aside():
-    importlib.import_module("torchvision.ops.roi_align")
+_import_without_compiler()

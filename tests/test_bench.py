@@ -1,5 +1,7 @@
 """The frame of `make bench`: what it makes of findings, and that one benchmark's failure is not the others'."""
 
+from bench import engines  # noqa: I001  must come before torchvision
+
 import errno
 import importlib
 import os
@@ -220,9 +222,30 @@ def test_a_process_answers_line_by_line_and_one_that_ends_is_told_by_its_name(mo
         first.tell("one")
         assert second.ask("two") == "got two"
         assert first.hear() == "got one"
-        with pytest.raises(RuntimeError, match="echo_lines ended without an answer"):
+        with pytest.raises(RuntimeError, match="echo_lines ended without an answer, exit code 1"):
             first.ask("end")
+        with pytest.raises(RuntimeError, match="echo_lines ended without an answer, exit code 1"):
+            first.tell("one more")
         assert second.ask("three") == "got three"
+
+
+SAYS = """
+import sys
+print(sys.argv[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_side_that_lacks_its_package_is_noted_and_one_that_says_something_else_is_a_fault(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "says.py").write_text(SAYS)
+    with asked("says", "ready") as here, asked("says", "lacks onnxruntime") as other, asked("says", "hello") as odd:
+        present, missing = engines.sort_out({"here": here, "other": other})
+        assert present == {"here": here}
+        assert missing == ["other: onnxruntime is not installed (pip install -r requirements-bench.txt)"]
+        with pytest.raises(RuntimeError, match="odd is not ready but says 'hello'"):
+            engines.sort_out({"odd": odd})
 
 
 @pytest.mark.slow

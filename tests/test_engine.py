@@ -24,7 +24,19 @@ from workers.fp32 import FusedConv, Fp32ResNet, PlainConv
 from workers.golden import make_inputs, read_golden
 from workers.loading import load_verified
 
-ARCHS = ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16", "regnet_y_400mf", "densenet121", "swin_t"]
+ARCHS = [
+    *(
+        "resnet18",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "vit_b_16",
+        "regnet_y_400mf",
+        "densenet121",
+        "swin_t",
+        "swin_v2_t",
+    ),
+    *("mnasnet0_5", "convnext_tiny"),
+]
 
 
 @pytest.fixture
@@ -131,9 +143,12 @@ from workers.engine import reference_model
 known = set(torchvision.models.list_models(module=torchvision.models)) - {"googlenet", "inception_v3"}
 for arch in sorted(known):
     empty = build_empty(arch, 7, 224).state_dict()
-    tensors = {name: torch.zeros((), dtype=one.dtype).expand(one.shape) for name, one in empty.items()}
-    assert not any(one.is_meta for one in reference_model(tensors, arch, 7, 224).state_dict().values()), arch
     assert sum(0 if one.is_meta else one.nbytes for one in empty.values()) < 10e6, arch
+    zeros = {name: torch.zeros((), dtype=one.dtype).expand(one.shape) for name, one in empty.items()}
+    model = reference_model(zeros, arch, 7, 224)
+    named = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    assert named == set(empty), arch  # nothing waits for values that no file has
+    assert not [part for module in model.modules() for part in vars(module).values() if isinstance(part, torch.Tensor)], arch
     assert "torch._dynamo" not in sys.modules, arch
 print(len(known))
 """
@@ -145,6 +160,34 @@ def test_every_classifier_takes_plain_tensors_and_none_needs_much_memory_or_torc
     ended = subprocess.run([sys.executable, "-c", ALL_OF_THEM], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 70
+
+
+SERVED = """
+import hotpool.torchvision_ops, sys, torch
+from pathlib import Path
+from hotpool.home import Home
+from workers.architecture import build_empty
+from workers.engine import make_fp32, make_int8, resnet_layout
+from workers.int8 import expected_int8
+from workers.torch_version import load_torch_version
+load_torch_version(Home(Path(sys.argv[1])), sys.argv[2], on_state=lambda state: None)
+size = "resnet18", 5, 64
+empty = build_empty(*size).state_dict()
+fp32 = make_fp32({name: torch.ones(one.shape, dtype=one.dtype) for name, one in empty.items()}, *size)
+print(fp32(torch.ones(1, 3, 64, 64)).shape)
+stored = expected_int8(resnet_layout(*size), 5)
+int8 = make_int8({name: torch.ones(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in stored.items()}, *size)
+print(int8(torch.ones(1, 3, 64, 64)).shape)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_no_worker_imports_torchs_compiler_to_load_verify_and_compute(stored):
+    home, manifest, _ = stored
+    command, environment = [sys.executable, "-c", SERVED, str(home.root), manifest.digest], {"PYTHONPATH": "."}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, 2 * "torch.Size([1, 5])\n"), ended.stderr
 
 
 @pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])

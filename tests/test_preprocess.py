@@ -2,6 +2,7 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import os
 import subprocess
 import sys
 
@@ -165,6 +166,28 @@ assert "torch._dynamo" not in sys.modules
 assert roi_align.is_compile_supported("meta") is False
 assert sys.modules["torch._dynamo.utils"].is_compile_supported("cpu") is roi_align.is_compile_supported("cpu")
 """
+
+
+@pytest.mark.slow
+def test_a_torchvision_that_wants_more_of_the_compiler_gets_torchs_own(tmp_path):
+    """An invented one, which asks for two names."""
+    folder = tmp_path / "torchvision" / "ops"
+    folder.mkdir(parents=True)
+    for file in (folder.parent / "__init__.py", folder / "__init__.py"):
+        file.touch()
+    (folder / "roi_align.py").write_text("from torch._dynamo.utils import is_compile_supported, istype\n")
+    code = """
+import sys
+import hotpool.torchvision_ops
+from torchvision.ops import roi_align
+from torch._dynamo import utils
+assert roi_align.istype is utils.istype
+assert roi_align.is_compile_supported("meta") is False
+assert sys.modules["torch._dynamo.utils"] is utils
+"""
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), "."])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow

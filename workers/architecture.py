@@ -32,7 +32,7 @@ def build_empty(arch: str, classes: int, crop: int) -> torch.nn.Module:
     check_arch(arch)
     arguments = {"num_classes": classes, **_size_arguments(arch, crop)}
     try:
-        with torch.no_grad(), _Hollow():
+        with torch.no_grad(), _Hollow():  # no_grad: parameters are written to
             model = torchvision.models.get_model(arch, weights=None, **arguments)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise BadVersion(f"{arch} can't be built for inputs of {crop} x {crop}: {error}") from None
@@ -49,6 +49,7 @@ class _Hollow(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # Zeros, not nothing: a truncated normal distribution is drawn from until all values lie within its bounds.
         if function in _RANDOM or getattr(function, "__module__", "") == torch.nn.init.__name__:
             return (args[0] if args else kwargs["tensor"]).zero_()
         return function(*args, **kwargs | ({"device": "meta"} if function is torch.empty else {}))

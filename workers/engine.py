@@ -84,7 +84,7 @@ def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> tor
     if misfit := find_misfit(expected_tensors(model), specs(tensors), arch):
         raise BadVersion(f"{WEIGHTS}: {misfit}")
     state = OrderedDict(tensors)
-    # The form of each module's tensors: a file of plain tensors doesn't say, and MNASNet takes none without. They fit this one.
+    # MNASNet refuses tensors that don't tell the version of its layout, and plain ones don't. What came so far fits this one.
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False)
