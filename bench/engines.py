@@ -12,11 +12,12 @@ import gc
 import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -33,10 +34,9 @@ from bench.machine import pin_to_one_core
 from bench.measure import Asked, asked
 from bench.pool import write_pictures
 from bench.rivals import FloatArray, Forward, Prepare
-from hotpool.manifest import WEIGHTS, Manifest, Precision, Preprocessing
+from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, Precision, Preprocessing, manifest_json
 from workers.calibration import Wish
-from workers.engine import Engine, map_tensors
-from workers.engine import make_engine as make_served
+from workers.engine import Engine, make_engine, map_tensors
 from workers.preprocess import Preprocessor
 from workers.scratch import build
 
@@ -50,10 +50,10 @@ BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO
 ROUNDS = {1: (14, 5), 8: (4, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
-NETWORK, PICTURES, CALIBRATION, HELD_OUT = "network.safetensors", "pictures", "calibration.npy", "held-out.npy"
-# What a side may lack; anything else that can't be imported is a fault.
-OPTIONAL = {"onnx", "onnxruntime", "openvino", "nncf"}
-READY, LACKS = "ready", "lacks "
+NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"
+PICTURES, HELD_OUT = "pictures", "held-out.npy"
+# What a side needs that may be missing.
+PACKAGES = {ORT: ("onnx", "onnxruntime"), VINO: ("onnx", "openvino"), VINO_INT8: ("onnx", "openvino", "nncf")}
 # Sums in another order differ by 1e-5 at most on logits of this size; int8 was seen at 0.988 (OpenVINO).
 LARGEST_FP32_DIFFERENCE, LEAST_COSINE = 1e-3, 0.95
 
@@ -69,73 +69,64 @@ class Agreement:
 
 def run(quick: bool = False) -> Findings:
     torch.set_num_threads(1)
+    lacking = {side: packages for side in SIDES if (packages := missing_packages(side))}
     with TemporaryDirectory(prefix="hp") as name, ExitStack() as stack:
-        folder = Path(name)
-        write_work(folder, *((8, 8) if quick else (N_CALIBRATION, N_HELD_OUT)))
-        processes, missing = start(stack, folder)
-        logits = {side: np.load(folder / f"{side}.npy") for side in processes}
+        folder, sides = Path(name), [side for side in SIDES if side not in lacking]
+        write_work(folder, sides, *((8, 8) if quick else (N_CALIBRATION, N_HELD_OUT)))
+        processes = {side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in sides}
+        for process in processes.values():  # they make themselves ready at the same time
+            process.hear()
+        logits = {side: np.load(folder / f"{side}.npy") for side in sides}
         agreements = {side: compare(side, logits[EAGER], got) for side, got in logits.items()}
         pinned = pin_to_one_core()
         times = {n: take_turns(processes, n, *rounds) for n, rounds in (QUICK if quick else ROUNDS).items()}
     notes = [
         f"one thread, {pinned}; {ARCH}, 1000 classes, random weights, inputs of 3 x {CROP} x {CROP}",
-        "each side in a process of its own, as a server has it",
+        "each side in a process of its own, which has done nothing but load, as in a server",
         "rival: ONNX Runtime for fp32, OpenVINO for int8",
         "agreement: with torch eager, on logits less their mean",
+        *(
+            f"{side}: not installed: {', '.join(packages)} (requirements-bench.txt)"
+            for side, packages in lacking.items()
+        ),
     ]
-    return Findings((*time_figures(times), *agreement_figures(agreements)), (*notes, *missing))
+    return Findings((*time_figures(times), *agreement_figures(agreements)), tuple(notes))
 
 
-def write_work(folder: Path, n_calibration: int, n_held_out: int) -> None:
-    """What all sides compute with."""
+def missing_packages(side: str) -> list[str]:
+    return [package for package in PACKAGES.get(side, ()) if find_spec(package) is None]
+
+
+def write_work(folder: Path, sides: Sequence[str], n_calibration: int, n_held_out: int) -> None:
+    """What these sides load, and what they compute with."""
     calibration, held_out = make_inputs(n_calibration, seed=1), make_inputs(n_held_out, seed=2)
-    safetensors.torch.save_file(make_network(calibration[:64]).state_dict(), folder / NETWORK)
-    write_pictures(folder / PICTURES, N_PICTURES)
-    np.save(folder / CALIBRATION, calibration)
     np.save(folder / HELD_OUT, held_out)
-
-
-def start(stack: ExitStack, folder: Path) -> tuple[dict[str, Asked], list[str]]:
-    """The processes of those that can be made here, and why others can't. They make themselves ready at the same time."""
-    return sort_out({side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in SIDES})
-
-
-def sort_out(processes: Mapping[str, Asked]) -> tuple[dict[str, Asked], list[str]]:
-    """Raises RuntimeError: one has ended, or said neither that it is ready nor what it lacks."""
-    present, missing = {}, []
-    for side, process in processes.items():
-        said = process.hear()
-        if said == READY:
-            present[side] = process
-        elif said.startswith(LACKS):
-            package = said.removeprefix(LACKS)
-            missing.append(f"{side}: {package} is not installed (pip install -r requirements-bench.txt)")
-        else:
-            raise RuntimeError(f"{side} is not ready but says {said!r}")
-    return present, missing
+    network = make_network(calibration[:64])
+    safetensors.torch.save_file(network.state_dict(), folder / NETWORK)
+    write_pictures(folder / PICTURES, N_PICTURES)
+    for precision in ("fp32", "int8"):
+        write_version(precision, folder)
+    if ORT in sides or VINO in sides:
+        rivals.write_onnx(network, calibration[:1], folder / ONNX)
+    if VINO_INT8 in sides:
+        rivals.write_int8(folder / ONNX, calibration, folder / QUANTISED)
 
 
 def serve_side(side: str, folder: Path) -> None:
-    """The process of one side. Writes its logits of the held-out inputs and says that it is ready, or which package it lacks.
-    Then it answers each batch size and number of runs with the median of their milliseconds."""
+    """The process of one side. Writes its logits of the held-out inputs and an empty line. Then it answers each batch size and
+    number of runs with the median of their milliseconds."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # others' engines print too
     torch.set_num_threads(1)
-    held_out = np.load(folder / HELD_OUT)
-    try:
-        prepare = make_side(side, read_network(folder / NETWORK), np.load(folder / CALIBRATION), folder)
-        np.save(folder / f"{side}.npy", prepare(held_out)())
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        print(f"{LACKS}{error.name}", file=answers, flush=True)
-        return
-    pin_to_one_core()  # before the engines that are timed are made, so that their threads are pinned too
+    pin_to_one_core()
+    prepare, held_out = load_side(side, folder), np.load(folder / HELD_OUT)
     forward = cache(lambda n: prepare(held_out[:n]))
+    parts = (held_out[i : i + max(ROUNDS)] for i in range(0, len(held_out), max(ROUNDS)))
+    np.save(folder / f"{side}.npy", np.concatenate([prepare(part)() for part in parts]))
     for n in ROUNDS:
         forward(n)()
     gc.freeze()  # as in a worker: looking through all that was ever imported is no part of a forward pass
-    print(READY, file=answers, flush=True)
+    print(file=answers, flush=True)
     for line in sys.stdin:
         n, n_runs = map(int, line.split())
         forward(n)()  # not timed: the caches are another side's
@@ -173,40 +164,45 @@ def make_network(inputs: FloatArray) -> torch.nn.Module:
     return made
 
 
+def write_version(precision: Precision, folder: Path) -> None:
+    """What `hotpool versions add` stores."""
+    version = folder / precision
+    version.mkdir()
+    content = build(
+        str(folder / NETWORK), version, arch=ARCH, wish=Wish(precision, folder / PICTURES, min_agreement=0.0)
+    )
+    provenance = {
+        "model": "bench",
+        "name": precision,
+        "source": NETWORK,
+        "added_by": "bench",
+        "added_ts": datetime.now(UTC),
+    }
+    (version / MANIFEST).write_bytes(manifest_json(Manifest.model_validate({**content, **provenance})))
+
+
+def load_side(side: str, folder: Path) -> Prepare:
+    loaders: dict[str, Callable[[], Prepare]] = {
+        EAGER: lambda: rivals.eager(read_network(folder / NETWORK), torch.contiguous_format),
+        LAST: lambda: rivals.eager(read_network(folder / NETWORK), torch.channels_last),
+        FP32: lambda: prepare_hotpool(load_engine(folder / "fp32")),
+        ORT: lambda: rivals.onnx_runtime(folder / ONNX),
+        VINO: lambda: rivals.openvino_fp32(folder / ONNX),
+        INT8: lambda: prepare_hotpool(load_engine(folder / "int8")),
+        VINO_INT8: lambda: rivals.openvino_int8(folder / QUANTISED),
+    }
+    return loaders[side]()
+
+
 def read_network(file: Path) -> torch.nn.Module:
     network: torch.nn.Module = torchvision.models.get_model(ARCH, weights=None)
     network.load_state_dict(safetensors.torch.load_file(file))
     return network.eval().requires_grad_(False)
 
 
-def make_side(side: str, network: torch.nn.Module, calibration: FloatArray, folder: Path) -> Prepare:
-    """Raises ModuleNotFoundError: its package, or one that it needs, is not installed."""
-    makers: dict[str, Callable[[], Prepare]] = {
-        EAGER: lambda: rivals.eager(network, torch.contiguous_format),
-        LAST: lambda: rivals.eager(network, torch.channels_last),
-        FP32: lambda: prepare_hotpool(make_engine(network, "fp32", folder)),
-        ORT: lambda: rivals.onnx_runtime(rivals.write_onnx(network, calibration[:1])),
-        VINO: lambda: rivals.openvino_fp32(rivals.write_onnx(network, calibration[:1])),
-        INT8: lambda: prepare_hotpool(make_engine(network, "int8", folder)),
-        VINO_INT8: lambda: rivals.openvino_int8(rivals.write_onnx(network, calibration[:1]), calibration),
-    }
-    return makers[side]()
-
-
-def make_engine(network: torch.nn.Module, precision: Precision, folder: Path) -> Engine:
-    """What a worker gets that loads a version of this precision."""
-    source, version = folder / f"{precision}.safetensors", folder / precision
-    safetensors.torch.save_file(network.state_dict(), source)
-    version.mkdir()
-    content = build(str(source), version, arch=ARCH, wish=Wish(precision, folder / PICTURES, min_agreement=0.0))
-    provenance = {
-        "model": "bench",
-        "name": precision,
-        "source": source.name,
-        "added_by": "bench",
-        "added_ts": datetime.now(UTC),
-    }
-    return make_served(map_tensors(version / WEIGHTS), Manifest.model_validate({**content, **provenance}))
+def load_engine(version: Path) -> Engine:
+    """As in a worker."""
+    return make_engine(map_tensors(version / WEIGHTS), Manifest.model_validate_json((version / MANIFEST).read_bytes()))
 
 
 def prepare_hotpool(engine: Engine) -> Prepare:

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,21 +41,17 @@ def eager(network: torch.nn.Module, layout: torch.memory_format) -> Prepare:
     return prepare
 
 
-def write_onnx(network: torch.nn.Module, image: FloatArray) -> bytes:
+def write_onnx(network: torch.nn.Module, image: FloatArray, file: Path) -> None:
     """With batch norms folded, any batch size. By the older of torch's two exporters: the newer one needs onnxscript too."""
-    import onnx  # noqa: F401  torch needs it, and would not say so by an ImportError
-
-    with warnings.catch_warnings(), TemporaryDirectory(prefix="hp") as folder:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        file = Path(folder) / "network.onnx"
         torch.onnx.export(
             network, (torch.from_numpy(image),), file, dynamo=False, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
         )  # fmt: skip
-        return file.read_bytes()
 
 
-def onnx_runtime(onnx: bytes) -> Prepare:
+def onnx_runtime(onnx: Path) -> Prepare:
     import onnxruntime
 
     def prepare(batch: FloatArray) -> Forward:
@@ -65,24 +60,29 @@ def onnx_runtime(onnx: bytes) -> Prepare:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_free_dimension_override_by_name("n", len(batch))
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
         return lambda: session.run([OUTPUT], {INPUT: batch})[0]
 
     return prepare
 
 
-def openvino_fp32(onnx: bytes) -> Prepare:
+def openvino_fp32(onnx: Path) -> Prepare:
     # Without the hint it computes in bfloat16 where the processor can: another precision, and four digits fewer.
     return _openvino(_import_openvino().Core().read_model(onnx), {"INFERENCE_PRECISION_HINT": "f32"})
 
 
-def openvino_int8(onnx: bytes, calibration: FloatArray) -> Prepare:
-    """Quantised by NNCF as its manual says for convolutional networks, with all of its defaults."""
-    core = _import_openvino().Core()
+def write_int8(onnx: Path, calibration: FloatArray, file: Path) -> None:
+    """OpenVINO's own format, quantised by NNCF as its manual says for convolutional networks, with all of its defaults."""
+    openvino = _import_openvino()
     import nncf
 
     images = nncf.Dataset([image[None] for image in calibration])
-    return _openvino(nncf.quantize(core.read_model(onnx), images, subset_size=len(calibration)), {})
+    model = nncf.quantize(openvino.Core().read_model(onnx), images, subset_size=len(calibration))
+    openvino.save_model(model, file, compress_to_fp16=False)
+
+
+def openvino_int8(file: Path) -> Prepare:
+    return _openvino(_import_openvino().Core().read_model(file), {})
 
 
 def _openvino(model: "openvino.Model", options: Mapping[str, Any]) -> Prepare:

@@ -229,23 +229,10 @@ def test_a_process_answers_line_by_line_and_one_that_ends_is_told_by_its_name(mo
         assert second.ask("three") == "got three"
 
 
-SAYS = """
-import sys
-print(sys.argv[1], flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.slow
-def test_a_side_that_lacks_its_package_is_noted_and_one_that_says_something_else_is_a_fault(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "says.py").write_text(SAYS)
-    with asked("says", "ready") as here, asked("says", "lacks onnxruntime") as other, asked("says", "hello") as odd:
-        present, missing = engines.sort_out({"here": here, "other": other})
-        assert present == {"here": here}
-        assert missing == ["other: onnxruntime is not installed (pip install -r requirements-bench.txt)"]
-        with pytest.raises(RuntimeError, match="odd is not ready but says 'hello'"):
-            engines.sort_out({"odd": odd})
+def test_a_side_names_the_packages_that_it_lacks(monkeypatch):
+    monkeypatch.setattr(engines, "PACKAGES", {"other": ("msgspec", "no_such_package")})
+    assert engines.missing_packages("other") == ["no_such_package"]
+    assert engines.missing_packages(engines.FP32) == []
 
 
 @pytest.mark.slow

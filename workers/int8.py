@@ -35,20 +35,22 @@ MakeInt8Conv = Callable[[Conv, Quantised, Scale, Scale, Scale], ConvOperator]
 
 
 class FusedInt8Conv:
-    """See `ConvOperator`."""
+    """See `ConvOperator`. Computes in steps of the output: factor * sums + bias + residual_factor * residual. So oneDNN has
+    no scale of the input or the output to apply, which takes it longer."""
 
     def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
+        factor, bias, residual_factor = _in_steps_of(y, q, x, residual)
         options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         # In the order that oneDNN wants for one picture of this size. Without the size it may choose another one and bring the
         # weights into the right order again in each call: a twelfth of the time at batch 1, and nothing lost at larger ones.
         shape = [1, conv.weight_shape[1] * conv.groups, conv.side, conv.side]
-        packed = torch.ops.onednn.qconv_prepack(q.weight, q.weight_scale, x.scale, x.zero_point, *options, shape)
+        packed = torch.ops.onednn.qconv_prepack(q.weight, factor, 1.0, x.zero_point, *options, shape)
         weight_zero_point = torch.zeros(len(q.bias), dtype=torch.int32)
         # All but x and the residual, as the operators want them: nothing is put together for each picture.
-        self._before = (x.scale, x.zero_point, packed, q.weight_scale, weight_zero_point)
-        self._after = (q.bias, *options, y.scale, y.zero_point, torch.uint8)
+        self._before = (1.0, x.zero_point, packed, factor, weight_zero_point)
+        self._after = (bias, *options, 1.0, y.zero_point, torch.uint8)
         self._rectifier = "relu" if conv.is_rectified else "none"
-        self._residual = residual
+        self._residual = (residual_factor, residual.zero_point)
         self._run = torch.ops.onednn.qconv2d_pointwise.default
         self._run_and_add = torch.ops.onednn.qconv2d_pointwise.binary
 
@@ -72,21 +74,21 @@ class PlainInt8Conv:
     def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
         self._options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self._weight = q.weight.float()
-        self._factor = (q.weight_scale * x.scale)[:, None, None]
-        self._bias = q.bias[:, None, None]
+        factor, bias, self._residual_factor = _in_steps_of(y, q, x, residual)
+        self._factor, self._bias = factor[:, None, None], bias[:, None, None]
         self._is_rectified = conv.is_rectified
-        self._x, self._y, self._residual = x, y, residual
+        self._x, self._y, self._residual = x.zero_point, y.zero_point, residual.zero_point
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._real(x)
-        return to_uint8(y.relu_() if self._is_rectified else y, self._y)
+        y = self._steps(x)
+        return nearest_uint8(y.relu_() if self._is_rectified else y, self._y)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        real_residual = (residual.float() - self._residual.zero_point) * self._residual.scale
-        return to_uint8((self._real(x) + real_residual).relu_(), self._y)
+        steps = (residual.float() - self._residual) * self._residual_factor
+        return nearest_uint8((self._steps(x) + steps).relu_(), self._y)
 
-    def _real(self, x: torch.Tensor) -> torch.Tensor:
-        sums = F.conv2d(x.float() - self._x.zero_point, self._weight, None, *self._options)
+    def _steps(self, x: torch.Tensor) -> torch.Tensor:
+        sums = F.conv2d(x.float() - self._x, self._weight, None, *self._options)
         return sums.mul_(self._factor).add_(self._bias)
 
 
@@ -124,7 +126,12 @@ class Int8ResNet:
 
 def to_uint8(real: torch.Tensor, to: Scale) -> torch.Tensor:
     """The nearest stored values; what lies outside of the range becomes its end."""
-    return real.mul(1 / to.scale).round_().add_(to.zero_point).clamp_(0, 255).to(torch.uint8)
+    return nearest_uint8(real.mul(1 / to.scale), to.zero_point)
+
+
+def nearest_uint8(steps: torch.Tensor, zero_point: int) -> torch.Tensor:
+    """As `to_uint8`, of values that are given in steps. Changes them."""
+    return steps.round_().add_(zero_point).clamp_(0, 255).to(torch.uint8)
 
 
 def max_pool(x: torch.Tensor) -> torch.Tensor:
@@ -158,6 +165,11 @@ def expected_int8(layout: Layout, classes: int) -> dict[str, tuple[tuple[int, ..
     for name in (INPUT, *shapes):
         expected[f"{name}.scale"], expected[f"{name}.zero_point"] = ((1,), "float32"), ((1,), "int32")
     return expected
+
+
+def _in_steps_of(y: Scale, q: Quantised, x: Scale, residual: Scale) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """What a sum of products, the bias and a step of the residual are worth in the output's steps."""
+    return q.weight_scale * (x.scale / y.scale), q.bias / y.scale, residual.scale / y.scale
 
 
 def _scale(tensors: Tensors, name: str) -> Scale:
