@@ -51,7 +51,7 @@ ROUNDS = {1: (14, 5), 8: (4, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
 NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"
-PICTURES, HELD_OUT = "pictures", "held-out.npy"
+PICTURES, HELD_OUT, LOGITS = "pictures", "held-out.npy", "logits"
 # What a side needs that may be missing.
 PACKAGES = {ORT: ("onnx", "onnxruntime"), VINO: ("onnx", "openvino"), VINO_INT8: ("onnx", "openvino", "nncf")}
 # Sums in another order differ by 1e-5 at most on logits of this size; int8 was seen at 0.988 (OpenVINO).
@@ -76,13 +76,13 @@ def run(quick: bool = False) -> Findings:
         processes = {side: stack.enter_context(asked("bench.engines", side, str(folder))) for side in sides}
         for process in processes.values():  # they make themselves ready at the same time
             process.hear()
-        logits = {side: np.load(folder / f"{side}.npy") for side in sides}
-        agreements = {side: compare(side, logits[EAGER], got) for side, got in logits.items()}
         pinned = pin_to_one_core()
         times = {n: take_turns(processes, n, *rounds) for n, rounds in (QUICK if quick else ROUNDS).items()}
+        logits = {side: np.load(process.ask(LOGITS)) for side, process in processes.items()}
+        agreements = {side: compare(side, logits[EAGER], got) for side, got in logits.items()}
     notes = [
         f"one thread, {pinned}; {ARCH}, 1000 classes, random weights, inputs of 3 x {CROP} x {CROP}",
-        "each side in a process of its own, which has done nothing but load, as in a server",
+        "each side in a process of its own, which has loaded and computed and nothing else, as in a server",
         "rival: ONNX Runtime for fp32, OpenVINO for int8",
         "agreement: with torch eager, on logits less their mean",
         *(
@@ -106,31 +106,44 @@ def write_work(folder: Path, sides: Sequence[str], n_calibration: int, n_held_ou
     write_pictures(folder / PICTURES, N_PICTURES)
     for precision in ("fp32", "int8"):
         write_version(precision, folder)
-    if ORT in sides or VINO in sides:
+    if {ORT, VINO, VINO_INT8} & set(sides):
         rivals.write_onnx(network, calibration[:1], folder / ONNX)
     if VINO_INT8 in sides:
         rivals.write_int8(folder / ONNX, calibration, folder / QUANTISED)
 
 
 def serve_side(side: str, folder: Path) -> None:
-    """The process of one side. Writes its logits of the held-out inputs and an empty line. Then it answers each batch size and
-    number of runs with the median of their milliseconds."""
+    """The process of one side. When it is ready it writes an empty line. Then it answers each batch size and number of runs by
+    the median of their milliseconds, and the question for its logits of the held-out inputs by the file that has them."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # others' engines print too
     torch.set_num_threads(1)
     pin_to_one_core()
     prepare, held_out = load_side(side, folder), np.load(folder / HELD_OUT)
     forward = cache(lambda n: prepare(held_out[:n]))
-    parts = (held_out[i : i + max(ROUNDS)] for i in range(0, len(held_out), max(ROUNDS)))
-    np.save(folder / f"{side}.npy", np.concatenate([prepare(part)() for part in parts]))
     for n in ROUNDS:
         forward(n)()
     gc.freeze()  # as in a worker: looking through all that was ever imported is no part of a forward pass
     print(file=answers, flush=True)
-    for line in sys.stdin:
-        n, n_runs = map(int, line.split())
-        forward(n)()  # not timed: the caches are another side's
-        print(statistics.median(time_ms(forward(n)) for _ in range(n_runs)), file=answers, flush=True)
+    for line in map(str.strip, sys.stdin):
+        print(
+            write_logits(prepare, held_out, folder / side) if line == LOGITS else time_runs(forward, line),
+            file=answers,
+            flush=True,
+        )
+
+
+def write_logits(prepare: Prepare, inputs: FloatArray, stem: Path) -> Path:
+    """Last of all: it is not timed, and leaves a heap that no server has."""
+    file = stem.with_suffix(".npy")
+    np.save(file, prepare(inputs)())
+    return file
+
+
+def time_runs(forward: Callable[[int], Forward], line: str) -> float:
+    n, n_runs = map(int, line.split())
+    forward(n)()  # not timed: the caches are another side's
+    return statistics.median(time_ms(forward(n)) for _ in range(n_runs))
 
 
 def make_inputs(n: int, seed: int) -> FloatArray:

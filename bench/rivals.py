@@ -3,7 +3,6 @@
 What is set, and why, is in docs/performance.md.
 """
 
-import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ INPUT, OUTPUT = "input", "logits"
 
 
 def eager(network: torch.nn.Module, layout: torch.memory_format) -> Prepare:
-    ours: Any = copy.deepcopy(network)  # torch's own hints don't know `memory_format`
+    ours: Any = network  # torch's own hints don't know `memory_format`
     ours.to(memory_format=layout)
 
     def prepare(batch: FloatArray) -> Forward:

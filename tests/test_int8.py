@@ -21,8 +21,9 @@ from workers import operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
-from workers.int8 import FusedInt8Conv, PlainInt8Conv, expected_int8, max_pool
+from workers.int8 import FusedInt8Conv, PlainInt8Conv, Quantised, Scale, expected_int8, max_pool
 from workers.loading import load_verified
+from workers.resnet import Conv
 from workers.scratch import check
 from hotpool.logits import TOLERANCES
 
@@ -78,6 +79,35 @@ def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
     assert float((fused - plain).abs().max()) < TOLERANCES["int8"].difference * largest
     for logits in (fused, plain):
         assert float(F.cosine_similarity(logits, real).min()) > 0.98
+
+
+@pytest.mark.parametrize("operator", [FusedInt8Conv, PlainInt8Conv])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("is_rectified", [True, False])
+def test_an_int8_convolution_is_the_nearest_to_the_real_one(operator, groups, is_rectified):
+    """Against the definition, in float64: no arithmetic is shared with the operators."""
+    generator = torch.Generator().manual_seed(7)
+    x, y, residual = Scale(0.02, 3), Scale(0.07, 0 if is_rectified else 11), Scale(0.03, 5)
+    conv = Conv("", "", 0.0, (32, 16 // groups, 3, 3), [1, 1], [1, 1], [1, 1], groups, 9, is_rectified)
+    weight = torch.randint(-127, 128, conv.weight_shape, dtype=torch.int8, generator=generator)
+    weight_scale, bias = torch.rand(32, generator=generator) * 0.003 + 0.001, torch.rand(32, generator=generator) - 0.5
+    stored = torch.randint(0, 256, (3, 16, 9, 9), dtype=torch.uint8, generator=generator)
+    added = torch.randint(0, 256, (3, 32, 9, 9), dtype=torch.uint8, generator=generator)
+    stored, added = (one.contiguous(memory_format=torch.channels_last) for one in (stored, added))
+    made = operator(conv, Quantised(weight, weight_scale, bias), x, y, residual)
+
+    real_x = (stored.double() - x.zero_point) * x.scale
+    real_weight = weight.double() * weight_scale.double()[:, None, None, None]
+    real = F.conv2d(real_x, real_weight, bias.double(), padding=1, groups=groups)
+    with_added = (real + (added.double() - residual.zero_point) * residual.scale).relu()
+    pairs = [(made(stored), real.relu() if is_rectified else real)]
+    pairs += [(made.add(stored, added.clone()), with_added)] if is_rectified else []
+    for got, expected in pairs:
+        steps = ((expected / y.scale).round() + y.zero_point).clamp(0, 255)
+        differ = (got.double() - steps).abs()
+        assert float(differ.max()) <= 1  # what lies just between two steps may be rounded to either
+        assert float((differ > 0).double().mean()) < 0.001
+        assert float(got.double().std()) > 5
 
 
 def test_rows_of_a_batch_do_not_mix_and_the_order_in_memory_is_no_matter(stored):
@@ -216,6 +246,8 @@ def test_the_agreement_is_no_part_of_what_a_version_is(home):
         ("layer2.1.conv2.weight", lambda t: t.index_fill(0, torch.tensor([3]), 0), "golden logits differ"),
         ("layer4.0.conv1.weight_scale", lambda t: t * 1.1, "golden logits differ"),
         ("fc.weight", lambda t: t.float(), "tensor fc.weight has dtype float32, resnet18 in int8 expects int8"),
+        ("conv1.scale", lambda t: t * 0, "tensor conv1.scale is 0; a scale is above 0 and finite"),
+        ("layer1.0.conv1.scale", lambda t: t * torch.nan, "tensor layer1.0.conv1.scale is nan; a scale is above 0"),
     ],
 )
 def test_wrong_int8_tensors_are_refused_although_their_digest_is_right(home, tmp_path, name, change, said):

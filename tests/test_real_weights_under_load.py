@@ -86,18 +86,22 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
-def test_of_ten_rollouts_to_the_same_weights_encoded_anew_at_most_one_goes_back_and_nobody_notices(stage):
-    """One may, and by its times alone: what else runs on the core of one worker, for a second, looks like a slower version."""
-    phases = []
+def test_ten_rollouts_to_the_same_weights_encoded_anew_all_succeed_and_nobody_notices(stage):
+    """One may go back by the tail of its times, and then succeeds: what else runs for a second on one worker's core looks like
+    a slower version."""
+    n_tails = 0
     with unnoticed(callers_of(stage)) as callers:
         for number in islice(cycle(SAME), 1, 1 + N_ROLLOUTS):
             stage.start(number, QUICK)
             rollout = stage.until_over()
+            if rollout.phase is Phase.ROLLED_BACK and rollout.ending.startswith("gate latency_tail:") and not n_tails:
+                n_tails += 1
+                print(f"once more, because of {rollout.ending}")
+                stage.start(number, QUICK)
+                rollout = stage.until_over()
             told = [f"{one['gate']}: {one['reason']}" for judged in rollout.judged for one in judged["verdicts"]]
             print(f"v{number}: {rollout.phase} {rollout.ending}", *told, sep="\n  ")
-            phases.append(rollout.phase)
-            assert rollout.phase is Phase.SUCCEEDED or rollout.ending.startswith("gate latency")
-    assert phases.count(Phase.SUCCEEDED) >= N_ROLLOUTS - 1
+            assert rollout.phase is Phase.SUCCEEDED
     stage.check()
     print(callers.history.by_version)
 

@@ -2,6 +2,7 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +71,8 @@ def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, fused: bo
     layout = resnet_layout(arch, classes, crop)
     if misfit := find_misfit(expected_int8(layout, classes), specs(tensors), f"{arch} in int8"):
         raise BadVersion(f"{WEIGHTS}: {misfit}")
+    if off := [name for name, one in tensors.items() if name.endswith(".scale") and not 0 < float(one) < math.inf]:
+        raise BadVersion(f"{WEIGHTS}: tensor {off[0]} is {float(tensors[off[0]]):g}; a scale is above 0 and finite")
     is_fused = fused_int8_works() if fused is None else fused
     return Int8ResNet(layout, tensors, FusedInt8Conv if is_fused else PlainInt8Conv)
 

@@ -77,18 +77,18 @@ class PlainInt8Conv:
         factor, bias, self._residual_factor = _in_steps_of(y, q, x, residual)
         self._factor, self._bias = factor[:, None, None], bias[:, None, None]
         self._is_rectified = conv.is_rectified
-        self._x, self._y, self._residual = x.zero_point, y.zero_point, residual.zero_point
+        self._x_zero, self._y_zero, self._residual_zero = x.zero_point, y.zero_point, residual.zero_point
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y = self._steps(x)
-        return nearest_uint8(y.relu_() if self._is_rectified else y, self._y)
+        return nearest_uint8(y.relu_() if self._is_rectified else y, self._y_zero)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        steps = (residual.float() - self._residual) * self._residual_factor
-        return nearest_uint8((self._steps(x) + steps).relu_(), self._y)
+        steps = (residual.float() - self._residual_zero) * self._residual_factor
+        return nearest_uint8((self._steps(x) + steps).relu_(), self._y_zero)
 
     def _steps(self, x: torch.Tensor) -> torch.Tensor:
-        sums = F.conv2d(x.float() - self._x, self._weight, None, *self._options)
+        sums = F.conv2d(x.float() - self._x_zero, self._weight, None, *self._options)
         return sums.mul_(self._factor).add_(self._bias)
 
 
