@@ -43,6 +43,13 @@ CREATE TRIGGER IF NOT EXISTS events_never_go BEFORE DELETE ON events
     BEGIN SELECT raise(ABORT, 'events are never deleted'); END;
 """
 _FIELDS = "seq, ts, epoch, kind, model, rollout, operator, body"
+# SQLite looks at each row, and only what is found is taken into memory.
+_OF_ROLLOUT = f"""
+WITH own AS (SELECT min(seq) AS first, max(seq) AS last FROM events WHERE rollout = :rollout)
+SELECT {_FIELDS} FROM events, own
+WHERE rollout = :rollout OR (kind = '{EventKind.CONTROLLER_STARTED}' AND seq BETWEEN first AND last)
+ORDER BY seq
+"""
 
 
 class Journal:
@@ -121,6 +128,11 @@ class Journal:
         with _explained(self._path):
             rows = self._connection.execute(f"SELECT {_FIELDS} FROM events WHERE seq > ? ORDER BY seq", (after,))
             return [self._event(row) for row in rows]
+
+    def of_rollout(self, number: int) -> list[Event]:
+        """Its events, the oldest first, and the starts of controllers in between: they explain pauses that nobody ordered."""
+        with _explained(self._path):
+            return [self._event(row) for row in self._connection.execute(_OF_ROLLOUT, {"rollout": number})]
 
     def verify(self) -> int:
         """Checks the chain and returns its number of events. It can't see that the newest events were cut off.

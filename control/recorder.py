@@ -13,7 +13,6 @@ from hotpool.home import Home
 from hotpool.manifest import write_atomically
 from hotpool.messages import Report
 
-from .events import Event, EventKind
 from .journal import Journal
 from .report import render
 from .samples import Look, Sample, difference, from_lines, thin, to_line
@@ -54,7 +53,7 @@ def write_report(home: Home, journal: Journal, number: int) -> Path:
 
 def render_report(home: Home, journal: Journal, number: int) -> str:
     """The page of a rollout as it is now."""
-    return render(number, _events(journal, number), read_samples(home, number))
+    return render(number, journal.of_rollout(number), read_samples(home, number))
 
 
 class Recorder:
@@ -124,18 +123,6 @@ class Recorder:
 
 def _folder(home: Home, number: int) -> Path:
     return home.root / "rollouts" / str(number)
-
-
-def _events(journal: Journal, number: int) -> list[Event]:
-    """Those of the rollout, and the starts of controllers in between: they explain pauses that nobody ordered."""
-    events = journal.events()
-    ours = [event for event in events if event.rollout == number]
-    between = range(ours[0].seq, ours[-1].seq + 1) if ours else range(0)
-    return [
-        event
-        for event in events
-        if event.rollout == number or (event.kind is EventKind.CONTROLLER_STARTED and event.seq in between)
-    ]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,6 +2,8 @@
 
 import sqlite3
 import threading
+import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,42 @@ def test_events_come_back_as_they_were_appended(journal: Journal) -> None:
     assert (first.seq, second.seq, journal.last_seq()) == (1, 2, 2)
     assert second.rollout == 7
     assert second.ts.endswith("+00:00")
+
+
+def test_of_a_rollout_there_are_its_events_and_the_controllers_started_meanwhile(journal: Journal) -> None:
+    def append(kind: EventKind, rollout: int | None = None):
+        return journal.append(kind, model="shapes", rollout=rollout, operator="controller", body={})
+
+    append(K.CONTROLLER_STARTED)
+    created = append(K.ROLLOUT_CREATED, 7)
+    add(journal)
+    again = append(K.CONTROLLER_STARTED)
+    step = append(K.STEP_STARTED, 7)
+    append(K.CONTROLLER_STARTED)
+    other = append(K.ROLLOUT_CREATED, 8)
+    assert journal.of_rollout(7) == [created, again, step]
+    assert journal.of_rollout(8) == [other]
+    assert journal.of_rollout(9) == []
+
+
+def test_reading_one_rollout_takes_no_more_memory_after_thousands_of_others(journal: Journal) -> None:
+    def peak() -> int:
+        tracemalloc.start()
+        assert len(journal.of_rollout(0)) == 10
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    def roll_out(numbers: Iterable[int]) -> None:
+        with journal.transaction():
+            for number in numbers:
+                for _ in range(10):
+                    journal.append(K.STEP_STARTED, model="shapes", rollout=number, operator="me", body={"worker": "w0"})
+
+    roll_out([0])
+    alone = peak()
+    roll_out(range(1, 300))
+    assert peak() < 2 * alone
 
 
 def test_an_empty_journal_has_no_events(journal: Journal) -> None:
