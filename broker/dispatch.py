@@ -249,13 +249,13 @@ class Dispatcher:
 
     def _lease(self, worker: Worker, taken: list[Pending], now: float) -> list[Action]:
         actions: list[Action] = []
-        for pending in taken:
+        for behind, pending in zip(reversed(range(len(taken))), taken, strict=True):
             job = next(self._jobs)
             pending.lease = Lease(job, pending, now, worker.version, worker.digest)
             pending.attempts += 1
             self._roster.open_lease(worker, pending.lease)
             budget_us = max(0, int((pending.deadline - now) * 1e6))
-            actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work), pending.payload))
+            actions.append(ToWorker(worker.connection, Job(job, budget_us, pending.work, behind), pending.payload))
         self._set_lease_end(worker, now)
         if self._arms.runs and (run := self._arms.runs.get(worker.model)):
             split = self._arms.splits[worker.model]

@@ -55,6 +55,10 @@ class Link(Generic[T]):
         """Whether `receive` has something to read."""
         return is_readable(self._socket)
 
+    def wait(self, timeout_ms: int) -> bool:
+        """Until there is something to read; False: there is nothing, after all this time."""
+        return bool(self._socket.poll(timeout_ms))
+
     @property
     def heartbeat_s(self) -> float:
         return self.welcome.heartbeat_us / 1e6 if self.welcome else DEFAULT_HEARTBEAT_S

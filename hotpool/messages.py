@@ -235,11 +235,12 @@ class Seats(Message, tag=39, frozen=True):
 
 
 class Job(Message, tag=48, frozen=True):
-    """One lease. Followed by the request's payload frame."""
+    """One lease. Followed by the request's payload frame. behind: so many jobs that were leased with it come next."""
 
     job: Count
     budget_us: Count
     work: Raw
+    behind: Count = 0
 
 
 class Load(Message, tag=49, frozen=True):

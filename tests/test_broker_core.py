@@ -176,6 +176,15 @@ def test_a_free_worker_takes_what_is_queued_up_to_its_batch():
     assert bench.core.dispatch.queued == 2
 
 
+def test_each_job_says_how_many_of_its_batch_come_behind_it():
+    bench = Bench(max_batch=4)
+    for _ in range(6):
+        bench.submit()
+    assert [job.behind for job in bench.jobs()] == [0], "a free worker has the first at once, with nothing behind it"
+    bench.answer()
+    assert [job.behind for job in bench.jobs()[1:]] == [3, 2, 1, 0]
+
+
 def test_a_busy_worker_gets_nothing_more_until_its_whole_batch_is_answered():
     bench = Bench(max_batch=2)
     for _ in range(5):

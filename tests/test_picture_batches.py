@@ -26,14 +26,23 @@ from workers.worker import Worker
 SEED, MAX = 23, 1_000_000
 
 
-class Outbox:
-    """In place of the connection: keeps what the worker sends."""
+class Connection:
+    """In place of the real one: keeps what the worker sends. arriving: what is there at each look."""
 
     def __init__(self):
         self.sent = []
+        self.arriving = []
+        self.waited = 0
 
     def send(self, frames):
         self.sent.append(from_worker.decode(frames)[0])
+
+    def receive(self):
+        yield from self.arriving.pop(0) if self.arriving else []
+
+    def wait(self, timeout_ms):
+        self.waited += 1
+        return bool(self.arriving)
 
 
 @pytest.fixture(params=["fast", "exact"])
@@ -45,7 +54,7 @@ def worker(request, tmp_path):
     no_signals, no_pulse = cast(StopSignal, None), cast(PulseThread, None)
     worker = Worker(settings, load_torch_version, no_signals, None, no_pulse)
     assert worker.boot()
-    worker._link = Outbox()
+    worker._link = Connection()
     yield worker
     worker._loader.close()
 
@@ -88,6 +97,18 @@ def alone(worker, request):
         read = decode(payload, MAX, MAX, preprocessor.least_side)
     logits = worker._loaded.logits(preprocessor.input(read).numpy())
     return torch.from_numpy(logits)[0].softmax(0).tolist()
+
+
+def batches(worker, *arriving):
+    """How many rows each answer was computed with, of jobs that arrive so: pairs of number and `behind` at each look."""
+    work, payload = pixels(0)
+    worker._link.sent.clear()
+    worker._link.arriving = [
+        [(Job(n, 10**7, encode_body(work), behind), payload) for n, behind in there] for there in arriving
+    ]
+    while worker._link.arriving:
+        worker._receive(monotonic())
+    return {message.job: message.batch for message in worker._link.sent}
 
 
 def assert_right(worker, requests, answers):
@@ -138,3 +159,21 @@ def test_tensors_beside_pictures_are_answered_as_ever(worker):
     answers = ask(worker, picture(0), (Work("tensor", 1, rows.shape), rows.tobytes()), pixels(1))
     assert answers[1] == []  # its logits are in the payload
     assert_right(worker, [picture(0), pixels(1)], [answers[0], answers[2]])
+
+
+def test_jobs_of_one_batch_are_computed_together_although_the_first_is_there_before_the_others(worker):
+    assert batches(worker, [(1, 3)], [(2, 2), (3, 1)], [(4, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4}
+
+
+def test_nothing_is_waited_for_behind_the_last_job_of_a_batch(worker):
+    assert batches(worker, [(1, 0)], [(2, 1), (3, 0)]) == {1: 1, 2: 2, 3: 2}
+    assert worker._link.waited == 0
+
+
+def test_a_job_whose_batch_was_cut_off_is_computed_without_the_rest(worker):
+    assert batches(worker, [(1, 2), (2, 1)]) == {1: 2, 2: 2}
+    assert worker._link.waited == 1
+
+
+def test_a_full_batch_leaves_what_is_behind_it_for_the_next(worker):
+    assert batches(worker, [(1, 3), (2, 2), (3, 1), (4, 0)], [(5, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4, 5: 1}

@@ -7,7 +7,7 @@ waited for. Versions are loaded beside, in a thread (`loader`), and swapped betw
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from math import ceil
 from pathlib import Path
@@ -67,6 +67,9 @@ LOAD_ERRORS = (HotpoolError, OSError, *ENGINE_ERRORS)
 
 # How long a worker that was asked to stop waits for a broker to tell it: a welcome, and leases, may be on their way.
 WELCOME_S = 1.0
+
+# For jobs that are on their way right behind others: tens of microseconds. If the broker died between them, they never come.
+BEHIND_MS = 20
 
 Payload = bytes | None
 
@@ -207,17 +210,15 @@ class Worker:
 
     def _receive(self, now: float) -> None:
         jobs: list[tuple[Job, Payload]] = []
-        for message, payload in self._link.receive():
+        for message, payload in self._arriving(jobs):
             match message:
                 case Job():
                     jobs.append((message, payload))
-                    if len(jobs) >= self._settings.max_batch:
-                        break
                 case Load():
                     self._obey_load(message)
                 case Serve():
                     self._answer(jobs, now)  # they came before it, so they are for the old version
-                    jobs = []
+                    jobs.clear()
                     self._obey_serve(message)
                 case Welcome():
                     self._pulse.heartbeat_s = self._link.heartbeat_s
@@ -229,6 +230,17 @@ class Worker:
                     pass  # not for workers
         if jobs:
             self._answer(jobs, now)
+            os.sched_yield()  # to ZeroMQ's thread on this core, which has the answers to send
+
+    def _arriving(self, jobs: list[tuple[Job, Payload]]) -> Iterator[tuple[ToWorker, Payload]]:
+        """Messages that are here, and jobs that the broker has sent right behind them; none further when a batch is full."""
+        while True:
+            for arrived in self._link.receive():
+                yield arrived
+                if len(jobs) >= self._settings.max_batch:
+                    return
+            if not jobs or not jobs[-1][0].behind or not self._link.wait(BEHIND_MS):
+                return
 
     def _heed_ends(self, now: float) -> None:
         """Asked to stop, or without a broker for too long."""
@@ -268,8 +280,10 @@ class Worker:
             outcomes = compute(self._loaded.logits, in_time, self._rows.join) if in_time else []
             cpu_us, n_rows = int((self._cpu_clock() - cpu_at) * 1e6), sum(len(lease.rows) for lease in in_time)
             spent = Spent(_since_us(received_at), cpu_us, n_rows)
-            for lease, outcome in zip(in_time, outcomes, strict=True):
-                self._reply(answer(lease, outcome, self._loaded.manifest.labels, spent))
+            # All made before the first is sent: the broker then wakes once for them, and not in between on this very core.
+            labels = self._loaded.manifest.labels
+            for reply in [answer(*one, labels, spent) for one in zip(in_time, outcomes, strict=True)]:
+                self._reply(reply)
 
     def _read(self, job: Job, payload: Payload, received_at: float) -> Lease | None:
         """The lease with its input ready to compute; None if it was answered with what is wrong with it."""
