@@ -116,7 +116,7 @@ def test_operators_that_compute_something_else_are_not_used(monkeypatch, caplog,
         assert not operators.fused_fp32_works()
     finally:
         operators.fused_fp32_works.cache_clear()
-    assert f"they differ from the public operators by {said}" in caplog.text
+    assert f"it differs from the public operators by {said}" in caplog.text
 
 
 # The smallest of each family: the others are built by the same code.

@@ -22,8 +22,10 @@ from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
 from workers.int8 import FusedInt8Conv, PlainInt8Conv, Quantised, Scale, expected_int8, max_pool
+from workers.int8_prepared import PreparedInt8ResNet
 from workers.loading import load_verified
-from workers.resnet import Conv
+from workers.operators import Way
+from workers.layout import Conv
 from workers.scratch import check
 from hotpool.logits import TOLERANCES
 
@@ -66,7 +68,7 @@ def test_an_int8_resnet18_of_1000_classes_is_smaller_than_13_mb(stored, tmp_path
 
 
 @pytest.mark.parametrize("arch", [ARCH, "resnet50", "resnext50_32x4d"])
-def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
+def test_int8_computes_nearly_what_float32_computes_by_each_way(arch):
     """Crop 33: odd sizes go another way through the pooling."""
     size = (arch, CLASSES, 33)
     _, tensors = seen_network(arch)
@@ -74,10 +76,10 @@ def test_int8_computes_nearly_what_float32_computes_by_either_way(arch):
     int8 = quantise(resnet_layout(*size), tensors, Preprocessing(resize=36, crop=33), inputs.calibration)
     batch = inputs.held_out[:16]
     real = make_fp32(tensors, *size)(batch)
-    fused, plain = (make_int8(int8, *size, fused=fused)(batch) for fused in (True, False))
+    by_way = {way: make_int8(int8, *size, way=way)(batch) for way in Way}
     largest = float(real.abs().max())
-    assert float((fused - plain).abs().max()) < TOLERANCES["int8"].difference * largest
-    for logits in (fused, plain):
+    for logits in by_way.values():
+        assert float((logits - by_way[Way.PLAIN]).abs().max()) < TOLERANCES["int8"].difference * largest
         assert float(F.cosine_similarity(logits, real).min()) > 0.98
 
 
@@ -126,23 +128,50 @@ def test_max_pooling_of_bytes_is_that_of_torch(n, channels, height, width, seed)
     assert torch.equal(max_pool(x.contiguous(memory_format=torch.channels_last)).float(), expected)
 
 
-def test_where_the_int8_operators_are_missing_the_same_answers_come_more_slowly_and_it_is_said_once(
-    stored, monkeypatch, caplog
+@pytest.fixture
+def asked_anew():
+    """Which way is the fastest is found out once in a process."""
+    operators.fastest_int8.cache_clear()
+    yield
+    operators.fastest_int8.cache_clear()
+
+
+def missing(*_):
+    raise NotImplementedError("onednn::qconv_prepack is not there on this CPU")
+
+
+def differing(*_):
+    return lambda batch: torch.full((len(batch), operators.CHANNELS), torch.nan)
+
+
+def test_the_fastest_way_here_is_by_onednns_own_library(stored, asked_anew, caplog):
+    assert type(make_int8(stored, *SIZE)) is PreparedInt8ResNet
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("prepared", [missing, differing])
+def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_said_once(
+    stored, asked_anew, monkeypatch, caplog, prepared
 ):
-    fused, batch = make_int8(stored, *SIZE), batch_of(2, CROP)
+    expected, batch = make_int8(stored, *SIZE, way=Way.PREPARED), batch_of(2, CROP)
+    monkeypatch.setattr(operators, "PreparedInt8ResNet", prepared)
+    fused = [make_int8(stored, *SIZE) for _ in range(2)]
+    assert (
+        caplog.text.count("event=fallback precision=int8 without=prepared") == caplog.text.count("event=fallback") == 1
+    )
+    assert [type(engine._stem) for engine in fused] == [FusedInt8Conv] * 2
+    assert float((fused[0](batch) - expected(batch)).abs().max()) < 0.01 * float(expected(batch).abs().max())
 
-    def missing(*_):
-        raise NotImplementedError("onednn::qconv_prepack is not there on this CPU")
 
+def test_where_all_fused_operators_are_missing_the_same_answers_come_more_slowly_and_it_is_said_once(
+    stored, asked_anew, monkeypatch, caplog
+):
+    expected, batch = make_int8(stored, *SIZE, way=Way.FUSED)(batch_of(2, CROP)), batch_of(2, CROP)
+    monkeypatch.setattr(operators, "PreparedInt8ResNet", missing)
     monkeypatch.setattr(operators, "FusedInt8Conv", missing)
-    operators.fused_int8_works.cache_clear()
-    try:
-        plain = [make_int8(stored, *SIZE) for _ in range(2)]
-    finally:
-        operators.fused_int8_works.cache_clear()
-    assert caplog.text.count("event=fallback precision=int8") == 1
-    assert [type(engine._stem) for engine in (fused, *plain)] == [FusedInt8Conv, PlainInt8Conv, PlainInt8Conv]
-    expected = fused(batch)
+    plain = [make_int8(stored, *SIZE) for _ in range(2)]
+    assert [caplog.text.count(f"precision=int8 without={way}") for way in Way] == [1, 1, 0]
+    assert [type(engine._stem) for engine in plain] == [PlainInt8Conv] * 2
     assert float((plain[0](batch) - expected).abs().max()) < 0.01 * float(expected.abs().max())
 
 
@@ -227,7 +256,7 @@ def test_a_version_in_int8_is_loaded_verified_and_says_what_it_is(home):
     assert manifest.precision == "int8"
     assert manifest.agreement.top1 > 0.9
     loaded = load_verified(home, manifest.digest)
-    assert type(loaded.engine._stem) is FusedInt8Conv
+    assert type(loaded.engine) is PreparedInt8ResNet
     assert loaded.verdict.passed
     assert check(version_folder(home, manifest.digest))["tensors"] == len(expected_int8(resnet_layout(*SIZE), CLASSES))
 

@@ -18,12 +18,12 @@ from hotpool.manifest import Agreement, Precision, Preprocessing
 from .engine import Engine, is_resnet, make_fp32, make_int8, resnet_layout
 from .fp32 import Fp32ResNet, PlainConv
 from .golden import make_inputs
-from .int8 import INPUT
-from .operators import fused_int8_works
+from .layout import INPUT, Conv, Layout
+from .operators import Way, fastest_int8
 from .pictures import decode, sniff
 from .preprocess import Preprocessor
 from .quantise import N_BINS, best_range, quantise_weight, scale_for
-from .resnet import Conv, ConvOperator, Layout, Tensors, fold
+from .resnet import ConvOperator, Tensors, fold
 from .verify import find_not_finite
 
 # 400 pictures tell an agreement of 0.98 from one of 0.96: the standard error of a share of 0.98 of them is 0.007.
@@ -94,7 +94,7 @@ def choose(tensors: Tensors, arch: str, classes: int, preprocessing: Preprocessi
 
 def _may_be_int8(arch: str) -> bool:
     """Where the fused operators are missing, int8 is slower than float32."""
-    return is_resnet(arch) and fused_int8_works()
+    return is_resnet(arch) and fastest_int8() is not Way.PLAIN
 
 
 def read_inputs(folder: Path | None, preprocessing: Preprocessing) -> Inputs:

@@ -19,8 +19,10 @@ from hotpool.manifest import WEIGHTS, Manifest
 from .architecture import build_empty, expected_tensors, specs
 from .fp32 import FoldedModule, Fp32ResNet, FusedConv, PlainConv
 from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, expected_int8
-from .operators import fused_fp32_works, fused_int8_works
-from .resnet import Layout, Tensors, read_layout
+from .int8_prepared import PreparedInt8ResNet
+from .operators import Way, fastest_int8, fused_fp32_works
+from .layout import Layout
+from .resnet import Tensors, read_layout
 from .verify import find_misfit
 
 
@@ -66,15 +68,17 @@ def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int) -> Engine:
     return FoldedModule(model)
 
 
-def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, fused: bool | None = None) -> Engine:
-    """fused: None for what this machine can do. Raises BadVersion, as `make_engine`."""
+def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way | None = None) -> Engine:
+    """way: None for the fastest on this machine. Raises BadVersion, as `make_engine`."""
     layout = resnet_layout(arch, classes, crop)
     if misfit := find_misfit(expected_int8(layout, classes), specs(tensors), f"{arch} in int8"):
         raise BadVersion(f"{WEIGHTS}: {misfit}")
     if off := [name for name, one in tensors.items() if name.endswith(".scale") and not 0 < float(one) < math.inf]:
         raise BadVersion(f"{WEIGHTS}: tensor {off[0]} is {float(tensors[off[0]]):g}; a scale is above 0 and finite")
-    is_fused = fused_int8_works() if fused is None else fused
-    return Int8ResNet(layout, tensors, FusedInt8Conv if is_fused else PlainInt8Conv)
+    way = way or fastest_int8()
+    if way is Way.PREPARED:
+        return PreparedInt8ResNet(layout, tensors)
+    return Int8ResNet(layout, tensors, FusedInt8Conv if way is Way.FUSED else PlainInt8Conv)
 
 
 def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> torch.nn.Module:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.densenet import _DenseLayer
 
-from .resnet import Block, Conv, ConvOperator, Layout, RunningBlock, Tensors, fold
+from .layout import Block, Conv, Layout
+from .resnet import ConvOperator, RunningBlock, Tensors, fold
 
 MakeConv = Callable[[Conv, torch.Tensor, torch.Tensor], ConvOperator]
 

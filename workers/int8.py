@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .resnet import Conv, ConvOperator, Layout, RunningBlock, Tensors
-
-INPUT = "input"
+from .layout import INPUT, Conv, Layout
+from .resnet import ConvOperator, RunningBlock, Tensors
 
 
 class Scale(NamedTuple):
@@ -39,7 +38,7 @@ class FusedInt8Conv:
     no scale of the input or the output to apply, which takes it longer."""
 
     def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
-        factor, bias, residual_factor = _in_steps_of(y, q, x, residual)
+        factor, bias, residual_factor = in_steps_of(y, q, x, residual)
         options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         # In the order that oneDNN wants for one picture of this size. Without the size it may choose another one and bring the
         # weights into the right order again in each call: a twelfth of the time at batch 1, and nothing lost at larger ones.
@@ -74,7 +73,7 @@ class PlainInt8Conv:
     def __init__(self, conv: Conv, q: Quantised, x: Scale, y: Scale, residual: Scale) -> None:
         self._options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self._weight = q.weight.float()
-        factor, bias, self._residual_factor = _in_steps_of(y, q, x, residual)
+        factor, bias, self._residual_factor = in_steps_of(y, q, x, residual)
         self._factor, self._bias = factor[:, None, None], bias[:, None, None]
         self._is_rectified = conv.is_rectified
         self._x_zero, self._y_zero, self._residual_zero = x.zero_point, y.zero_point, residual.zero_point
@@ -99,18 +98,18 @@ class Int8ResNet:
         """tensors: named and shaped as `expected_int8` says. make: `FusedInt8Conv` or `PlainInt8Conv`."""
 
         def ready(conv: Conv, x: Scale, residual: Scale) -> ConvOperator:
-            return make(conv, _quantised(tensors, conv.name), x, _scale(tensors, conv.name), residual)
+            return make(conv, read_quantised(tensors, conv.name), x, read_scale(tensors, conv.name), residual)
 
-        self._input, x = _scale(tensors, INPUT), _scale(tensors, layout.stem.name)
+        self._input, x = read_scale(tensors, INPUT), read_scale(tensors, layout.stem.name)
         self._stem = ready(layout.stem, self._input, x)
         self._blocks: list[RunningBlock] = []
         for block in layout.blocks:
-            residual = _scale(tensors, block.downsample.name) if block.downsample else x
+            residual = read_scale(tensors, block.downsample.name) if block.downsample else x
             downsample = ready(block.downsample, x, residual) if block.downsample else None
             convs = []
             for conv in block.convs:
                 convs.append(ready(conv, x, residual))
-                x = _scale(tensors, conv.name)
+                x = read_scale(tensors, conv.name)
             self._blocks.append(RunningBlock(tuple(convs), downsample))
         self._last = x
         self._fc = tensors["fc.weight"] * tensors["fc.weight_scale"][:, None], tensors["fc.bias"]
@@ -167,14 +166,14 @@ def expected_int8(layout: Layout, classes: int) -> dict[str, tuple[tuple[int, ..
     return expected
 
 
-def _in_steps_of(y: Scale, q: Quantised, x: Scale, residual: Scale) -> tuple[torch.Tensor, torch.Tensor, float]:
+def in_steps_of(y: Scale, q: Quantised, x: Scale, residual: Scale) -> tuple[torch.Tensor, torch.Tensor, float]:
     """What a sum of products, the bias and a step of the residual are worth in the output's steps."""
     return q.weight_scale * (x.scale / y.scale), q.bias / y.scale, residual.scale / y.scale
 
 
-def _scale(tensors: Tensors, name: str) -> Scale:
+def read_scale(tensors: Tensors, name: str) -> Scale:
     return Scale(float(tensors[f"{name}.scale"]), int(tensors[f"{name}.zero_point"]))
 
 
-def _quantised(tensors: Tensors, name: str) -> Quantised:
+def read_quantised(tensors: Tensors, name: str) -> Quantised:
     return Quantised(tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], tensors[f"{name}.bias"])

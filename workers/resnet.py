@@ -1,8 +1,8 @@
-"""Shell: torchvision's ResNets as a list of convolutions, each with the batch norm and the rectifier that follow it."""
+"""Shell: the layout of torchvision's ResNets, read from its modules, and what runs by one."""
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,56 +11,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from .layout import Block, Conv, Layout
+
 Tensors = Mapping[str, torch.Tensor]
-Ints = list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Conv:
-    """A convolution and its batch norm, by their names in the state dict.
-
-    side: height and width of its input for a picture. is_rectified: negative outputs become 0; in the last one of a block after
-    the residual was added.
-    """
-
-    name: str
-    norm: str
-    norm_eps: float
-    weight_shape: tuple[int, ...]
-    stride: Ints
-    padding: Ints
-    dilation: Ints
-    groups: int
-    side: int
-    is_rectified: bool
-
-    @property
-    def output_side(self) -> int:
-        reach = self.dilation[0] * (self.weight_shape[2] - 1)
-        return (self.side + 2 * self.padding[0] - reach - 1) // self.stride[0] + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """convs: one after the other; what came into the block, through `downsample` if there is one, is added to the last."""
-
-    convs: tuple[Conv, ...]
-    downsample: Conv | None
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Stem, 3x3 max pooling, blocks, mean over the picture, and one linear layer named `fc`."""
-
-    stem: Conv
-    blocks: tuple[Block, ...]
-
-    def convs(self) -> Iterator[Conv]:
-        yield self.stem
-        for block in self.blocks:
-            yield from block.convs
-            if block.downsample:
-                yield block.downsample
 
 
 class ConvOperator(Protocol):

@@ -36,6 +36,7 @@ from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
 from .evaluate import Tell, compare, measure
 from .golden import compute_logits, make_inputs, write_golden
 from .loading import check_file, load_folder
+from .operators import Way
 from .preprocess import Preprocessor
 from .resnet import Tensors
 from .room import check_limit, ran_out
@@ -143,7 +144,7 @@ def _labels(path: Path | None, classes: int, known: tuple[str, ...] | None) -> t
 def _reference_engine(held: Tensors, precision: Precision, arch: str, classes: int, crop: int) -> Engine:
     """By public operators alone, so that the golden logits also check the faster engine that serves."""
     if precision == "int8":
-        return make_int8(held, arch, classes, crop, fused=False)
+        return make_int8(held, arch, classes, crop, way=Way.PLAIN)
     model = reference_model(held, arch, classes, crop)
     return torch.inference_mode()(model)
 

@@ -1,0 +1,96 @@
+"""Pure: where the activations of a ResNet in int8 lie: few slots, used again and again, so that they stay in the cache."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .layout import INPUT, Conv, Layout
+
+LINE = 64  # bytes; each slot begins at a multiple
+
+
+class Place(NamedTuple):
+    """An activation: (channels, side, side) for each picture, in a slot of the memory for activations."""
+
+    slot: int
+    channels: int
+    side: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.channels * self.side**2
+
+
+class Step(NamedTuple):
+    """A convolution of `x` into `y`. x_scale, residual: whose output's scale x has, and what is in y already, if anything."""
+
+    conv: Conv
+    x: Place
+    y: Place
+    x_scale: str
+    residual: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """sizes: of each slot, in bytes for one picture. pooled: the output of the stem after the pooling."""
+
+    sizes: tuple[int, ...]
+    stem: Step
+    pooled: Place
+    steps: tuple[Step, ...]
+
+
+class _Slots:
+    """Slots for activations, each used again once what was in it is not needed any more."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self._free: set[int] = set()
+
+    def take(self, channels: int, side: int) -> Place:
+        """The smallest free slot that is large enough; else the largest, made larger; else a new one."""
+        needed = -(-Place(0, channels, side).n_bytes // LINE) * LINE
+        if not self._free:
+            self._free.add(len(self.sizes))
+            self.sizes.append(0)
+        enough = [slot for slot in self._free if self.sizes[slot] >= needed]
+        slot = min(enough, key=self._size) if enough else max(self._free, key=self._size)
+        self._free.remove(slot)
+        self.sizes[slot] = max(self.sizes[slot], needed)
+        return Place(slot, channels, side)
+
+    def give(self, place: Place) -> None:
+        self._free.add(place.slot)
+
+    def _size(self, slot: int) -> tuple[int, int]:
+        return self.sizes[slot], slot  # of equal ones always the same
+
+
+def plan_activations(layout: Layout) -> Plan:
+    """Which convolution reads and writes what, in their order."""
+    slots = _Slots()
+    stem, side = layout.stem, layout.blocks[0].convs[0].side
+    picture = slots.take(stem.weight_shape[1], stem.side)
+    first = Step(stem, picture, slots.take(stem.weight_shape[0], stem.output_side), INPUT)
+    slots.give(picture)
+    pooled = slots.take(stem.weight_shape[0], side)
+    slots.give(first.y)
+    steps: list[Step] = []
+    x, x_scale = pooled, stem.name
+    for block in layout.blocks:
+        residual, residual_scale = x, x_scale
+        if down := block.downsample:
+            residual, residual_scale = slots.take(down.weight_shape[0], down.output_side), down.name
+            steps.append(Step(down, x, residual, x_scale))
+        between, between_scale = x, x_scale
+        for conv in block.convs:
+            is_last = conv is block.convs[-1]
+            y = residual if is_last else slots.take(conv.weight_shape[0], conv.output_side)
+            steps.append(Step(conv, between, y, between_scale, residual_scale if is_last else None))
+            if between is not x:
+                slots.give(between)
+            between, between_scale = y, conv.name
+        if residual is not x:
+            slots.give(x)
+        x, x_scale = between, between_scale
+    return Plan(tuple(slots.sizes), first, pooled, tuple(steps))
