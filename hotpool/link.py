@@ -9,6 +9,7 @@ without it (RECONNECT_IVL=-1, IMMEDIATE=1) replies that were received but not ye
 
 import random
 from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Generic, TypeVar
 
 import zmq
@@ -55,9 +56,9 @@ class Link(Generic[T]):
         """Whether `receive` has something to read."""
         return is_readable(self._socket)
 
-    def wait(self, timeout_ms: int) -> bool:
+    def wait(self, timeout_s: float) -> bool:
         """Until there is something to read; False: there is nothing, after all this time."""
-        return bool(self._socket.poll(timeout_ms))
+        return bool(self._socket.poll(max(0, ceil(timeout_s * 1e3))))
 
     @property
     def heartbeat_s(self) -> float:

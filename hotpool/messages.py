@@ -235,7 +235,8 @@ class Seats(Message, tag=39, frozen=True):
 
 
 class Job(Message, tag=48, frozen=True):
-    """One lease. Followed by the request's payload frame. behind: so many jobs that were leased with it come next."""
+    """One lease. Followed by the request's payload frame. behind: so many jobs that were leased with it come
+    next; if the broker dies meanwhile, they never come."""
 
     job: Count
     budget_us: Count

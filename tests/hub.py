@@ -56,8 +56,10 @@ class Hub:
     def send(self, connection: bytes, message, payload: bytes | None = None) -> None:
         self._socket.send_multipart([connection, encode(message), *([] if payload is None else [payload])], zmq.NOBLOCK)
 
-    def job(self, worker: str, job: int, payload: bytes, work: Work, budget_s: float = 10.0) -> None:
-        self.send(self.workers[worker], Job(job, int(budget_s * 1e6), encode_body(work)), payload)
+    def job(
+        self, worker: str, job: int, payload: bytes, work: Work, budget_s: float = 10.0, *, behind: int = 0
+    ) -> None:
+        self.send(self.workers[worker], Job(job, int(budget_s * 1e6), encode_body(work), behind), payload)
 
     def until(self, claim, within_s: float = 20.0) -> Any:
         """Serves until `claim()` is true and returns its value; fails after `within_s`."""

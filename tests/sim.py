@@ -162,6 +162,7 @@ class World:
             if changed.cause == "ordered" and changed.after == WorkerState.DRAINING:
                 self.n_drains += 1
                 self.fewest_ready = min(self.fewest_ready, changed.ready)
+        self.inspect_batches(actions)
         for action in actions:
             match action:
                 case ToClient(connection, message, payload) | ToWorker(connection, message, payload):
@@ -173,6 +174,17 @@ class World:
                     self.supervisor.watch(pid)
         if self.judge:
             self.judge.waiting()
+
+    def inspect_batches(self, actions: list[Action]) -> None:
+        """Who is told that jobs come behind must get them in the same breath, or a worker would wait for nothing."""
+        behind: dict[bytes, int] = {}
+        for action in actions:
+            if isinstance(action, ToWorker) and isinstance(action.message, m.Job):
+                if behind.get(action.connection, 0) not in (0, action.message.behind + 1):
+                    self.problems.append(f"a job with {action.message.behind} behind it came out of its turn")
+                behind[action.connection] = action.message.behind
+        if any(behind.values()):
+            self.problems.append("a batch was not sent whole")
 
     def inspect_lease(self, connection: bytes, job: m.Job, payload: Any, *, is_probe: bool) -> None:
         if job.budget_us <= 0 and not is_probe:

@@ -1,4 +1,4 @@
-"""A worker's batch of pictures with the real model, in this process: which answer belongs to which picture."""
+"""A worker's batches with the real model, in this process: which jobs make one, and which answer belongs to which picture."""
 
 import io
 from time import monotonic
@@ -11,38 +11,46 @@ from PIL import Image
 
 from hotpool.home import Home
 from hotpool.manifest import write_stable
-from hotpool.messages import Done, Failed, Job, Work
+from hotpool.messages import Done, Failed, Job, Serve, Work
 from hotpool.wire import decode_result, encode_body, from_worker
 from tests.small_versions import CROP, add_version, make_tensors, save
-from workers.batch import FloatArray
+from workers.batch import FloatArray, answer
 from workers.orders import Settings
 from workers.pictures import Picture, decode
 from workers.preprocess import Preprocessor
 from workers.pulse import PulseThread
 from workers.stop_signal import StopSignal
 from workers.torch_version import load_torch_version
-from workers.worker import Worker
+from workers.worker import BEHIND_S, Worker
 
 SEED, MAX = 23, 1_000_000
 
 
 class Connection:
-    """In place of the real one: keeps what the worker sends. arriving: what is there at each look."""
+    """In place of the real one: keeps what the worker sends. arriving: what is there at each look, read message by message."""
 
     def __init__(self):
         self.sent = []
         self.arriving = []
-        self.waited = 0
+        self.waited = self.sessions = 0
+        self.on_send = lambda: None
 
     def send(self, frames):
+        self.on_send()
         self.sent.append(from_worker.decode(frames)[0])
 
     def receive(self):
-        yield from self.arriving.pop(0) if self.arriving else []
+        look = self.arriving[0] if self.arriving else []
+        while look:
+            yield look.pop(0)
+        self.arriving = self.arriving[1:]
 
-    def wait(self, timeout_ms):
+    def wait(self, timeout_s):
         self.waited += 1
-        return bool(self.arriving)
+        return timeout_s > 0 and bool(self.arriving)
+
+    def reopen(self):
+        self.sessions += 1
 
 
 @pytest.fixture(params=["fast", "exact"])
@@ -99,18 +107,6 @@ def alone(worker, request):
     return torch.from_numpy(logits)[0].softmax(0).tolist()
 
 
-def batches(worker, *arriving):
-    """How many rows each answer was computed with, of jobs that arrive so: pairs of number and `behind` at each look."""
-    work, payload = pixels(0)
-    worker._link.sent.clear()
-    worker._link.arriving = [
-        [(Job(n, 10**7, encode_body(work), behind), payload) for n, behind in there] for there in arriving
-    ]
-    while worker._link.arriving:
-        worker._receive(monotonic())
-    return {message.job: message.batch for message in worker._link.sent}
-
-
 def assert_right(worker, requests, answers):
     for request, got in zip(requests, answers, strict=True):
         assert got == pytest.approx(alone(worker, request), abs=1e-4)
@@ -161,19 +157,90 @@ def test_tensors_beside_pictures_are_answered_as_ever(worker):
     assert_right(worker, [picture(0), pixels(1)], [answers[0], answers[2]])
 
 
+# ---- jobs that arrive one after another
+
+
+def job(n, behind):
+    work, payload = pixels(0)
+    return Job(n, 10**7, encode_body(work), behind), payload
+
+
+@pytest.fixture
+def connection(worker):
+    return worker._link
+
+
+def batches(worker, *looks):
+    """How many rows each answer was computed with: jobs of one look are there at once, the next ones come later."""
+    worker._link.arriving = [list(look) for look in looks]
+    while worker._link.arriving:
+        worker._receive(monotonic())
+    return {message.job: message.batch for message in worker._link.sent}
+
+
+one_way = pytest.mark.parametrize("worker", ["fast"], indirect=True)  # how pictures are read does not matter here
+
+
+@one_way
 def test_jobs_of_one_batch_are_computed_together_although_the_first_is_there_before_the_others(worker):
-    assert batches(worker, [(1, 3)], [(2, 2), (3, 1)], [(4, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4}
+    assert batches(worker, [job(1, 3)], [job(2, 2), job(3, 1)], [job(4, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4}
 
 
-def test_nothing_is_waited_for_behind_the_last_job_of_a_batch(worker):
-    assert batches(worker, [(1, 0)], [(2, 1), (3, 0)]) == {1: 1, 2: 2, 3: 2}
-    assert worker._link.waited == 0
+@one_way
+def test_nothing_is_waited_for_behind_the_last_job_of_a_batch(worker, connection):
+    assert batches(worker, [job(1, 0)], [job(2, 1), job(3, 0)]) == {1: 1, 2: 2, 3: 2}
+    assert connection.waited == 0
 
 
-def test_a_job_whose_batch_was_cut_off_is_computed_without_the_rest(worker):
-    assert batches(worker, [(1, 2), (2, 1)]) == {1: 2, 2: 2}
-    assert worker._link.waited == 1
+@one_way
+def test_a_job_whose_batch_was_cut_off_is_computed_without_the_rest(worker, connection):
+    assert batches(worker, [job(1, 2), job(2, 1)]) == {1: 2, 2: 2}
+    assert connection.waited == 1
 
 
-def test_a_full_batch_leaves_what_is_behind_it_for_the_next(worker):
-    assert batches(worker, [(1, 3), (2, 2), (3, 1), (4, 0)], [(5, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4, 5: 1}
+@one_way
+def test_a_batch_is_waited_for_no_longer_than_it_may_take_whatever_comes_meanwhile(worker, connection, monkeypatch):
+    clock = iter([100.0 + 1.1 * BEHIND_S * i for i in range(100)])
+    monkeypatch.setattr("workers.worker.monotonic", lambda: next(clock))
+    connection.arriving = [[job(1, 9)], [job(2, 8)], [job(3, 7)]]
+    worker._receive(100.0)
+    assert [message.batch for message in connection.sent] == [2, 2]
+
+
+@one_way
+def test_a_full_batch_waits_for_nothing_and_leaves_what_is_behind_it_for_the_next(worker, connection):
+    many = [job(n, 5 - n) for n in range(6)]
+    assert batches(worker, many) == {0: 4, 1: 4, 2: 4, 3: 4, 4: 2, 5: 2}
+    assert connection.waited == 0
+
+
+@one_way
+def test_jobs_before_a_change_of_version_are_not_waited_for_with_those_behind_it(worker, connection):
+    serve = (Serve("t1", worker._loaded.manifest.digest), None)
+    assert batches(worker, [job(1, 0), serve, job(2, 1)], [job(3, 0)]) == {1: 1, 2: 2, 3: 2}
+    assert [message.job for message in connection.sent] == [1, 2, 3]
+
+
+@one_way
+def test_what_a_lost_session_announced_is_not_waited_for_in_the_next(worker, connection):
+    def then_lost():
+        yield job(1, 1)
+        connection.reopen()
+
+    connection.receive = then_lost
+    worker._receive(monotonic())
+    assert ([message.job for message in connection.sent], connection.waited) == ([1], 0)
+
+
+@one_way
+def test_all_answers_of_a_batch_are_made_before_the_first_is_sent(worker, connection, monkeypatch):
+    made, seen = [], []
+
+    def make(*given):
+        made.append(given)
+        return answer(*given)
+
+    monkeypatch.setattr("workers.worker.answer", make)
+    connection.on_send = lambda: seen.append(len(made))
+    batches(worker, [job(1, 2), job(2, 1), job(3, 0)])
+    assert seen == [3, 3, 3]

@@ -140,6 +140,16 @@ def test_a_worker_says_hello_with_the_stable_version_and_answers(start, hub):
     assert pulse.rss_bytes > pulse.private_bytes > 0
 
 
+def test_a_job_whose_batch_never_comes_is_answered_and_so_is_what_comes_later(start, hub):
+    start()
+    hub.hello()
+    hub.job("worker-0", 1, *tensor(1.0), behind=3)
+    assert hub.next(Done)[0].job == 1
+    hub.job("worker-0", 2, *tensor(2.0), behind=1)
+    hub.job("worker-0", 3, *tensor(3.0))
+    assert {hub.next(Done)[0].job for _ in range(2)} == {2, 3}
+
+
 def test_pictures_are_decoded_and_bad_ones_fail_alone(start, hub):
     start()
     hub.hello()

@@ -1,7 +1,8 @@
 """Shell: one worker process: takes leases, computes, answers, loads versions when told to.
 
 The main thread owns the one connection on which jobs come. What is already there is taken, up to a batch, and nothing is
-waited for. Versions are loaded beside, in a thread (`loader`), and swapped between two jobs. Nothing is logged for a request.
+waited for but jobs that were leased together. Versions are loaded beside, in a thread (`loader`), and swapped between two
+jobs. Nothing is logged for a request.
 """
 
 import contextlib
@@ -68,8 +69,9 @@ LOAD_ERRORS = (HotpoolError, OSError, *ENGINE_ERRORS)
 # How long a worker that was asked to stop waits for a broker to tell it: a welcome, and leases, may be on their way.
 WELCOME_S = 1.0
 
-# For jobs that are on their way right behind others: tens of microseconds. If the broker died between them, they never come.
-BEHIND_MS = 20
+# How long a batch may take to arrive once its first job is here. Its jobs are sent one right after the other, in tens of
+# microseconds; but if the broker died between them, the rest never comes.
+BEHIND_S = 0.02
 
 Payload = bytes | None
 
@@ -210,7 +212,7 @@ class Worker:
 
     def _receive(self, now: float) -> None:
         jobs: list[tuple[Job, Payload]] = []
-        for message, payload in self._arriving(jobs):
+        for message, payload in self._arriving(jobs, now):
             match message:
                 case Job():
                     jobs.append((message, payload))
@@ -232,14 +234,19 @@ class Worker:
             self._answer(jobs, now)
             os.sched_yield()  # to ZeroMQ's thread on this core, which has the answers to send
 
-    def _arriving(self, jobs: list[tuple[Job, Payload]]) -> Iterator[tuple[ToWorker, Payload]]:
-        """Messages that are here, and jobs that the broker has sent right behind them; none further when a batch is full."""
+    def _arriving(self, jobs: list[tuple[Job, Payload]], now: float) -> Iterator[tuple[ToWorker, Payload]]:
+        """Messages that are here, and what comes right behind the last of these jobs; nothing more when they are a full batch.
+
+        jobs: the caller puts into it, between two messages, those that it has got.
+        """
+        session = self._link.sessions
         while True:
             for arrived in self._link.receive():
                 yield arrived
                 if len(jobs) >= self._settings.max_batch:
                     return
-            if not jobs or not jobs[-1][0].behind or not self._link.wait(BEHIND_MS):
+            is_cut_off = not jobs or not jobs[-1][0].behind or self._link.sessions != session
+            if is_cut_off or not self._link.wait(now + BEHIND_S - monotonic()):
                 return
 
     def _heed_ends(self, now: float) -> None:
@@ -280,9 +287,10 @@ class Worker:
             outcomes = compute(self._loaded.logits, in_time, self._rows.join) if in_time else []
             cpu_us, n_rows = int((self._cpu_clock() - cpu_at) * 1e6), sum(len(lease.rows) for lease in in_time)
             spent = Spent(_since_us(received_at), cpu_us, n_rows)
-            # All made before the first is sent: the broker then wakes once for them, and not in between on this very core.
-            labels = self._loaded.manifest.labels
-            for reply in [answer(*one, labels, spent) for one in zip(in_time, outcomes, strict=True)]:
+            labels, done = self._loaded.manifest.labels, zip(in_time, outcomes, strict=True)
+            replies = [answer(lease, outcome, labels, spent) for lease, outcome in done]
+            # Only now, and all at once: each would wake the broker, on this very core perhaps, before the next one is made.
+            for reply in replies:
                 self._reply(reply)
 
     def _read(self, job: Job, payload: Payload, received_at: float) -> Lease | None:
