@@ -16,12 +16,13 @@ from hotpool.home import Home
 from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Preprocessing, manifest_json, version_folder
 from hotpool.digest import digest_tensors
 from tests import small_versions
+from tests.own_onednn import HAS_ONEDNN, needs_onednn
 from tests.seen_network import batch_of, seen_network
 from workers import operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
-from workers.int8 import FusedInt8Conv, PlainInt8Conv, Quantised, Scale, expected_int8, max_pool
+from workers.int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, Quantised, Scale, expected_int8, max_pool
 from workers.int8_prepared import PreparedInt8ResNet
 from workers.loading import load_verified
 from workers.operators import Way
@@ -76,7 +77,8 @@ def test_int8_computes_nearly_what_float32_computes_by_each_way(arch):
     int8 = quantise(resnet_layout(*size), tensors, Preprocessing(resize=36, crop=33), inputs.calibration)
     batch = inputs.held_out[:16]
     real = make_fp32(tensors, *size)(batch)
-    by_way = {way: make_int8(int8, *size, way=way)(batch) for way in Way}
+    ways = [way for way in Way if HAS_ONEDNN or way is not Way.PREPARED]
+    by_way = {way: make_int8(int8, *size, way=way)(batch) for way in ways}
     largest = float(real.abs().max())
     for logits in by_way.values():
         assert float((logits - by_way[Way.PLAIN]).abs().max()) < TOLERANCES["int8"].difference * largest
@@ -144,11 +146,13 @@ def differing(*_):
     return lambda batch: torch.full((len(batch), operators.CHANNELS), torch.nan)
 
 
+@needs_onednn
 def test_the_fastest_way_here_is_by_onednns_own_library(stored, asked_anew, caplog):
     assert type(make_int8(stored, *SIZE)) is PreparedInt8ResNet
     assert not caplog.text
 
 
+@needs_onednn
 @pytest.mark.parametrize("prepared", [missing, differing])
 def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_said_once(
     stored, asked_anew, monkeypatch, caplog, prepared
@@ -256,7 +260,7 @@ def test_a_version_in_int8_is_loaded_verified_and_says_what_it_is(home):
     assert manifest.precision == "int8"
     assert manifest.agreement.top1 > 0.9
     loaded = load_verified(home, manifest.digest)
-    assert type(loaded.engine) is PreparedInt8ResNet
+    assert type(loaded.engine) is (PreparedInt8ResNet if HAS_ONEDNN else Int8ResNet)
     assert loaded.verdict.passed
     assert check(version_folder(home, manifest.digest))["tensors"] == len(expected_int8(resnet_layout(*SIZE), CLASSES))
 

@@ -7,17 +7,21 @@ import pytest
 import torch
 
 from hotpool.manifest import Preprocessing
+from tests.own_onednn import needs_onednn
 from tests.seen_network import batch_of, seen_network
 from workers import onednn
 from workers.calibration import quantise, read_inputs
 from workers.engine import make_int8, resnet_layout
-from workers.int8_plan import LINE, plan_activations
+from workers.int8_plan import plan_activations
+from workers.int8_prepared import AT_ONCE
+from workers.onednn import ALIGNMENT
 from workers.operators import Way
 
 ARCH, CLASSES, CROP = "resnet18", 5, 32
 SIZE = (ARCH, CLASSES, CROP)
 SMALL = Preprocessing(resize=36, crop=CROP)
 slow = pytest.mark.slow  # a ResNet-18 has 11 million weights
+pytestmark = needs_onednn
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +42,12 @@ def engine(stored):
 @pytest.mark.parametrize("arch", ["resnet18", "resnet152", "resnext50_32x4d", "wide_resnet50_2"])
 def test_no_convolution_writes_over_what_a_later_one_reads(arch, crop):
     layout = resnet_layout(arch, 1000, crop)
-    plan = plan_activations(layout)
+    plan = plan_activations(layout, ALIGNMENT)
     holds = {plan.stem.x.slot: "input"}
     for step in (plan.stem, *plan.steps):
         if step is plan.steps[0]:
             assert holds.pop(plan.stem.y.slot) == layout.stem.name
+            assert plan.pooled.slot != plan.stem.y.slot
             holds[plan.pooled.slot] = layout.stem.name  # pooling keeps the scale
         assert holds[step.x.slot] == step.x_scale
         if step.residual:
@@ -54,12 +59,12 @@ def test_no_convolution_writes_over_what_a_later_one_reads(arch, crop):
             assert place.n_bytes <= plan.sizes[place.slot]
     assert {step.conv.name for step in plan.steps} == {conv.name for conv in layout.convs()} - {layout.stem.name}
     assert holds[plan.steps[-1].y.slot] == layout.blocks[-1].convs[-1].name
-    assert not any(size % LINE for size in plan.sizes)
+    assert not any(size % ALIGNMENT for size in plan.sizes)
 
 
 @pytest.mark.parametrize(("arch", "slots"), [("resnet18", 3), ("resnet50", 4)])
 def test_all_activations_of_a_network_lie_in_few_slots(arch, slots):
-    plan = plan_activations(resnet_layout(arch, 1000, 224))
+    plan = plan_activations(resnet_layout(arch, 1000, 224), ALIGNMENT)
     assert len(plan.sizes) == slots
     assert sum(plan.sizes) < 3.1 * max(place.n_bytes for step in (plan.stem, *plan.steps) for place in (step.x, step.y))
 
@@ -85,11 +90,26 @@ def test_an_answer_stays_as_it_is_when_the_next_one_is_computed(engine):
 
 
 @slow
-def test_a_picture_is_computed_alike_whatever_strides_torch_gives_its_batch(engine):
-    pictures = batch_of(4, CROP).contiguous(memory_format=torch.channels_last)
-    odd = pictures[::2][:1]
-    assert odd.stride()[0] == 2 * 3 * CROP * CROP
-    assert torch.equal(engine(odd), engine(pictures[:1].clone()))
+@pytest.mark.parametrize("n", [1, 3, AT_ONCE, 2 * AT_ONCE + 1])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_computes_what_torchs_operators_do_whatever_the_batch_looks_like(stored, engine, n, order, dtype):
+    batch = batch_of(n, CROP).to(dtype).contiguous(memory_format=order)
+    expected = make_int8(stored, *SIZE, way=Way.FUSED)(batch)
+    assert float((engine(batch) - expected).abs().max()) < 0.01 * float(expected.abs().max())
+
+
+@slow
+def test_of_batches_of_many_sizes_no_more_is_kept_than_of_a_few(stored):
+    """Who asks chooses how many rows a tensor has."""
+    engine = make_int8(stored, *SIZE, way=Way.PREPARED)
+    for n in (*range(1, 2 * AT_ONCE), *range(2 * AT_ONCE, 0, -1)):
+        engine(batch_of(n, CROP))
+    assert len(engine._passes) == AT_ONCE
+    activations = engine._activations.untyped_storage().data_ptr()
+    assert {ready.output.untyped_storage().data_ptr() for ready in engine._passes.values()} == {activations}
+    assert len(engine._activations) == AT_ONCE * sum(engine._plan.sizes)
+    assert all(ready.input.tensor.is_meta for ready in engine._passes.values())
 
 
 @slow
@@ -140,7 +160,7 @@ def test_a_library_of_another_version_is_not_used(monkeypatch):
 @slow
 def test_without_the_library_an_engine_says_why_it_can_not_be_made(monkeypatch, stored):
     monkeypatch.setattr(onednn, "_LIBRARY", None)
-    monkeypatch.setattr(onednn, "missing", "the package is not installed")
+    monkeypatch.setattr(onednn, "why_missing", "the package is not installed")
     with pytest.raises(RuntimeError, match="the package is not installed"):
         make_int8(stored, *SIZE, way=Way.PREPARED)
 

@@ -93,7 +93,7 @@ def choose(tensors: Tensors, arch: str, classes: int, preprocessing: Preprocessi
 
 
 def _may_be_int8(arch: str) -> bool:
-    """Where the fused operators are missing, int8 is slower than float32."""
+    """By public operators alone, int8 is slower than float32."""
     return is_resnet(arch) and fastest_int8() is not Way.PLAIN
 
 

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from .layout import INPUT, Conv, Layout
 
-LINE = 64  # bytes; each slot begins at a multiple
-
 
 class Place(NamedTuple):
     """An activation: (channels, side, side) for each picture, in a slot of the memory for activations."""
@@ -43,13 +41,14 @@ class Plan:
 class _Slots:
     """Slots for activations, each used again once what was in it is not needed any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int) -> None:
+        self._alignment = alignment
         self.sizes: list[int] = []
         self._free: set[int] = set()
 
     def take(self, channels: int, side: int) -> Place:
         """The smallest free slot that is large enough; else the largest, made larger; else a new one."""
-        needed = -(-Place(0, channels, side).n_bytes // LINE) * LINE
+        needed = -(-Place(0, channels, side).n_bytes // self._alignment) * self._alignment
         if not self._free:
             self._free.add(len(self.sizes))
             self.sizes.append(0)
@@ -66,9 +65,9 @@ class _Slots:
         return self.sizes[slot], slot  # of equal ones always the same
 
 
-def plan_activations(layout: Layout) -> Plan:
-    """Which convolution reads and writes what, in their order."""
-    slots = _Slots()
+def plan_activations(layout: Layout, alignment: int) -> Plan:
+    """Which convolution reads and writes what, in their order. alignment: bytes; the size of each slot is a multiple."""
+    slots = _Slots(alignment)
     stem, side = layout.stem, layout.blocks[0].convs[0].side
     picture = slots.take(stem.weight_shape[1], stem.side)
     first = Step(stem, picture, slots.take(stem.weight_shape[0], stem.output_side), INPUT)

@@ -1,6 +1,7 @@
 """Shell: int8 engine for ResNets whose every operation is made once: `int8.Int8ResNet` without what torch does around oneDNN.
 
-The numbers are the same. What it has more of is state: activations lie in one piece of memory that each pass writes anew.
+The numbers are the same, but for a value now and then that lies between two steps. What it has more of is state: activations
+lie in one piece of memory that each pass writes anew.
 """
 
 from itertools import accumulate, pairwise
@@ -15,6 +16,8 @@ from .int8_plan import Place, Step, plan_activations
 from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned
 from .resnet import Tensors
+
+AT_ONCE = 8  # pictures; more would not be faster each, and there is something to keep for each number of them
 
 
 class _Pass(NamedTuple):
@@ -41,7 +44,7 @@ class _Layer:
             is_rectified=conv.is_rectified,
         )
         self._memories = {BIAS: Memory(bias), SCALES + WEIGHTS: Memory(factor)} | {
-            ZERO_POINTS + role: _one(zero_point) for role, zero_point in zero_points.items()
+            ZERO_POINTS + role: _zero_point_memory(zero_point) for role, zero_point in zero_points.items()
         }
         weight = q.weight if conv.groups == 1 else q.weight.view(conv.groups, -1, *conv.weight_shape[1:])
         # In the order for one picture, for which the time matters most; other numbers of pictures make do with it.
@@ -66,9 +69,12 @@ class PreparedInt8ResNet:
         Raises:
             RuntimeError: oneDNN is not there, or can't do this on this CPU.
         """
-        self._plan = plan_activations(layout)
+        self._plan = plan_activations(layout, onednn.ALIGNMENT)
         scale = read_scale(tensors, INPUT)
-        self._input = {SCALES + DST: _one(scale.scale), ZERO_POINTS + DST: _one(scale.zero_point)}
+        self._input = {
+            SCALES + DST: Memory(torch.tensor([scale.scale])),
+            ZERO_POINTS + DST: _zero_point_memory(scale.zero_point),
+        }
         self._stem = _Layer(self._plan.stem, tensors)
         self._layers = [_Layer(step, tensors) for step in self._plan.steps]
         self._last = read_scale(tensors, self._plan.steps[-1].conv.name)
@@ -78,29 +84,34 @@ class PreparedInt8ResNet:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        one = self._passes.get(batch.shape) or self._prepare(batch)
-        one.input.point_to(batch)
-        for operation in one.operations:
+        means = [self._means(batch[i : i + AT_ONCE]) for i in range(0, len(batch), AT_ONCE)]
+        return F.linear(means[0] if len(means) == 1 else torch.cat(means), *self._fc)
+
+    def _means(self, batch: torch.Tensor) -> torch.Tensor:
+        """(n, channels) float32: of each picture, of what the last block gives."""
+        batch = batch.float().contiguous(memory_format=torch.channels_last)
+        ready = self._passes.get(batch.shape) or self._prepare(batch.shape)
+        ready.input.point_to(batch)
+        for operation in ready.operations:
             operation.run()
         # Behind a rectifier the zero point is 0.
-        return F.linear(one.output.mean((2, 3), dtype=torch.float32).mul_(self._last.scale), *self._fc)
+        return ready.output.mean((2, 3), dtype=torch.float32).mul_(self._last.scale)
 
-    def _prepare(self, batch: torch.Tensor) -> _Pass:
+    def _prepare(self, shape: torch.Size) -> _Pass:
         """For this number of pictures. All passes share the memory of the largest.
 
         Raises:
             RuntimeError: pictures have another shape than the network was made for.
         """
-        n = len(batch)
+        n = shape[0]
         if len(self._activations) < n * sum(self._plan.sizes):
             self._passes.clear()
             self._activations = onednn.aligned(n * sum(self._plan.sizes))
-        self._passes[batch.shape] = made = self._make_pass(batch)
+        self._passes[shape] = made = self._make_pass(shape)
         return made
 
-    def _make_pass(self, batch: torch.Tensor) -> _Pass:
-        n, plan = len(batch), self._plan
+    def _make_pass(self, shape: torch.Size) -> _Pass:
+        n, plan = shape[0], self._plan
         begins = [n * begin for begin in accumulate(plan.sizes, initial=0)]
         slots = [self._activations[begin:end] for begin, end in pairwise(begins)]
 
@@ -108,9 +119,7 @@ class PreparedInt8ResNet:
             return Memory(_activation(place, n, slots[place.slot]))
 
         picture, stem, pooled = map(memory, (plan.stem.x, plan.stem.y, plan.pooled))
-        # Not the batch's own strides: those of a single picture may be anything.
-        order = torch.empty(batch.shape, device="meta", memory_format=torch.channels_last)
-        given = Memory(batch, onednn.describe(order))
+        given = Memory(torch.empty(shape, device="meta", memory_format=torch.channels_last))
         pooling = Operation(onednn.max_pooling(stem, pooled, kernel=3, stride=2, padding=1), {SRC: stem, DST: pooled})
         first = (self._quantise(given, picture), self._stem.operation(picture, stem), pooling)
         rest = tuple(
@@ -121,8 +130,8 @@ class PreparedInt8ResNet:
         return _Pass(given, first + rest, _activation(last, n, slots[last.slot]))
 
     def _quantise(self, real: Memory, stored: Memory) -> Operation:
-        made = onednn.attributes({DST: onednn.PER_TENSOR}, (DST,))
-        return Operation(onednn.reorder(real, stored, made), {**self._input, SRC: real, DST: stored})
+        attr = onednn.attributes({DST: onednn.PER_TENSOR}, (DST,))
+        return Operation(onednn.reorder(real, stored, attr), {**self._input, SRC: real, DST: stored})
 
 
 def _activation(place: Place, n: int, memory: torch.Tensor) -> torch.Tensor:
@@ -135,6 +144,5 @@ def _describe_one(place: Place) -> Owned:
     return onednn.describe(_activation(place, 1, torch.empty(place.n_bytes, dtype=torch.uint8, device="meta")))
 
 
-def _one(value: float | int) -> Memory:
-    """As an operation wants the scale or the zero point of a whole tensor."""
-    return Memory(torch.tensor([value], dtype=torch.float32 if isinstance(value, float) else torch.int32))
+def _zero_point_memory(zero_point: int) -> Memory:
+    return Memory(torch.tensor([zero_point], dtype=torch.int32))

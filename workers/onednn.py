@@ -16,7 +16,7 @@ import torch  # before the library: it takes the OpenMP that is there already
 
 PACKAGE, FILE = "onednn-cpu-gomp", "libdnnl.so.3"
 MAJOR = 3
-ALIGNMENT = 64  # bytes; oneDNN is slower, and on some processors wrong, with less
+ALIGNMENT = 64  # bytes: a line of the cache
 
 SRC, DST, WEIGHTS, BIAS, SCRATCHPAD = 1, 17, 33, 41, 80  # what a memory is to an operation
 SCALES, ZERO_POINTS = 4096, 8192  # added to one of them
@@ -52,6 +52,7 @@ def _load() -> ctypes.CDLL:
     library.dnnl_memory_desc_get_size.restype = c_size_t
     library.dnnl_memory_desc_get_size.argtypes = [c_void_p]
     library.dnnl_primitive_desc_query_md.restype = c_void_p
+    library.dnnl_primitive_desc_query_md.argtypes = [c_void_p, c_int, c_int]
     library.dnnl_primitive_execute.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
     library.dnnl_memory_set_data_handle.argtypes = [c_void_p, c_void_p]
     return library
@@ -60,19 +61,18 @@ def _load() -> ctypes.CDLL:
 def _try_to_load() -> tuple[ctypes.CDLL | None, str]:
     try:
         return _load(), ""
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # AttributeError: a function is missing in it
         return None, str(error)
 
 
-# Before any fork: a child must not load libraries.
-_LIBRARY, missing = _try_to_load()
-"""missing: why there is no oneDNN, empty when there is."""
+# Before any fork: a child must not load libraries. The second: why there is none, empty when there is.
+_LIBRARY, why_missing = _try_to_load()
 
 
 def _call(name: str, *arguments: object) -> None:
     """Raises RuntimeError: what oneDNN can't do here, or was asked wrongly."""
     if _LIBRARY is None:
-        raise RuntimeError(missing)
+        raise RuntimeError(why_missing)
     if status := getattr(_LIBRARY, f"dnnl_{name}")(*arguments):
         raise RuntimeError(f"oneDNN: {name} gave status {status}")
 
@@ -89,6 +89,8 @@ class Owned:
 
 @functools.cache
 def _engine() -> Owned:
+    """It computes with as many threads as OpenMP has by default (OMP_NUM_THREADS): torch's number holds for the thread alone
+    that has set it."""
     return Owned("engine", "engine_create", _CPU, c_size_t(0))
 
 
@@ -99,15 +101,17 @@ def _stream() -> Owned:
 
 
 class Memory(Owned):
-    """A tensor where it lies, for oneDNN. described: its shape and order, if torch has no word for that order."""
+    """A tensor where it lies, for oneDNN; one on the meta device lies nowhere yet.
+
+    described: its shape and order, if torch has no word for that order.
+    """
 
     def __init__(self, tensor: torch.Tensor, described: Owned | None = None) -> None:
         self.tensor, self.described = tensor, described or describe(tensor)
         super().__init__("memory", "memory_create", self.described, _engine(), c_void_p(tensor.data_ptr()))
 
     def point_to(self, tensor: torch.Tensor) -> None:
-        """From now on it is that tensor, which has the same shape and order."""
-        self.tensor = tensor
+        """From now on it is that tensor, which has the same shape, type and order, and is kept by the caller."""
         _call("memory_set_data_handle", self, tensor.data_ptr())
 
 
@@ -135,20 +139,20 @@ def attributes(
     scales: by role, by which dimensions they go. zero_points: roles that have one. Their values are among the operation's
     memories. add: of what is in the output already, its scale and zero point. Negative outputs become 0 in the end.
     """
-    made = Owned("primitive_attr", "primitive_attr_create")
-    _call("primitive_attr_set_scratchpad_mode", made, _USER)  # oneDNN's own must not go from one thread to another
+    attr = Owned("primitive_attr", "primitive_attr_create")
+    _call("primitive_attr_set_scratchpad_mode", attr, _USER)  # oneDNN's own must not go from one thread to another
     for role, mask in scales.items():
-        _call("primitive_attr_set_scales_mask", made, role, mask)
+        _call("primitive_attr_set_scales_mask", attr, role, mask)
     for role in zero_points:
-        _call("primitive_attr_set_zero_points_mask", made, role, 0)
-    after = Owned("post_ops", "post_ops_create")
+        _call("primitive_attr_set_zero_points_mask", attr, role, 0)
+    post_ops = Owned("post_ops", "post_ops_create")
     if add is not None:
         scale, zero_point = add
-        _call("post_ops_append_sum", after, c_float(scale), zero_point, 0)
+        _call("post_ops_append_sum", post_ops, c_float(scale), zero_point, 0)
     if is_rectified:
-        _call("post_ops_append_eltwise", after, _RELU, c_float(0), c_float(0))
-    _call("primitive_attr_set_post_ops", made, after)
-    return made
+        _call("post_ops_append_eltwise", post_ops, _RELU, c_float(0), c_float(0))
+    _call("primitive_attr_set_post_ops", attr, post_ops)
+    return attr
 
 
 def convolution(
@@ -159,15 +163,14 @@ def convolution(
     stride: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
-    made: Owned,
+    attr: Owned,
 ) -> Owned:
-    """What an `Operation` is made of, of the descriptions of its tensors. made: the attributes."""
-    around = _longs(padding)
-    gaps = _longs([step - 1 for step in dilation])
-    sizes = (_longs(stride), gaps, around, around)
+    """What an `Operation` is made of, of the descriptions of its tensors and its attributes."""
+    before = behind = _longs(padding)
+    sizes = _longs(stride), _longs([step - 1 for step in dilation]), before, behind
     return Owned(
         "primitive_desc", "convolution_forward_primitive_desc_create", _engine(), _FORWARD_INFERENCE, _DIRECT,
-        x, weight, bias, y, *sizes, made,
+        x, weight, bias, y, *sizes, attr,
     )  # fmt: skip
 
 
@@ -183,10 +186,10 @@ def max_pooling(x: Memory, y: Memory, kernel: int, stride: int, padding: int) ->
     )  # fmt: skip
 
 
-def reorder(x: Memory, y: Memory, made: Owned) -> Owned:
-    """What an `Operation` is made of: y is x in its own order and type. made: the attributes."""
+def reorder(x: Memory, y: Memory, attr: Owned) -> Owned:
+    """What an `Operation` is made of: y is x in its own order and type."""
     return Owned(
-        "primitive_desc", "reorder_primitive_desc_create", x.described, _engine(), y.described, _engine(), made
+        "primitive_desc", "reorder_primitive_desc_create", x.described, _engine(), y.described, _engine(), attr
     )
 
 
@@ -208,7 +211,7 @@ def aligned(n: int) -> torch.Tensor:
 
 
 class Operation:
-    """Ready to run: nothing is looked up or made any more."""
+    """Ready to run: nothing is made any more."""
 
     def __init__(self, description: Owned, memories: Mapping[int, Memory]) -> None:
         """memories: by their roles."""
@@ -222,10 +225,12 @@ class Operation:
         roles = [_Argument(role, memory._as_parameter_) for role, memory in self._memories.items()]
         self._arguments = (_Argument * len(roles))(*roles)
         self._call = self._primitive, _stream(), len(roles), self._arguments
+        self._execute = _LIBRARY.dnnl_primitive_execute
 
     def run(self) -> None:
         """Done when it returns. The memories have to stay where they are until then, and no other thread may run it."""
-        _call("primitive_execute", *self._call)
+        if status := self._execute(*self._call):
+            raise RuntimeError(f"oneDNN: primitive_execute gave status {status}")
 
 
 def _longs(values: Sequence[int]) -> "ctypes.Array[c_int64]":
