@@ -28,6 +28,7 @@ MODEL = "shapes"
 HEARTBEAT_S = 0.05
 LEASE_S = 0.5
 MAX_EVENTS = 60_000
+LOOKS_EVERY = 8  # events without a consequence, such as heartbeats: the invariants take two thirds of the time
 GRACE_S = 0.05  # promise 1: each call ends by its deadline + 50 ms
 WORK = encode_body(m.Work("picture"))
 PROBE = b"-1 good"  # the payload of a probe
@@ -154,10 +155,11 @@ class World:
             self.after(max(0.0, self.core.next_tick() - self.now), self.tick, boot)
 
     def do(self, actions: list[Action]) -> None:
-        try:
-            self.core.check()
-        except AssertionError as error:
-            self.problems.append(f"invariant: {error}")
+        if actions or self.n_events % LOOKS_EVERY == 0:
+            try:
+                self.core.check()
+            except AssertionError as error:
+                self.problems.append(f"invariant: {error}")
         for changed in self.core.take_changes(self.now):
             if changed.cause == "ordered" and changed.after == WorkerState.DRAINING:
                 self.n_drains += 1
