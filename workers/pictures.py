@@ -90,6 +90,7 @@ def decode(data: bytes, max_bytes: int, max_pixels: int, least_side: int | None 
                 size = image.size
                 _check_size(size, max_pixels)
                 reduction = _reduce(image, least_side) if least_side else 1
+                image.decodermaxblock = len(data)  # it is all here: not in pieces of 64 KB
                 image.load()
                 _check_size(image.size, max_pixels)
                 return Picture(as_rgb(image), size if reduction > 1 else image.size, reduction, orientation(image))
@@ -141,6 +142,8 @@ def _check_segments(data: bytes) -> None:
             raise BadImage(f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments or {MAX_JPEG_SCANS} scans")
     # These wherever they are: Pillow's parser may find some that lie inside of what the walk skips.
     exif = at[array[at + 1] == _APP1]
+    if len(exif) <= MAX_EXIF_SEGMENTS:
+        return
     for offset, byte in enumerate(b"Exif\0\0", start=4):
         exif = exif[exif < len(data) - offset]
         exif = exif[array[exif + offset] == byte]
