@@ -106,7 +106,7 @@ class Arms:
         return run if run and run.key == split.key else Run(*split.key, self._routing.alias(model, split.target), now)
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         assert self.splits == self._derive(), "arms were not looked at after a change"
         assert self.presumed == self._presume(), "what is presumed was not looked at after a change"
         assert self.splits.keys() == self.runs.keys()

@@ -394,7 +394,7 @@ class Core:
             worker.load_ends_at += pause
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         self.roster.check()
         self.arms.check()
         self.dispatch.check()

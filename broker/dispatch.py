@@ -334,7 +334,7 @@ class Dispatcher:
         )
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         self._waiting.check()
         self.probes.check()
         self._shadow.check(self._pending.values())

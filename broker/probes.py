@@ -99,7 +99,7 @@ class Probes:
         return self._parked.get(worker.name) or next(leased, None)
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         for name, probe in self._parked.items():
             worker = self._roster.workers[name]
             assert _fits(probe, worker), f"a probe waits for {name}, which will not answer it"

@@ -240,7 +240,7 @@ class Roster:
             del self._free[worker.model][worker.digest]
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         free = {name for groups in self._free.values() for group in groups.values() for name in group}
         assert free == {worker.name for worker in self if worker.is_free}
         for worker in self:

@@ -90,7 +90,7 @@ class Shadow:
         return []
 
     def check(self, pending: Iterable[Pending]) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         copies = [(worker, lease.pair) for worker in self._roster for lease in worker.leases.values() if lease.pair]
         assert all(len(worker.leases) == 1 for worker, _ in copies), "a copy shares its worker with another lease"
         assert not any(lease.pair and lease.pending for worker in self._roster for lease in worker.leases.values())

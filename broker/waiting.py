@@ -86,7 +86,7 @@ class Waiting:
             del self._lanes[pending.lane]
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         assert all(lane for lane in self._lanes.values()), "an empty lane was kept"
         assert all(pending.lane == key for key, lane in self._lanes.items() for pending in lane)
         assert self.n == sum(1 for _ in self)

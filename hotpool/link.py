@@ -58,7 +58,7 @@ class Link(Generic[T]):
 
     def wait(self, timeout_s: float) -> bool:
         """Until there is something to read; False: there is nothing, after all this time."""
-        return bool(self._socket.poll(max(0, ceil(timeout_s * 1e3))))
+        return bool(self._socket.poll(ceil(timeout_s * 1e3)))
 
     @property
     def heartbeat_s(self) -> float:

@@ -47,7 +47,8 @@ class Connection:
 
     def wait(self, timeout_s):
         self.waited += 1
-        return timeout_s > 0 and bool(self.arriving)
+        assert timeout_s > 0
+        return bool(self.arriving)
 
     def reopen(self):
         self.sessions += 1

@@ -249,7 +249,7 @@ class SeatTable:
         return self.tick(now)
 
     def check(self) -> None:
-        """Invariants; tests call this after every event."""
+        """Invariants, for tests: they hold after every event."""
         pids = [seat.pid for seat in self._seats if seat.pid]
         assert len(pids) == len(set(pids)), "one process in two seats"
         assert not any(seat.pid and seat.ordered_at is not None for seat in self._seats), "two processes in one seat"

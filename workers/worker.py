@@ -245,8 +245,9 @@ class Worker:
                 yield arrived
                 if len(jobs) >= self._settings.max_batch:
                     return
-            is_cut_off = not jobs or not jobs[-1][0].behind or self._link.sessions != session
-            if is_cut_off or not self._link.wait(now + BEHIND_S - monotonic()):
+            is_expected = jobs and jobs[-1][0].behind and self._link.sessions == session
+            left_s = now + BEHIND_S - monotonic()
+            if not is_expected or left_s <= 0 or not self._link.wait(left_s):
                 return
 
     def _heed_ends(self, now: float) -> None:
