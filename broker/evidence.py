@@ -3,7 +3,7 @@
 from statistics import median
 
 from hotpool.errors import HotpoolError, ModelError
-from hotpool.evidence import Arm, Counts, bucket, log_percent
+from hotpool.evidence import Arm, Counts, bucket, log_percent, tail_rank
 from hotpool.messages import Done
 
 WARM_UP = 20  # replies of a process with a version: its caches are cold, so their times are not counted
@@ -80,11 +80,14 @@ class Run:
         second = int(now - self.began_at)
         if second == self._second:
             return
-        full = [times for _, times in sorted(self._times.items()) if min(map(len, times)) >= LEAST_IN_WINDOW]
+        full = {rows: times for rows, times in self._times.items() if min(map(len, times)) >= LEAST_IN_WINDOW}
         self._second, self._times = second, {}
         if full:
-            stable, target = max(full, key=lambda times: min(map(len, times)))
+            rows = max(sorted(full), key=lambda rows: min(map(len, full[rows])))
+            stable, target = full[rows]
             _add(self._counts.windows, log_percent(median(target) / median(stable)))
+            slow_us = sorted(target)[-tail_rank(len(target))]
+            _add(self._counts.tails.setdefault(rows, {}), bucket(slow_us))
 
 
 def _add(counts: dict[int, int], key: int) -> None:

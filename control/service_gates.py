@@ -6,13 +6,13 @@ What they can't see: docs/gates.md.
 import math
 from collections.abc import Mapping
 
-from hotpool.evidence import BUCKETS_PER_E, Arm, Counts, bucket_us
+from hotpool.evidence import BUCKETS_PER_E, BY_CHANCE, TAIL, Arm, Counts, bucket_us
 
 from .statistics import at_quantile, at_rank, larger_shares, log_evidence, median_interval, upper_rank
 from .verdicts import ALMOST, Gate, GateSettings, Verdict, at_least, conclude, grown, least, percent, unless, wager
 
-TAIL = 0.95  # the quantile that is the tail; the p99 needs five times the replies and is reported only
 MAJORITIES = (0.6, 0.7, 0.8, 0.9, 0.99)  # alternatives to a coin
+MORE_THAN_CHANCE = (0.3, 0.4, 0.5, 0.6, 0.8)  # and to `BY_CHANCE`: five slow seconds are the fewest that are enough
 
 
 def latency(counts: Counts, settings: GateSettings) -> Verdict:
@@ -51,10 +51,14 @@ def latency(counts: Counts, settings: GateSettings) -> Verdict:
 
 
 def latency_tail(counts: Counts, settings: GateSettings) -> Verdict:
-    """Does more than one reply in 20 take longer than `tail_ratio` times what stable's p95 is at most?
+    """Does more than one reply in 20 take longer than `tail_ratio` times what stable's p95 is at most, and in many seconds?
 
     Of the batch size with the most replies on its smaller side. The bound on the p95 is an order statistic: no shape is
     assumed. A reply is slow when its whole bucket is.
+
+    Both must be proven. Replies alone are not independent: what else ran for one second on the core of one worker made 20 of
+    them slow at once, and that was evidence enough against the same weights. In a second with few slow replies there may be
+    chance; a version that is to blame is slow in most of them.
     """
     batch = _common_batch(counts)
     stable, target = counts.stable.service.get(batch, {}), counts.target.service.get(batch, {})
@@ -68,13 +72,15 @@ def latency_tail(counts: Counts, settings: GateSettings) -> Verdict:
         facts = f"no limit yet from {n_stable} replies of stable and {n} of the target in batches of one size"
         return conclude(Gate.LATENCY_TAIL, facts, False, missing, {"replies": n, "replies_stable": n_stable})
     first_slow = at_rank(stable, rank) + 1 + math.ceil(BUCKETS_PER_E * math.log(settings.tail_ratio))
-    numbers = _tail_numbers(batch, stable, target, first_slow)
+    numbers = _tail_numbers(batch, stable, target, first_slow) | _window_numbers(
+        counts.tails.get(batch, {}), first_slow
+    )
     slow, allowed = numbers["slow"], 1 - TAIL
     enough = least(n, lambda replies: slow <= allowed * replies)
     return conclude(
         Gate.LATENCY_TAIL,
         _tail_facts(numbers, settings),
-        numbers["log_evidence"] >= settings.enough_to_fail,
+        min(numbers["log_evidence"], numbers["log_evidence_windows"]) >= settings.enough_to_fail,
         [
             *missing,
             unless(n >= enough, f"over {percent(allowed)} that slow in {n} of at least {enough} replies", ALMOST),
@@ -100,12 +106,20 @@ def _tail_numbers(
     }
 
 
+def _window_numbers(tails: Mapping[int, int], first_slow: int) -> dict[str, float]:
+    n, slow = sum(tails.values()), sum(count for key, count in tails.items() if key >= first_slow)
+    evidence = log_evidence(slow, n, BY_CHANCE, MORE_THAN_CHANCE)
+    return {"windows": n, "slow_windows": slow, "log_evidence_windows": evidence}
+
+
 def _tail_facts(numbers: Mapping[str, float], settings: GateSettings) -> str:
     slow, n = numbers["slow"], numbers["replies"]
     return (
         f"{slow} of {n} replies in batches of {numbers['batch']} ({percent(slow, n)}) took over {numbers['limit_ms']:.3g} ms, "
         f"{settings.tail_ratio:g} times stable's p95; {wager(numbers['log_evidence'], settings)} for more than "
-        f"{percent(1 - TAIL)} (p95 ratio {numbers['p95_ratio']:.2f}, p99 ratio {numbers['p99_ratio']:.2f})"
+        f"{percent(1 - TAIL)}; in {numbers['slow_windows']} of {numbers['windows']} seconds they were many, evidence "
+        f"{grown(numbers['log_evidence_windows'])} that it is more than chance "
+        f"(p95 ratio {numbers['p95_ratio']:.2f}, p99 ratio {numbers['p99_ratio']:.2f})"
     )
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 BUCKETS_PER_E = 50  # of service time: one bucket is 2 % wide, which is finer than any limit and coarser than any clock
+TAIL = 0.95  # the quantile that is the tail; the p99 needs five times the replies and is reported only
+BY_CHANCE = 0.2  # of the windows, at most, have `tail_rank` replies beyond the tail when one in twenty is
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -34,6 +36,7 @@ class Counts(Struct):
 
     policy: the number of the routing policy it was gathered under; 0: none. pairs: requests that both arms answered.
     disagreements: of these, with another top-1. windows: of one second each, by `log_percent` of the median service times.
+    tails: the same windows, by the rows computed together, then by `bucket` of the target's `tail_rank` longest time.
     """
 
     policy: Count = 0
@@ -42,6 +45,7 @@ class Counts(Struct):
     pairs: Count = 0
     disagreements: Count = 0
     windows: dict[int, Count] = field(default_factory=dict)
+    tails: dict[int, dict[int, Count]] = field(default_factory=dict)
 
     @property
     def share(self) -> float | None:
@@ -63,3 +67,14 @@ def bucket_us(bucket: int) -> float:
 def log_percent(ratio: float) -> int:
     """The key of a window: 0 when both arms were as fast, 14 when the target took 15 % longer, -14 when stable did."""
     return round(100 * math.log(ratio))
+
+
+def tail_rank(n: int) -> int:
+    """Of n replies in a window so many are more than the tail's part: if one in twenty is beyond it, as many or more are so in
+    `BY_CHANCE` of the windows at most. 1 of up to 4, 2 of up to 16, 3 of up to 31."""
+    rank, chance = 0, 1.0
+    while chance > BY_CHANCE:
+        ways = math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1)
+        chance -= math.exp(ways + rank * math.log(1 - TAIL) + (n - rank) * math.log(TAIL))
+        rank += 1
+    return rank

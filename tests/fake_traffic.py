@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.arms import WAIT_FOR_STABLE_S
-from hotpool.evidence import Arm, Counts, log_percent
+from hotpool.evidence import Arm, Counts, bucket, log_percent, tail_rank
 from hotpool.manifest import read_stable
 from hotpool.messages import ModelReport, Policy
 from hotpool.states import WorkerState
@@ -199,6 +199,8 @@ class Run:
         stable, target = (np.concatenate([np.empty(0), *times]) for times in self._times)
         if min(len(stable), len(target)) >= LEAST_IN_WINDOW:
             _add_all(self.counts.windows, [(log_percent(float(np.median(target) / np.median(stable))), 1)])
+            slow_us = float(np.sort(target)[-tail_rank(len(target))])
+            _add_all(self.counts.tails.setdefault(1, {}), [(bucket(slow_us), 1)])
         self._second, self._times = second, ([], [])
         self._drift = 0.8 * self._drift + 0.1 * rng.normal()
 

@@ -485,6 +485,15 @@ def test_a_second_gives_the_ratio_of_the_medians_once_it_is_over():
     assert bench.counts().windows == {log_percent(1.2): 1, 0: 1}
 
 
+def test_a_second_gives_the_time_of_the_target_that_chance_alone_seldom_makes_slow():
+    bench = warm(share=50)
+    reply(bench, [1000] * 3, [1000, 1000, 9000])  # of up to four replies the slowest
+    bench.now += 1
+    reply(bench, [1000] * 5, [1000, 1100, 1200, 7000, 9000], batch=2)  # of five and more the second
+    bench.now += 1
+    assert bench.counts().tails == {1: {bucket(9000): 1}, 2: {bucket(7000): 1}}
+
+
 def test_a_worker_whose_core_another_process_uses_is_not_slower():
     bench = warm(share=50)
     reply(bench, [1000] * 3, [])

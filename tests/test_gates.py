@@ -29,7 +29,7 @@ from control.statistics import (
 )
 from control.verdicts import Gate, GateResult, GateSettings, Labelled, Verdict, counts_from_json, counts_to_json, worst
 from hotpool.errors import ConfigError
-from hotpool.evidence import Arm, Counts, bucket, bucket_us, log_percent
+from hotpool.evidence import Arm, Counts, bucket, bucket_us, log_percent, tail_rank
 
 G = Gate
 PASS, FAIL, INCONCLUSIVE = GateResult.PASS, GateResult.FAIL, GateResult.INCONCLUSIVE
@@ -60,8 +60,10 @@ def classes(stable: dict[int, int], target: dict[int, int]) -> Counts:
     return Counts(stable=Arm(classes=stable), target=Arm(classes=target))
 
 
-def service(stable: dict[int, dict[int, int]], target: dict[int, dict[int, int]]) -> Counts:
-    return Counts(stable=Arm(service=stable), target=Arm(service=target))
+def service(
+    stable: dict[int, dict[int, int]], target: dict[int, dict[int, int]], tails: dict[int, dict[int, int]] | None = None
+) -> Counts:
+    return Counts(stable=Arm(service=stable), target=Arm(service=target), tails=tails or {})
 
 
 def confidence(stable: dict[int, int], target: dict[int, int]) -> Counts:
@@ -180,9 +182,10 @@ def test_latency_fails_when_most_windows_are_slow_and_passes_when_few_are(
     assert of_one(G.LATENCY, Counts(windows=windows)).result is result
 
 
-def tail(target: int, slow: int, stable: int = 300) -> Counts:
-    """Stable's p95 is in bucket 428 or 429. 1.3 times as much is 14 buckets more."""
-    return service({1: times(SPREAD, stable // 30)}, {1: {410: target - slow, 445: slow}})
+def tail(target: int, slow: int, stable: int = 300, seconds: tuple[int, int] = (5, 0)) -> Counts:
+    """Stable's p95 is in bucket 428 or 429. 1.3 times as much is 14 buckets more. seconds: with many slow replies, with few."""
+    many, few = seconds
+    return service({1: times(SPREAD, stable // 30)}, {1: {410: target - slow, 445: slow}}, {1: {445: many, 410: few}})
 
 
 @pytest.mark.parametrize(
@@ -197,6 +200,12 @@ def tail(target: int, slow: int, stable: int = 300) -> Counts:
         (tail(30, 10), FAIL),
         (tail(200, 0, stable=60), INCONCLUSIVE),
         (tail(200, 0, stable=90), PASS),
+        (tail(900, 150, seconds=(4, 0)), INCONCLUSIVE),  # a neighbour of the core for four seconds
+        (tail(900, 150, seconds=(4, 56)), INCONCLUSIVE),
+        (tail(900, 150, seconds=(0, 60)), INCONCLUSIVE),
+        (tail(900, 150, seconds=(15, 45)), INCONCLUSIVE),
+        (tail(900, 150, seconds=(25, 35)), FAIL),
+        (tail(900, 45, seconds=(25, 35)), PASS),  # no more than 5 % after all
     ],
 )
 def test_the_tail_is_what_stable_exceeds_once_in_twenty_times(counts: Counts, result: GateResult) -> None:
@@ -205,22 +214,40 @@ def test_the_tail_is_what_stable_exceeds_once_in_twenty_times(counts: Counts, re
 
 @pytest.mark.parametrize(("slow_bucket", "result"), [(442, PASS), (443, FAIL)])
 def test_a_reply_is_slow_when_its_whole_bucket_is(slow_bucket: int, result: GateResult) -> None:
-    counts = service({1: {428: 1000}}, {1: {410: 100, slow_bucket: 100}})
+    counts = service({1: {428: 1000}}, {1: {410: 100, slow_bucket: 100}}, {1: {443: 5}})
     assert of_one(G.LATENCY_TAIL, counts).result is result
+    a_second = service({1: {428: 1000}}, {1: {443: 200}}, {1: {slow_bucket: 5}})
+    assert (of_one(G.LATENCY_TAIL, a_second).result is FAIL) is (result is FAIL)
     limit_us = 1.3 * math.exp(429 / 50)
     assert (math.exp(slow_bucket / 50) >= limit_us) is (result is FAIL)
 
 
 def test_the_tail_begins_beyond_stable_s_p95_not_its_median_nor_its_slowest() -> None:
     stable = {1: {410: 940, 425: 45, 900: 15}}
-    assert of_one(G.LATENCY_TAIL, service(stable, {1: {410: 80, 439: 20}})).result is PASS
-    assert of_one(G.LATENCY_TAIL, service(stable, {1: {410: 80, 440: 20}})).result is FAIL
+    for slow_bucket, result in ((439, PASS), (440, FAIL)):
+        counts = service(stable, {1: {410: 80, slow_bucket: 20}}, {1: {slow_bucket: 5}})
+        assert of_one(G.LATENCY_TAIL, counts).result is result
 
 
 def test_the_tail_is_that_of_the_batch_size_both_have_most_of() -> None:
     counts = service({1: {400: 1000}, 4: {500: 200}, 8: {520: 9}}, {4: {500: 100}, 1: {600: 20}, 8: {999: 500}})
     verdict = of_one(G.LATENCY_TAIL, counts)
     assert (verdict.numbers["batch"], verdict.result) == (4, PASS)
+
+
+def test_seconds_that_compared_another_batch_size_say_nothing_of_the_tail() -> None:
+    counts = service(
+        {1: {400: 1000}, 4: {500: 200}}, {1: {400: 20}, 4: {500: 50, 600: 50}}, {1: {600: 60}, 4: {600: 4}}
+    )
+    verdict = of_one(G.LATENCY_TAIL, counts)
+    assert (verdict.numbers["windows"], verdict.numbers["slow_windows"], verdict.result) == (4, 4, INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 16, 17, 31, 32, 60, 200, 5000])
+def test_as_many_slow_replies_as_the_rank_are_in_one_window_of_five_at_most(n: int) -> None:
+    rank = tail_rank(n)
+    assert binomial_at_least(rank, n, 0.05) <= 0.2
+    assert rank == 1 or binomial_at_least(rank - 1, n, 0.05) > 0.2
 
 
 @pytest.mark.parametrize(
@@ -408,8 +435,10 @@ arms = st.builds(
     small, st.integers(0, 40), histograms, histograms, histograms,
 )  # fmt: skip
 everything = st.builds(
-    lambda stable, target, pairs, differ, windows: Counts(7, stable, target, pairs, min(pairs, differ), windows),
-    arms, arms, small, st.integers(0, 40), st.dictionaries(st.integers(-60, 60), st.integers(0, 60), max_size=6),
+    lambda stable, target, pairs, differ, windows, tails: Counts(
+        7, stable, target, pairs, min(pairs, differ), windows, {1: tails}
+    ),
+    arms, arms, small, st.integers(0, 40), st.dictionaries(st.integers(-60, 60), st.integers(0, 60), max_size=6), histograms,
 )  # fmt: skip
 RANK = {PASS: 0, INCONCLUSIVE: 1, FAIL: 2}
 
@@ -440,7 +469,8 @@ def test_more_disagreement_never_helps(counts: Counts, more: int) -> None:
 @given(counts=everything, slower=st.integers(1, 50))
 def test_slower_never_helps(counts: Counts, slower: int) -> None:
     target = msgspec.structs.replace(counts.target, service={1: moved(counts.target.service[1], slower)})
-    worse = msgspec.structs.replace(counts, target=target, windows=moved(counts.windows, slower))
+    tails = {1: moved(counts.tails[1], slower)}
+    worse = msgspec.structs.replace(counts, target=target, windows=moved(counts.windows, slower), tails=tails)
     for gate in (G.LATENCY, G.LATENCY_TAIL):
         never_better(gate, counts, worse)
 
@@ -509,6 +539,13 @@ def test_the_number_of_the_run_and_what_was_routed_change_nothing(counts: Counts
             G.COLLAPSE,
             "class 1 is 100 % of 200 answers, the most frequent of stable's 1000 is 90 %; fails above 110 %, or alone when at "
             "most 92 % of stable's",
+        ),
+        (
+            tail(900, 150, seconds=(4, 8)),
+            G.LATENCY_TAIL,
+            "150 of 900 replies in batches of 1 (16.7 %) took over 7.19 ms, 1.3 times stable's p95; evidence over 1e+13 of 100 "
+            "for more than 5 %; in 4 of 12 seconds they were many, evidence 0.914 that it is more than chance (p95 ratio 1.40, "
+            "p99 ratio 1.38); undecided: over 5 % that slow in 900 of at least 3000 replies",
         ),
     ],
 )

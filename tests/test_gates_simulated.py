@@ -15,7 +15,7 @@ import pytest
 
 from control.gates import ARMED, judge
 from control.verdicts import Gate, GateResult, GateSettings, Verdict, worst
-from hotpool.evidence import Arm, Counts, bucket, log_percent
+from hotpool.evidence import Arm, Counts, bucket, log_percent, tail_rank
 
 pytestmark = pytest.mark.slow
 
@@ -165,6 +165,8 @@ def close_window(counts: Counts, times: dict[tuple[int, bool], list[float]]) -> 
     batch = max(smaller, key=lambda batch: smaller[batch])
     if smaller[batch] >= 3:
         more(counts.windows, log_percent(median(times[batch, True]) / median(times[batch, False])))
+        target = sorted(times[batch, True])
+        more(counts.tails.setdefault(batch, {}), bucket(target[-tail_rank(len(target))]))
 
 
 def more(histogram: dict[int, int], key: int) -> None:
@@ -196,15 +198,15 @@ def test_an_identical_version_fails_in_at_most_one_rollout_of_twenty():
 
 
 @pytest.mark.parametrize(
-    ("what", "noise", "bar"),
+    ("what", "noise", "undecided_at_most"),
     [
         ("bursts a third of the time", Noise(bursts=1 / 8), 0.05),
         ("the target's core 5 % slower", Noise(slower_core=1.05), 0.05),
-        ("bursts on the target's core alone, twice as slow", Noise(bursts=1 / 60, own=True, strength=2.0), 0.5),
+        ("bursts on the target's core alone, twice as slow", Noise(bursts=1 / 60, own=True, strength=2.0), 0.25),
     ],
 )
-def test_noise_that_all_cores_share_fails_no_version_and_that_of_one_core_may(what: str, noise: Noise, bar: float):
-    """The last is a limit, not a promise: with one canary worker its core can't be told from the version (docs/gates.md)."""
+def test_noise_fails_at_most_one_identical_version_of_twenty(what: str, noise: Noise, undecided_at_most: float):
+    """The last is for a person to decide: with one canary worker its core can't be told from the version (docs/gates.md)."""
     n_rollouts, failed, undecided = 30, [], 0
     for seed in range(n_rollouts):
         for share in STEPS[1:]:
@@ -214,7 +216,8 @@ def test_noise_that_all_cores_share_fails_no_version_and_that_of_one_core_may(wh
                 failed.append((seed, share, *ending.failed))
                 break
     print(f"\n{what}, seeds 0 to {n_rollouts - 1}: {len(failed)} failed {failed}, {undecided} undecided")
-    assert len(failed) + undecided <= bar * n_rollouts
+    assert len(failed) <= 0.05 * n_rollouts
+    assert undecided <= undecided_at_most * n_rollouts
 
 
 def errors_at_the_limit(n: int, bad: int) -> Counts:
@@ -230,7 +233,15 @@ def pairs_at_the_limit(n: int, bad: int) -> Counts:
 
 
 def tail_at_the_limit(n: int, bad: int) -> Counts:
-    return Counts(stable=Arm(service={1: {400: 2000}}), target=Arm(service={1: {400: n - bad, 500: bad}}))
+    """Of its replies 5 % are slow, and in each of its seconds."""
+    target = Arm(service={1: {400: n - bad, 500: bad}})
+    return Counts(stable=Arm(service={1: {400: 2000}}), target=target, tails={1: {500: n}})
+
+
+def tail_of_seconds_at_the_limit(n: int, bad: int) -> Counts:
+    """Of its replies half are slow, but many of them in one second of five."""
+    target = Arm(service={1: {400: n, 500: n}})
+    return Counts(stable=Arm(service={1: {400: 2000}}), target=target, tails={1: {400: n - bad, 500: bad}})
 
 
 @pytest.mark.parametrize(
@@ -240,6 +251,7 @@ def tail_at_the_limit(n: int, bad: int) -> Counts:
         (G.LATENCY, windows_at_the_limit, 0.5),
         (G.AGREEMENT, pairs_at_the_limit, 0.02),
         (G.LATENCY_TAIL, tail_at_the_limit, 0.05),
+        (G.LATENCY_TAIL, tail_of_seconds_at_the_limit, 0.2),
     ],
 )
 def test_looked_at_all_the_time_a_version_at_the_limit_fails_no_more_often_than_alpha(

@@ -116,6 +116,9 @@ class ProbedPool:
         self.pool = Pool(home)
         self.pool.config.write_text(f'[pool]\nmodel = "{MODEL}"\n')
         write_stable(home, MODEL, self.digest)
+        with Journal(home.database) as journal:
+            journal.append(K.VERSION_ADDED, model=MODEL, operator="test", body={"name": "v1", "digest": self.digest})
+            journal.append(K.STABLE_SET, model=MODEL, operator="test", body={"digest": self.digest})
         self.pool.start_broker()
         self.pool._start(
             "workers", "tests.noop_workers", "--home", str(home.root), "--workers", str(n_workers)
@@ -130,8 +133,14 @@ class ProbedPool:
             (self.home.root / f"wrong-{self.workers()[name].pid}").touch()
 
     def get_well(self) -> None:
+        """One after the other: a round between two finds one alone wrong, which is then killed."""
         for path in self.home.root.glob("wrong-*"):
             path.unlink()
+
+    def n_probes(self) -> float:
+        """How many golden inputs workers have answered, rightly or not."""
+        (probes,) = (family for family in self.pool.report().metrics if family.name == "hotpool_probes_total")
+        return sum(sample.value for sample in probes.samples if sample.labels["outcome"] == "answered")
 
     def probed(self, prober: Prober) -> dict[str, str]:
         """What is wrong with whom, by one round."""
@@ -155,7 +164,7 @@ def probed_pool(n_workers: int) -> Iterator[ProbedPool]:
 
 
 @contextmanager
-def controlled(home: Home, digest: str, interval_s: float) -> Iterator[Journal]:
+def controlled(home: Home, interval_s: float) -> Iterator[Journal]:
     """A controller in a thread; gives a journal of the test's own."""
     stopping = threading.Event()
 
@@ -169,8 +178,6 @@ def controlled(home: Home, digest: str, interval_s: float) -> Iterator[Journal]:
             Controller(home, MODEL, journal, broker, NoPreflight(), "controller", prober).run(stopping)
 
     with Journal(home.database) as journal:
-        journal.append(K.VERSION_ADDED, model=MODEL, operator="test", body={"name": "v1", "digest": digest})
-        journal.append(K.STABLE_SET, model=MODEL, operator="test", body={"digest": digest})
         thread = threading.Thread(target=control)
         thread.start()
         try:
@@ -203,7 +210,7 @@ def test_a_wrong_worker_is_taken_out_and_replaced_and_no_caller_sees_an_error() 
     pixels = np.zeros((8, 8, 3), np.uint8)
     with (
         probed_pool(3) as made,
-        controlled(made.home, made.digest, interval_s=0.2) as journal,
+        controlled(made.home, interval_s=0.2) as journal,
         made.pool.client() as client,
         Callers(client, 2, lambda n: (pixels, None), lambda n, remembered, prediction: None) as callers,
     ):
@@ -228,16 +235,20 @@ def test_a_wrong_worker_is_taken_out_and_replaced_and_no_caller_sees_an_error() 
 @pytest.mark.slow
 @pytest.mark.alone
 def test_when_all_are_wrong_they_stay_and_status_says_so_until_they_are_right() -> None:
-    with probed_pool(2) as made, controlled(made.home, made.digest, interval_s=0.2) as journal:
+    with probed_pool(2) as made:
         hotpool = CommandLine(made.home, made.pool.config)
-        eventually(lambda: hotpool.json("status", code=0)["health"] == "healthy", "the controller runs")
-        made.go_wrong("worker-0", "worker-1")
-        eventually(lambda: bool(of_kind(journal, K.ALARM_RAISED)), "an alarm")
-        status = hotpool.json("status", code=8)
-        assert status["health"] == "degraded"
-        assert "alarm: all 2 workers of" in status["reasons"][0]
-        assert [worker.state for worker in made.workers().values()] == [WorkerState.READY] * 2
+        with controlled(made.home, interval_s=0.2) as journal:
+            eventually(lambda: hotpool.json("status", code=0)["health"] == "healthy", "the controller runs")
+            made.go_wrong("worker-0", "worker-1")
+            eventually(lambda: bool(of_kind(journal, K.ALARM_RAISED)), "an alarm")
+            n_before = made.n_probes()
+            eventually(lambda: made.n_probes() >= n_before + 3 * 2 * len(golden_inputs()), "three more rounds")
+            status = hotpool.json("status", code=8)
+            assert status["health"] == "degraded"
+            assert "alarm: all 2 workers of" in status["reasons"][0]
         made.get_well()
-        eventually(lambda: bool(of_kind(journal, K.ALARM_ENDED)), "its end")
-        assert hotpool.json("status", code=0)["reasons"] == []
-        assert all(worker.restarts == {} for worker in made.workers().values())
+        with controlled(made.home, interval_s=0.2) as journal:
+            eventually(lambda: bool(of_kind(journal, K.ALARM_ENDED)), "its end")
+            assert hotpool.json("status", code=0)["reasons"] == []
+        workers = made.workers().values()
+        assert [(worker.state, worker.restarts) for worker in workers] == [(WorkerState.READY, {})] * 2

@@ -373,7 +373,7 @@ def test_a_rollout_and_its_undo_under_load_never_have_fewer_ready_workers(n_work
     pixels, chosen = np.zeros((8, 8, 3), np.uint8), settings(strategy=Strategy.SURGE, bake_s=0.1)
     with (
         probed_pool(n_workers) as made,
-        controlled(made.home, made.digest, interval_s=0.1) as journal,
+        controlled(made.home, interval_s=0.1) as journal,
         made.pool.client() as client,
         Admin(made.home.endpoint("admin"), watch=True) as admin,
         Callers(client, 2, lambda n: (pixels, None), lambda n, remembered, prediction: None) as callers,

@@ -73,7 +73,12 @@ HOSTILE = [
         (wire.to_control, m.Ask(5, "start", wire.encode_value({"version": "v2", "steps": None}))),
         (wire.from_control, m.Answer(5, wire.encode_value([1.5, {"a": True}]))),
         (wire.from_control, m.Answer(5, wire.encode_value(None), "conflict", "no")),
-        (wire.to_admin, m.Evidence(5, 7, Counts(3, Arm(9, 8, 1, {999: 8}, {99: 8}, {4: {350: 8}}), windows={-12: 3}))),
+        (
+            wire.to_admin,
+            m.Evidence(
+                5, 7, Counts(3, Arm(9, 8, 1, {999: 8}, {99: 8}, {4: {350: 8}}), windows={-12: 3}, tails={4: {355: 3}})
+            ),
+        ),
     ],
 )
 def test_a_message_survives_the_wire(decoder, message):
