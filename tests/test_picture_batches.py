@@ -15,6 +15,7 @@ from hotpool.messages import Done, Failed, Job, Serve, Work
 from hotpool.wire import decode_result, encode_body, from_worker
 from tests.small_versions import CROP, add_version, make_tensors, save
 from workers.batch import FloatArray, answer
+from workers.lookout import Lookout
 from workers.orders import Settings
 from workers.pictures import Picture, decode
 from workers.preprocess import Preprocessor
@@ -63,7 +64,7 @@ def worker(request, tmp_path):
     no_signals, no_pulse = cast(StopSignal, None), cast(PulseThread, None)
     worker = Worker(settings, load_torch_version, no_signals, None, no_pulse)
     assert worker.boot()
-    worker._link = Connection()
+    worker._link, worker._lookout = Connection(), Lookout([])
     yield worker
     worker._loader.close()
 
@@ -206,6 +207,16 @@ def test_a_batch_is_waited_for_no_longer_than_it_may_take_whatever_comes_meanwhi
     connection.arriving = [[job(1, 9)], [job(2, 8)], [job(3, 7)]]
     worker._receive(100.0)
     assert [message.batch for message in connection.sent] == [2, 2]
+
+
+@one_way
+def test_the_worker_stays_awake_after_a_job_that_came_alone_and_not_after_several(worker, monkeypatch):
+    began = []
+    monkeypatch.setattr(worker._lookout, "computed", lambda began_at: began.append(began_at))
+    worker._link.arriving = [[job(1, 1), job(2, 0)], [job(3, 0)]]
+    worker._receive(200.0)
+    worker._receive(300.0)
+    assert began == [300.0]
 
 
 @one_way

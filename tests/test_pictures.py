@@ -1,5 +1,6 @@
 """Pictures to RGB, and untrusted files to pictures."""
 
+import gc
 import io
 import random
 import struct
@@ -7,12 +8,14 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import simplejpeg
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from hotpool.errors import BadImage, TooLarge
 from hotpool.pictures import to_rgb
+from workers import pictures
 from workers.pictures import MAX_JPEG_SCANS
 from workers.pictures import decode as decode_as_it_lies
 
@@ -142,6 +145,80 @@ def test_the_picture_given_is_not_changed():
     before = image.tobytes()
     to_rgb(image)
     assert (image.mode, image.tobytes()) == ("I;16", before)
+
+
+# ---- JPEGs decoded at once
+
+
+def by_pillow(data, least_side=None):
+    """What is made of it where Pillow decodes all: its image, or what is said against it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pictures, "_at_once", lambda *_: None)
+        return outcome(data, least_side)
+
+
+def outcome(data, least_side=None):
+    try:
+        picture = decode_as_it_lies(data, MAX_BYTES, MAX_PIXELS, least_side)
+    except BadImage as error:
+        return str(error)
+    return picture.size, picture.reduction, picture.orientation, picture.image.mode, picture.image.tobytes()
+
+
+@settings(max_examples=100, deadline=None)
+@example(2, 3, None, 90, 0, False, 0, 1)  # at 5/8 it is as large
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.sampled_from([None, 8, 16]), st.integers(1, 100), st.sampled_from([0, 1, 2]),
+    st.booleans(), st.integers(0, 3), st.integers(1, 8),
+)  # fmt: skip
+def test_a_jpeg_in_colour_is_decoded_without_pillow_to_what_pillow_would_make_of_it(
+    width, height, least_side, quality, subsampling, progressive, restart_rows, orientation
+):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"quality": quality, "subsampling": subsampling, "progressive": progressive, "exif": exif}
+    data = file_of(noise(width, height), "JPEG", restart_marker_rows=restart_rows, **options)
+    expected = by_pillow(data, least_side)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delattr(ImageFile.ImageFile, "load")
+        assert outcome(data, least_side) == expected
+
+
+@pytest.mark.parametrize(("mode", "options"), [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})])
+def test_jpegs_of_other_colours_are_read_as_pillow_reads_them(mode, options):
+    data = file_of(noise().convert(mode), "JPEG", **options)
+    assert outcome(data) == by_pillow(data)
+
+
+def test_a_jpeg_of_another_size_than_was_checked_is_not_decoded_at_once(monkeypatch):
+    data = file_of(noise(), "JPEG")
+    expected = by_pillow(data)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", lambda data: (60_000, 60_000, "YCbCr", "420"))
+    monkeypatch.delattr(simplejpeg, "decode_jpeg")
+    assert outcome(data) == expected
+
+
+def test_a_damaged_jpeg_is_as_good_or_as_bad_as_pillow_finds_it():
+    rng, n_read = random.Random(SEED), 0
+    print(f"seed {SEED}")
+    originals = [file_of(noise(), "JPEG"), file_of(noise(), "JPEG", progressive=True), file_of(noise(), "MPO")]
+    for _ in range(1500):
+        data, least_side = mutate(rng.choice(originals), rng), rng.choice([None, 8])
+        found = outcome(data, least_side)
+        assert found == by_pillow(data, least_side)
+        n_read += not isinstance(found, str)
+    assert 300 < n_read < 1300
+
+
+def test_the_pixels_of_a_decoded_jpeg_stay_when_its_bytes_are_gone():
+    data = bytearray(file_of(noise(200, 100), "JPEG"))
+    expected = by_pillow(bytes(data))[-1]
+    image = decode_as_it_lies(bytes(data), MAX_BYTES, MAX_PIXELS).image
+    data[:] = bytes(len(data))
+    del data
+    gc.collect()
+    np.zeros((200, 100, 4), np.uint8).fill(7)  # where the pixels lay, had they been given back
+    assert image.tobytes() == expected
 
 
 # ---- decoded at a fraction of the size

@@ -6,7 +6,8 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from hotpool.errors import BadImage, TooLarge
 from hotpool.pictures import PILLOW_ERRORS, as_rgb, orientation, upright
@@ -90,7 +91,8 @@ def decode(data: bytes, max_bytes: int, max_pixels: int, least_side: int | None 
                 size = image.size
                 _check_size(size, max_pixels)
                 reduction = _reduce(image, least_side) if least_side else 1
-                image.decodermaxblock = len(data)  # it is all here: not in pieces of 64 KB
+                if (pixels := _at_once(image, data, size)) is not None:
+                    return Picture(pixels, size, reduction, orientation(image))
                 image.load()
                 _check_size(image.size, max_pixels)
                 return Picture(as_rgb(image), size if reduction > 1 else image.size, reduction, orientation(image))
@@ -102,6 +104,27 @@ def _reduce(image: Image.Image, least_side: int) -> int:
     width = image.width
     drafted = image.draft(image.mode, (least_side, least_side))  # None: this codec can't
     return round(width / drafted[1][2]) if drafted else 1
+
+
+def _at_once(image: Image.Image, data: bytes, size: tuple[int, int]) -> Image.Image | None:
+    """What Pillow would decode of a JPEG in colour, bit for bit, by the same libjpeg-turbo without Pillow's copy of each row.
+
+    image: opened, and reduced. size: the one in its header, which was checked.
+    None: Pillow has to do it, and says what is wrong with it. That is so too for whatever libjpeg would only warn of.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+        return None
+    width, height = image.size
+    try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != size[::-1]:
+            return None
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=width, min_height=height)
+    except ValueError:
+        return None
+    if pixels.shape[:2] != image.size[::-1]:
+        return None
+    # As `Image.frombuffer` does for RGBX alone; Pillow keeps RGB in four bytes a pixel too, and resizes three of them.
+    return image._new(_imaging.map_buffer(pixels, image.size, "raw", 0, ("RGB", 0, 1)))
 
 
 def sniff(data: bytes) -> str:

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from math import ceil
 from pathlib import Path
 from time import monotonic, process_time, thread_time
 from typing import Protocol
@@ -55,6 +54,7 @@ from .batch import (
 from .cores import other_threads
 from .heap import give_back
 from .loader import Loader
+from .lookout import Lookout
 from .orders import BOOT_FAILED, BROKER_GONE, ORPHANED, Settings, exit_file
 from .pictures import Picture, decode
 from .pulse import PulseThread
@@ -153,14 +153,14 @@ class Worker:
         self._is_leaving = False
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
-        self._polled_session = 0
+        self._watched_session = 0
         self._lifelong = other_threads()  # now: those that compute come later, and may go
         self._rows = PictureRows(settings.max_batch, 1)
         # With one thread all computing is the main thread's, and a load beside, in another one, does not count.
         self._cpu_clock = thread_time if settings.threads == 1 else process_time
         self._loaded: Loaded
         self._link: Link[ToWorker]
-        self._poller: zmq.Poller
+        self._lookout: Lookout
 
     def boot(self) -> bool:
         """Loads the stable version; False, with the reason noted, if that can't be."""
@@ -179,6 +179,8 @@ class Worker:
     def run(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> int:
         """Serves until told to end; returns the exit code."""
         self._link = Link(context, endpoint, to_worker, self._hello)
+        ends = (self._stop.fileno(), self._loader.fileno(), self._lifeline)
+        self._lookout = Lookout([end for end in ends if end is not None])
         next_at = monotonic()
         while self._exit_code is None:
             self._wait(next_at)
@@ -193,22 +195,16 @@ class Worker:
     # ---- the loop's parts
 
     def _wait(self, until: float) -> None:
-        if self._polled_session != self._link.sessions:
-            self._watch_session()
-        ready = dict(self._poller.poll(max(0, ceil((until - monotonic()) * 1000))))
+        if self._watched_session != self._link.sessions:
+            self._watched_session = self._link.sessions
+            self._lookout.watch(self._link.sockets)
+        ready = self._lookout.wait(until)
         if self._stop.fileno() in ready:
             self._stop.drain()
         if self._lifeline in ready:
             self._exit_code = ORPHANED
         if self._loader.fileno() in ready:
             self._hear_loader()
-
-    def _watch_session(self) -> None:
-        self._polled_session = self._link.sessions
-        self._poller = zmq.Poller()
-        for polled in (*self._link.sockets, self._stop.fileno(), self._loader.fileno(), self._lifeline):
-            if polled is not None:
-                self._poller.register(polled, zmq.POLLIN)
 
     def _receive(self, now: float) -> None:
         jobs: list[tuple[Job, Payload]] = []
@@ -233,6 +229,8 @@ class Worker:
         if jobs:
             self._answer(jobs, now)
             os.sched_yield()  # to ZeroMQ's thread on this core, which has the answers to send
+            if len(jobs) == 1:  # of a busy pool the next ones are waiting already
+                self._lookout.computed(began_at=now)
 
     def _arriving(self, jobs: list[tuple[Job, Payload]], now: float) -> Iterator[tuple[ToWorker, Payload]]:
         """Messages that are here, and what comes right behind the last of these jobs; nothing more when they are a full batch.
