@@ -27,6 +27,7 @@ class Run:
         self._times: dict[
             int, tuple[list[int], list[int]]
         ] = {}  # of this second: rows -> microseconds of stable, target
+        self._batches: dict[str, tuple[int, int, int]] = {}  # by digest, the last: its rows and times
 
     def counts(self, now: float) -> Counts:
         """All counts until now."""
@@ -51,7 +52,8 @@ class Run:
             took_us = done.cpu_us or max(1, done.service_us)  # where no clock tells the processor's time
             _add(arm.service.setdefault(done.batch, {}), bucket(took_us))
             self._turn_to(now)
-            self._times.setdefault(done.batch, ([], []))[digest == self.target].append(took_us)
+            if self._is_new_batch(digest, done):
+                self._times.setdefault(done.batch, ([], []))[digest == self.target].append(took_us)
 
     def failed(self, digest: str, code: str) -> None:
         """The worker refused. What is the caller's fault says nothing of the version and is not counted."""
@@ -74,6 +76,12 @@ class Run:
         if digest == self.target:
             return self._counts.target
         return self._counts.stable if digest == self.stable else None
+
+    def _is_new_batch(self, digest: str, done: Done) -> bool:
+        """Replies that were computed together come together and tell one time: as several they would be taken for evidence."""
+        batch = (done.batch, done.cpu_us, done.service_us)
+        before, self._batches[digest] = self._batches.get(digest), batch
+        return done.batch == 1 or batch != before
 
     def _turn_to(self, now: float) -> None:
         """Closes the window that is open, if its second is over."""

@@ -118,7 +118,7 @@ def _tail_facts(numbers: Mapping[str, float], settings: GateSettings) -> str:
         f"{slow} of {n} replies in batches of {numbers['batch']} ({percent(slow, n)}) took over {numbers['limit_ms']:.3g} ms, "
         f"{settings.tail_ratio:g} times stable's p95; {wager(numbers['log_evidence'], settings)} for more than "
         f"{percent(1 - TAIL)}; in {numbers['slow_windows']} of {numbers['windows']} seconds they were many, evidence "
-        f"{grown(numbers['log_evidence_windows'])} that it is more than chance "
+        f"{grown(numbers['log_evidence_windows'])} of {grown(settings.enough_to_fail)} that it is more than chance "
         f"(p95 ratio {numbers['p95_ratio']:.2f}, p99 ratio {numbers['p99_ratio']:.2f})"
     )
 

@@ -71,7 +71,7 @@ def log_percent(ratio: float) -> int:
 
 def tail_rank(n: int) -> int:
     """Of n replies in a window so many are more than the tail's part: if one in twenty is beyond it, as many or more are so in
-    `BY_CHANCE` of the windows at most. 1 of up to 4, 2 of up to 16, 3 of up to 31."""
+    `BY_CHANCE` of the windows at most. 1 of up to 4, 2 of up to 16, 3 of up to 30."""
     rank, chance = 0, 1.0
     while chance > BY_CHANCE:
         ways = math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1)

@@ -12,6 +12,7 @@ import simplejpeg
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from hotpool.errors import BadImage, TooLarge
 from hotpool.pictures import to_rgb
@@ -184,6 +185,42 @@ def test_a_jpeg_in_colour_is_decoded_without_pillow_to_what_pillow_would_make_of
         assert outcome(data, least_side) == expected
 
 
+def lossless_jpeg(width, height):
+    """Of one grey: each difference is 0, and that is one bit, 0."""
+    table = b"\xff\xc4" + struct.pack(">HB", 20, 0) + bytes([1] + [0] * 15) + b"\0"
+    frame = b"\xff\xc3" + struct.pack(">HBHHB", 17, 8, height, width, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    scan = b"\xff\xda" + struct.pack(">HB", 12, 3) + b"\1\0\2\0\3\0\1\0\0"
+    return b"\xff\xd8" + table + frame + scan + bytes(-(-width * height * 3 // 8)) + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_decoded_whole_by_pillow():
+    """Reduced, libjpeg would write 64 times as much as there is room for, and has in a worker."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delattr(simplejpeg, "decode_jpeg")
+        patched.delattr(Image.Image, "draft")
+        patched.delattr(JpegImageFile, "draft")
+        picture = decode_as_it_lies(lossless_jpeg(640, 480), MAX_BYTES, MAX_PIXELS, 8)
+    assert (picture.image.size, picture.reduction) == ((640, 480), 1)
+    assert picture.image.getcolors() == [(640 * 480, (128, 128, 128))]
+
+
+def test_no_second_frame_hides_a_lossless_one():
+    data, lossless = file_of(noise(), "JPEG"), lossless_jpeg(32, 24)
+    frame = lossless[lossless.index(b"\xff\xc3") :][:19]
+    at = data.index(b"\xff\xc0")
+    for both in (data[:at] + frame + data[at:], data[: at + 19] + frame + data[at + 19 :]):
+        assert pictures._check_segments(both) == {0xC0, 0xC3}
+        assert isinstance(outcome(both, 8), str)
+
+
+def test_a_subsampling_that_only_pillow_knows_is_read_all_the_same():
+    data = bytearray(file_of(noise(32, 32), "JPEG", subsampling=0))
+    at = data.index(b"\xff\xc0") + 10
+    assert data[at : at + 3] == b"\1\x11\0"
+    data[at + 1] = 0x14  # one pixel of colour for four above each other
+    assert outcome(bytes(data))[0] == (32, 32)
+
+
 @pytest.mark.parametrize(("mode", "options"), [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})])
 def test_jpegs_of_other_colours_are_read_as_pillow_reads_them(mode, options):
     data = file_of(noise().convert(mode), "JPEG", **options)
@@ -211,14 +248,13 @@ def test_a_damaged_jpeg_is_as_good_or_as_bad_as_pillow_finds_it():
 
 
 def test_the_pixels_of_a_decoded_jpeg_stay_when_its_bytes_are_gone():
-    data = bytearray(file_of(noise(200, 100), "JPEG"))
-    expected = by_pillow(bytes(data))[-1]
-    image = decode_as_it_lies(bytes(data), MAX_BYTES, MAX_PIXELS).image
-    data[:] = bytes(len(data))
-    del data
+    data = file_of(noise(200, 100), "JPEG")
+    expected = by_pillow(data)[-1]
+    image = decode_as_it_lies(data, MAX_BYTES, MAX_PIXELS).image
+    others = [decode_as_it_lies(file_of(Image.new("RGB", (200, 100)), "JPEG"), MAX_BYTES, MAX_PIXELS) for _ in range(9)]
     gc.collect()
-    np.zeros((200, 100, 4), np.uint8).fill(7)  # where the pixels lay, had they been given back
     assert image.tobytes() == expected
+    assert {byte for other in others for byte in other.image.tobytes()} == {0}
 
 
 # ---- decoded at a fraction of the size

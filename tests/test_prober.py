@@ -129,6 +129,7 @@ class ProbedPool:
         return {worker.worker: worker for worker in self.pool.report().workers}
 
     def go_wrong(self, *names: str) -> None:
+        """One after the other, as `get_well`."""
         for name in names:
             (self.home.root / f"wrong-{self.workers()[name].pid}").touch()
 
@@ -237,9 +238,10 @@ def test_a_wrong_worker_is_taken_out_and_replaced_and_no_caller_sees_an_error() 
 def test_when_all_are_wrong_they_stay_and_status_says_so_until_they_are_right() -> None:
     with probed_pool(2) as made:
         hotpool = CommandLine(made.home, made.pool.config)
-        with controlled(made.home, interval_s=0.2) as journal:
+        with controlled(made.home, interval_s=0.2):
             eventually(lambda: hotpool.json("status", code=0)["health"] == "healthy", "the controller runs")
-            made.go_wrong("worker-0", "worker-1")
+        made.go_wrong("worker-0", "worker-1")
+        with controlled(made.home, interval_s=0.2) as journal:
             eventually(lambda: bool(of_kind(journal, K.ALARM_RAISED)), "an alarm")
             n_before = made.n_probes()
             eventually(lambda: made.n_probes() >= n_before + 3 * 2 * len(golden_inputs()), "three more rounds")

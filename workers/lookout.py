@@ -19,12 +19,12 @@ Watched = int | zmq.Socket[bytes]
 
 
 class Lookout:
-    """always: file descriptors that are watched besides the connection, whatever becomes of that."""
+    """always: file descriptors that are watched besides the connection, also while there is none."""
 
     def __init__(self, always: Sequence[int]) -> None:
         self._always = always
-        self._poller = zmq.Poller()
         self._awake_until = 0.0
+        self.watch(())
 
     def watch(self, sockets: Sequence[Watched]) -> None:
         """From now on these are the connection."""
