@@ -161,7 +161,7 @@ class Dispatcher:
             return [self.probes.answered(worker, lease, done, payload), *self._after_lease(worker, now)]
         worker.replies += 1
         if self._arms.runs and (run := self._arms.run_of(worker.model, lease)):
-            run.answered(lease.digest, done, now, is_warm=worker.replies > WARM_UP)
+            run.answered(worker.name, lease.digest, done, now, is_warm=worker.replies > WARM_UP)
         if lease.pair is not None:
             self._shadow.answered(worker.model, lease.pair, done)
         pending = lease.pending

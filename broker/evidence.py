@@ -27,7 +27,8 @@ class Run:
         self._times: dict[
             int, tuple[list[int], list[int]]
         ] = {}  # of this second: rows -> microseconds of stable, target
-        self._batches: dict[str, tuple[int, int, int]] = {}  # by digest, the last: its rows and times
+        self._computed: dict[int, list[int]] = {}  # of this second: rows -> microseconds of the target's batches
+        self._batches: dict[str, tuple[int, int, int]] = {}  # by worker, the last: its rows and times
 
     def counts(self, now: float) -> Counts:
         """All counts until now."""
@@ -39,7 +40,7 @@ class Run:
         if arm := self._arm(digest):
             arm.routed += 1
 
-    def answered(self, digest: str, done: Done, now: float, *, is_warm: bool) -> None:
+    def answered(self, worker: str, digest: str, done: Done, now: float, *, is_warm: bool) -> None:
         """is_warm: the worker's times count."""
         arm = self._arm(digest)
         if arm is None:
@@ -52,8 +53,9 @@ class Run:
             took_us = done.cpu_us or max(1, done.service_us)  # where no clock tells the processor's time
             _add(arm.service.setdefault(done.batch, {}), bucket(took_us))
             self._turn_to(now)
-            if self._is_new_batch(digest, done):
-                self._times.setdefault(done.batch, ([], []))[digest == self.target].append(took_us)
+            self._times.setdefault(done.batch, ([], []))[digest == self.target].append(took_us)
+            if self._is_new_batch(worker, done) and digest == self.target:
+                self._computed.setdefault(done.batch, []).append(took_us)
 
     def failed(self, digest: str, code: str) -> None:
         """The worker refused. What is the caller's fault says nothing of the version and is not counted."""
@@ -77,10 +79,10 @@ class Run:
             return self._counts.target
         return self._counts.stable if digest == self.stable else None
 
-    def _is_new_batch(self, digest: str, done: Done) -> bool:
-        """Replies that were computed together come together and tell one time: as several they would be taken for evidence."""
+    def _is_new_batch(self, worker: str, done: Done) -> bool:
+        """False for further replies of a batch: all of them tell its time, and are no evidence on top of the first."""
         batch = (done.batch, done.cpu_us, done.service_us)
-        before, self._batches[digest] = self._batches.get(digest), batch
+        before, self._batches[worker] = self._batches.get(worker), batch
         return done.batch == 1 or batch != before
 
     def _turn_to(self, now: float) -> None:
@@ -88,14 +90,14 @@ class Run:
         second = int(now - self.began_at)
         if second == self._second:
             return
-        full = {rows: times for rows, times in self._times.items() if min(map(len, times)) >= LEAST_IN_WINDOW}
-        self._second, self._times = second, {}
+        full = {rows: times for rows, times in sorted(self._times.items()) if min(map(len, times)) >= LEAST_IN_WINDOW}
         if full:
-            rows = max(sorted(full), key=lambda rows: min(map(len, full[rows])))
-            stable, target = full[rows]
+            stable, target = max(full.values(), key=lambda times: min(map(len, times)))
             _add(self._counts.windows, log_percent(median(target) / median(stable)))
-            slow_us = sorted(target)[-tail_rank(len(target))]
-            _add(self._counts.tails.setdefault(rows, {}), bucket(slow_us))
+        for rows in full.keys() & self._computed.keys():  # none of a batch whose first reply was in the second before
+            times_us = sorted(self._computed[rows])
+            _add(self._counts.tails.setdefault(rows, {}), bucket(times_us[-tail_rank(len(times_us))]))
+        self._second, self._times, self._computed = second, {}, {}
 
 
 def _add(counts: dict[int, int], key: int) -> None:

@@ -36,7 +36,7 @@ class Counts(Struct):
 
     policy: the number of the routing policy it was gathered under; 0: none. pairs: requests that both arms answered.
     disagreements: of these, with another top-1. windows: of one second each, by `log_percent` of the median service times.
-    tails: the same windows, by the rows computed together, then by `bucket` of the target's `tail_rank` longest time.
+    tails: of each second, by the rows computed together, then by `bucket` of the target's `tail_rank` longest time.
     """
 
     policy: Count = 0
@@ -70,7 +70,7 @@ def log_percent(ratio: float) -> int:
 
 
 def tail_rank(n: int) -> int:
-    """Of n replies in a window so many are more than the tail's part: if one in twenty is beyond it, as many or more are so in
+    """Of n times in a window so many are more than the tail's part: if one in twenty is beyond it, as many or more are so in
     `BY_CHANCE` of the windows at most. 1 of up to 4, 2 of up to 16, 3 of up to 30."""
     rank, chance = 0, 1.0
     while chance > BY_CHANCE:

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from broker import shadow
-from broker.evidence import WARM_UP
+from broker.evidence import WARM_UP, Run
 from broker.routing import point
 from hotpool import messages as m
 from hotpool.evidence import Counts, bucket, log_percent
@@ -489,28 +489,44 @@ def test_a_second_gives_the_time_of_the_target_that_chance_alone_seldom_makes_sl
     bench = warm(share=50)
     reply(bench, [1000] * 3, [1000, 1000, 9000])  # of up to four replies the slowest
     bench.now += 1
-    reply(bench, [*range(1000, 1005)], [1000, 1100, 1200, 7000, 9000], batch=2)  # of five and more the second
+    reply(bench, [1000] * 5, [1000, 1100, 1200, 7000, 9000], batch=2)  # of five and more the second
+    reply(bench, [1000] * 9, [1000] * 9, batch=1)
+    reply(bench, [1000] * 9, [1000] * 2, batch=3)
     bench.now += 1
-    assert bench.counts().tails == {1: {bucket(9000): 1}, 2: {bucket(7000): 1}}
+    assert bench.counts().tails == {1: {bucket(9000): 1, bucket(1000): 1}, 2: {bucket(7000): 1}}
 
 
-def test_replies_that_were_computed_together_are_one_time_of_their_second():
+def test_replies_that_were_computed_together_are_one_time_of_the_tail():
     bench = warm(share=50)
-    reply(bench, [1000] * 4 + [1002] * 4 + [1004] * 4, [1000] * 4 + [1002] * 4, batch=4)
+    reply(bench, [1000] * 12, [9000] * 4 + [1000] * 4 + [1004] * 4 + [1006] * 4, batch=4)
     bench.now += 1
-    assert bench.counts().windows == {}, "two batches of the target are too few"
-    reply(bench, [1000] * 4 + [1002] * 4 + [1004] * 4, [9000] * 4 + [1000] * 4 + [1004] * 4 + [1006] * 4, batch=4)
+    assert bench.counts().tails == {4: {bucket(9000): 1}}, "of four batches the slowest, not the second of 16 replies"
+    assert sum(bench.counts().target.service[4].values()) == 16
+
+
+def test_batches_are_told_apart_although_their_replies_come_in_turn():
+    run = Run(1, "s", "t", "v2", now=0.0)
+    for took_us in (1000, 1000, 1000):
+        run.answered("worker-2", "s", m.Done(1, took_us, RESULT, batch=4), 0.0, is_warm=True)
+    for worker, took_us in [("worker-0", 9000), ("worker-1", 1000)] * 4 + [("worker-0", 1002), ("worker-0", 1004)]:
+        run.answered(worker, "t", m.Done(1, took_us, RESULT, batch=4), 0.0, is_warm=True)
+    assert run.counts(1.0).tails == {4: {bucket(9000): 1}}, "of four batches"
+
+
+def test_what_is_left_of_a_batch_in_the_next_second_is_no_time_of_it():
+    bench = warm(share=50)
+    reply(bench, [1000], [9000], batch=4)
     bench.now += 1
-    assert bench.counts().windows == {0: 1}
-    assert bench.counts().tails == {4: {bucket(9000): 1}}
-    assert sum(bench.counts().target.service[4].values()) == 24
+    reply(bench, [1000] * 3, [9000] * 3, batch=4)
+    bench.now += 1
+    assert bench.counts().tails == {}
 
 
 def test_replies_of_one_row_that_took_as_long_are_one_each():
     bench = warm(share=50)
-    reply(bench, [1000] * 3, [1000] * 3)
+    reply(bench, [1000] * 5, [9000, 1000, 1000, 1000, 1000])
     bench.now += 1
-    assert bench.counts().windows == {0: 1}
+    assert bench.counts().tails == {1: {bucket(1000): 1}}
 
 
 def test_a_worker_whose_core_another_process_uses_is_not_slower():
@@ -527,7 +543,7 @@ def test_a_worker_whose_core_another_process_uses_is_not_slower():
 def test_a_second_with_fewer_than_three_replies_of_either_arm_gives_nothing():
     bench = warm(share=50)
     reply(bench, [1000] * 10, [1200] * 2)
-    reply(bench, [1000, 1001], [*range(1200, 1210)], batch=2)
+    reply(bench, [1000] * 2, [1200] * 10, batch=2)
     bench.now += 1
     assert bench.counts().windows == {}
 
@@ -535,7 +551,7 @@ def test_a_second_with_fewer_than_three_replies_of_either_arm_gives_nothing():
 def test_a_second_compares_the_batch_size_of_which_both_arms_have_most():
     bench = warm(share=50)
     reply(bench, [1000] * 20, [2000] * 3, batch=1)
-    reply(bench, [*range(1000, 1004)], [*range(1000, 1004)], batch=2)
+    reply(bench, [1000] * 4, [1000] * 4, batch=2)
     bench.now += 1
     assert bench.counts().windows == {0: 1}
 

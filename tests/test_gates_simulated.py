@@ -165,6 +165,7 @@ def close_window(counts: Counts, times: dict[tuple[int, bool], list[float]]) -> 
     batch = max(smaller, key=lambda batch: smaller[batch])
     if smaller[batch] >= 3:
         more(counts.windows, log_percent(median(times[batch, True]) / median(times[batch, False])))
+    for batch in (one for one in (1, 2) if smaller[one] >= 3):
         target = sorted(times[batch, True])
         more(counts.tails.setdefault(batch, {}), bucket(target[-tail_rank(len(target))]))
 

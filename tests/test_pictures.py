@@ -193,13 +193,17 @@ def lossless_jpeg(width, height):
     return b"\xff\xd8" + table + frame + scan + bytes(-(-width * height * 3 // 8)) + b"\xff\xd9"
 
 
-def test_a_lossless_jpeg_is_decoded_whole_by_pillow():
-    """Reduced, libjpeg would write 64 times as much as there is room for, and has in a worker."""
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xd9" * 2, b"\xff\xd8\xff\xfe\0\2\xff\xd9", b"\xff\xd8\xff\xff\xd9"],
+)
+def test_a_lossless_jpeg_is_decoded_whole_by_pillow(begin):
+    """Reduced, libjpeg would write past the memory that is reserved: where it begins, Pillow does not mind an end before it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.delattr(simplejpeg, "decode_jpeg")
         patched.delattr(Image.Image, "draft")
         patched.delattr(JpegImageFile, "draft")
-        picture = decode_as_it_lies(lossless_jpeg(640, 480), MAX_BYTES, MAX_PIXELS, 8)
+        picture = decode_as_it_lies(begin + lossless_jpeg(640, 480), MAX_BYTES, MAX_PIXELS, 8)
     assert (picture.image.size, picture.reduction) == ((640, 480), 1)
     assert picture.image.getcolors() == [(640 * 480, (128, 128, 128))]
 
@@ -209,7 +213,7 @@ def test_no_second_frame_hides_a_lossless_one():
     frame = lossless[lossless.index(b"\xff\xc3") :][:19]
     at = data.index(b"\xff\xc0")
     for both in (data[:at] + frame + data[at:], data[: at + 19] + frame + data[at + 19 :]):
-        assert pictures._check_segments(both) == {0xC0, 0xC3}
+        assert pictures._frames_of(both) == {0xC0, 0xC3}
         assert isinstance(outcome(both, 8), str)
 
 
@@ -218,7 +222,9 @@ def test_a_subsampling_that_only_pillow_knows_is_read_all_the_same():
     at = data.index(b"\xff\xc0") + 10
     assert data[at : at + 3] == b"\1\x11\0"
     data[at + 1] = 0x14  # one pixel of colour for four above each other
-    assert outcome(bytes(data))[0] == (32, 32)
+    found = outcome(bytes(data))
+    assert found == by_pillow(bytes(data))
+    assert found[0] == (32, 32)
 
 
 @pytest.mark.parametrize(("mode", "options"), [("L", {}), ("CMYK", {}), ("RGB", {"keep_rgb": True})])
@@ -393,6 +399,16 @@ def test_a_jpeg_of_countless_scans_is_refused_and_one_of_ordinary_scans_is_not()
     n = data.count(b"\xff\xda")
     assert decode(data[:-2] + scan * (MAX_JPEG_SCANS - n) + data[-2:], MAX_BYTES, MAX_PIXELS).size == (32, 24)
     assert "scans" in reason(data[:-2] + scan * (MAX_JPEG_SCANS - n + 1) + data[-2:])
+
+
+def test_no_scan_is_hidden_behind_an_end_or_a_marker_that_libjpeg_skips():
+    data = file_of(noise(), "JPEG", progressive=True, restart_marker_blocks=1)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = scan * MAX_JPEG_SCANS
+    assert "scans" in reason(b"\xff\xd8\xff\xd9" + data[:-2] + many + data[-2:])
+    first = data.index(b"\xff\xda")
+    at = first + 2 + int.from_bytes(data[first + 2 : first + 4])
+    assert "scans" in reason(data[:at] + b"\xff\x02\xff\xff" + data[at:-2] + many + data[-2:])
 
 
 def test_what_follows_the_end_of_a_jpeg_is_not_counted():
