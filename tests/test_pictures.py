@@ -166,7 +166,7 @@ def outcome(data, least_side=None):
     return picture.size, picture.reduction, picture.orientation, picture.image.mode, picture.image.tobytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @example(2, 3, None, 90, 0, False, 0, 1)  # at 5/8 it is as large
 @given(
     st.integers(1, 90), st.integers(1, 90), st.sampled_from([None, 8, 16]), st.integers(1, 100), st.sampled_from([0, 1, 2]),
@@ -245,12 +245,12 @@ def test_a_damaged_jpeg_is_as_good_or_as_bad_as_pillow_finds_it():
     rng, n_read = random.Random(SEED), 0
     print(f"seed {SEED}")
     originals = [file_of(noise(), "JPEG"), file_of(noise(), "JPEG", progressive=True), file_of(noise(), "MPO")]
-    for _ in range(1500):
+    for _ in range(600):
         data, least_side = mutate(rng.choice(originals), rng), rng.choice([None, 8])
         found = outcome(data, least_side)
         assert found == by_pillow(data, least_side)
         n_read += not isinstance(found, str)
-    assert 300 < n_read < 1300
+    assert 100 < n_read < 500
 
 
 def test_the_pixels_of_a_decoded_jpeg_stay_when_its_bytes_are_gone():
