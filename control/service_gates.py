@@ -57,8 +57,8 @@ def latency_tail(counts: Counts, settings: GateSettings) -> Verdict:
     assumed. A reply is slow when its whole bucket is.
 
     Both must be proven. Replies alone are not independent: what else ran for one second on the core of one worker made 20 of
-    them slow at once, and that was evidence enough against the same weights. In a second with few slow replies there may be
-    chance; a version that is to blame is slow in most of them.
+    them slow at once, and that was evidence enough against the same weights. A version that is to blame is slow in more
+    seconds than chance makes.
     """
     batch = _common_batch(counts)
     stable, target = counts.stable.service.get(batch, {}), counts.target.service.get(batch, {})

@@ -87,8 +87,8 @@ def stage() -> Iterator[Stage]:
 
 
 def test_ten_rollouts_to_the_same_weights_encoded_anew_all_succeed_and_nobody_notices(stage):
-    """One may go back by the tail of its times, and then succeeds: what else runs for a second on one worker's core looks like
-    a slower version."""
+    """One may go back by the tail of its times, and then succeeds: what else runs for five seconds on one worker's core looks
+    like a slower version."""
     n_tails = 0
     with unnoticed(callers_of(stage)) as callers:
         for number in islice(cycle(SAME), 1, 1 + N_ROLLOUTS):
