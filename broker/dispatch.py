@@ -42,6 +42,8 @@ from .waiting import Waiting
 
 KILLS_TO_POISON = 2
 AT_ONCE_S = 5e-7  # a budget is whole microseconds, and a lease without any would be work for nobody
+# How much earlier or later than the last one an answer is looked for: so much of the time that it took, and no more than this.
+MARGIN_SHARE, MARGIN_S = 0.05, 0.0005
 FIRST_RETRY_AFTER_S = 0.1  # before the first answer has told how long the work takes
 
 
@@ -142,6 +144,18 @@ class Dispatcher:
         off the heap would cost more than a look in vain, and the more the longer the queue is."""
         return self._deadlines[0][0] if self._deadlines else None
 
+    def next_answer(self) -> tuple[float, float] | None:
+        """From and until when the answer to the one request under way may come, if it takes its worker as long as the last one.
+
+        None if there are more or none, and where the broker has no core to wait on awake: that of another worker, a free one.
+        """
+        busy = [worker for worker in self._roster if worker.leases] if len(self._pending) == 1 else []
+        if len(busy) != 1 or not any(worker.cores - busy[0].cores for worker in self._roster if worker.is_free):
+            return None
+        took_s, lease = busy[0].took_s, next(iter(busy[0].leases.values()))
+        margin_s = min(MARGIN_S, MARGIN_SHARE * took_s)
+        return (lease.sent_at + took_s - margin_s, lease.sent_at + took_s + margin_s) if took_s else None
+
     # ---- workers
 
     def feed(self, worker: Worker, now: float) -> list[Action]:
@@ -160,6 +174,8 @@ class Dispatcher:
         if lease.probe is not None:
             return [self.probes.answered(worker, lease, done, payload), *self._after_lease(worker, now)]
         worker.replies += 1
+        if done.batch == 1:
+            worker.took_s = now - lease.sent_at
         if self._arms.runs and (run := self._arms.run_of(worker.model, lease)):
             run.answered(worker.name, lease.digest, done, now, is_warm=worker.replies > WARM_UP)
         if lease.pair is not None:

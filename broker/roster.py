@@ -29,6 +29,7 @@ class Worker:
     digest: str = ""
     heard_at: float = -inf
     served: int = 0
+    took_s: float = 0.0  # from the lease of a request to its answer, the last time that one was computed alone
     replies: int = 0  # of this process with this version: the first ones come slowly, its caches are cold
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -59,6 +60,11 @@ class Worker:
     @property
     def is_connected(self) -> bool:
         return bool(self.connection)
+
+    @property
+    def cores(self) -> set[int]:
+        """Which its process is pinned to; none where it can't be."""
+        return set(self.hello.cores) if self.hello else set()
 
     @property
     def is_loading(self) -> bool:

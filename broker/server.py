@@ -12,8 +12,9 @@ import secrets
 import select
 import signal
 import socket
-from math import ceil
+from collections.abc import Iterator
 from time import monotonic
+from typing import TypeVar
 
 import zmq
 
@@ -21,16 +22,19 @@ from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
 from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
+from hotpool.lookout import NEVER, wait
 from hotpool.manifest import read_stable
 from hotpool.messages import Changed, Message, Watch
 from hotpool.router import bind, decode, raise_file_limit
-from hotpool.wire import encode, from_admin, from_client, from_worker
+from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
 from .dispatch import Limits
 
 log = logging.getLogger("hotpool.broker")
+
+T = TypeVar("T")
 
 # How many messages one socket may deliver before the others have their turn. Answers free workers, so they go first.
 WORKER_BUDGET, CLIENT_BUDGET, ADMIN_BUDGET = 256, 64, 16
@@ -103,7 +107,7 @@ class Server:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         gc.freeze()  # what lives from here to the end need not be scanned again
         while not self._stopping:
-            ready = dict(self._poller.poll(self._wait_ms()))
+            ready = wait(self._poller, self._core.next_tick(), self._core.dispatch.next_answer() or NEVER)
             if self._admin in ready:
                 self._read_admin()
             if self._workers in ready:
@@ -117,6 +121,9 @@ class Server:
                 self._announce(changed)
 
     def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for end in (self._wakeup, self._waker):
+            end.close()
         for pidfd in self._processes:
             os.close(pidfd)
         if self._ends is not None:
@@ -127,44 +134,35 @@ class Server:
     # ---- reading
 
     def _read_clients(self) -> None:
-        for _ in range(CLIENT_BUDGET):
-            frames = receive_frames(self._clients)
-            if frames is None:
-                return
-            try:
-                connection, message, payload = decode(from_client, frames)
-            except RemoteProtocolError as error:
-                self._drop("clients", error)
-                continue
+        for connection, message, payload in self._arrived("clients", self._clients, from_client, CLIENT_BUDGET):
             self._do(self._core.from_client(connection, message, payload, monotonic()))
 
     def _read_workers(self) -> None:
-        for _ in range(WORKER_BUDGET):
-            frames = receive_frames(self._workers)
-            if frames is None:
-                return
-            try:
-                connection, message, payload = decode(from_worker, frames)
-            except RemoteProtocolError as error:
-                self._drop("workers", error)
-                continue
+        for connection, message, payload in self._arrived("workers", self._workers, from_worker, WORKER_BUDGET):
             self._do(self._core.from_worker(connection, message, payload, monotonic()))
 
     def _read_admin(self) -> None:
-        for _ in range(ADMIN_BUDGET):
-            frames = receive_frames(self._admin)
-            if frames is None:
-                return
-            try:
-                connection, message, _payload = decode(from_admin, frames)
-            except RemoteProtocolError as error:
-                self._drop("admin", error)
-                continue
+        for connection, message, _payload in self._arrived("admin", self._admin, from_admin, ADMIN_BUDGET):
             if isinstance(message, Watch):
                 self._watchers.add(connection)
             reply, actions = self._core.from_admin(message, monotonic())
             _send(self._admin, connection, reply, None)
             self._do(actions)
+
+    def _arrived(
+        self, name: str, socket: Socket, decoder: Decoder[T], most: int
+    ) -> Iterator[tuple[bytes, T, zmq.Frame | None]]:
+        """The messages of a socket that can be read, as `router.decode` gives them."""
+        for n in range(most):
+            frames = receive_frames(socket, is_polled=n == 0)
+            if frames is None:
+                return
+            try:
+                yield decode(decoder, frames)
+            except RemoteProtocolError as error:
+                # Any bytes may come: they are counted and dropped. Logged at debug, or a stranger could fill the disk.
+                self._core.metrics.malformed[(name,)] += 1
+                log.debug("dropped socket=%s reason=%s", name, error)
 
     def _reap(self, ends: "select.epoll") -> None:
         for pid in {self._processes[pidfd] for pidfd, _ in ends.poll(0)}:
@@ -172,11 +170,6 @@ class Server:
                 os.close(pidfd)  # and it is watched no more
                 del self._processes[pidfd]
             self._do(self._core.process_ended(pid, monotonic()))
-
-    def _drop(self, name: str, error: RemoteProtocolError) -> None:
-        """Any bytes may come: they are counted and dropped. Logged at debug, or a stranger could fill the disk."""
-        self._core.metrics.malformed[(name,)] += 1
-        log.debug("dropped socket=%s reason=%s", name, error)
 
     # ---- doing
 
@@ -211,10 +204,6 @@ class Server:
             changed.worker, changed.after, changed.before, changed.cause.replace(" ", "_"), changed.version, changed.ready,
         )  # fmt: skip
         self._watchers = {watcher for watcher in self._watchers if _send(self._admin, watcher, changed, None)}
-
-    def _wait_ms(self) -> int:
-        # Rounded up: never wake early and spin.
-        return max(0, ceil((self._core.next_tick() - monotonic()) * 1000))
 
 
 def _send(router: Socket, connection: bytes, message: Message, payload: Payload | None) -> bool:

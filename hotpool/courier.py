@@ -37,6 +37,7 @@ class Courier:
         self._is_woken = self._is_closing = self._is_over = False
         self._borrower: object = None  # the future whose caller receives, or is about to
         self._is_parked = False  # the thread waits for its timers and its wake-up alone
+        self._lent_session, self._lent_poller = 0, select.poll()
         self._wakeup, self._waker = _pair()
         self._nudged, self._nudge = _pair()  # wakes the borrower, as the other pair wakes the thread
         self._thread = threading.Thread(target=self._run, name="hotpool-client", daemon=True)
@@ -68,24 +69,22 @@ class Courier:
 
     def receive_for(self, future: "Future[Any]") -> None:
         """Returns when it is done, or at once or later when the thread receives: then the caller waits for the future."""
-        exchange, poller, session, is_nudged = self._exchange, select.poll(), 0, False
+        is_nudged = False
         try:
-            while not future.done():
+            while True:
                 with self._lock:
                     if self._borrower is not future or self._is_over:
                         return
                     if is_nudged:
                         self._drain(self._nudged)
-                    if session != exchange.link.sessions:
-                        session, poller = exchange.link.sessions, self._poller(self._nudged)
-                    now = monotonic()
-                    ended = exchange.receive(now)
-                    if exchange.has_unsent or exchange.looks_at(now) < self._wakes_at:
-                        self._wake()  # refused, or welcomed by another broker: the thread has something to do
-                    has_input = exchange.link.has_input
-                ended.resolve()
-                if not has_input and not future.done():
-                    is_nudged = self._nudged.fileno() in dict(poller.poll(LOAN_LOOK_MS))
+                    if future.done():
+                        return
+                    poller = self._poller_on_loan()
+                    # Asked before each wait: sending may have swallowed the news of it (see `Link.fds`).
+                    ended = self._receive_on_loan() if self._exchange.link.has_input else None
+                if ended is not None:
+                    ended.resolve()
+                is_nudged = ended is None and self._nudged.fileno() in dict(poller.poll(LOAN_LOOK_MS))
         except BaseException:  # Ctrl-C, perhaps with an answer in hand
             with self._lock:
                 self._begin_anew()
@@ -122,6 +121,21 @@ class Courier:
         if is_urgent:
             self._wake()
         return ended
+
+    def _receive_on_loan(self) -> Ended:
+        now = monotonic()
+        ended = self._exchange.receive(now)
+        if self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at:
+            self._wake()  # refused, or welcomed by another broker: the thread has something to do
+        return ended
+
+    def _poller_on_loan(self) -> select.poll:
+        """Kept from loan to loan: between the sending of a request and the wait for its answer nothing is made that can be
+        made before. Broker and borrower may be on one core, and the broker's turn is next."""
+        session = self._exchange.link.sessions
+        if session != self._lent_session:
+            self._lent_session, self._lent_poller = session, self._poller(self._nudged)
+        return self._lent_poller
 
     def _end_loan(self) -> None:
         if self._borrower is not None:

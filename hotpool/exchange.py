@@ -28,6 +28,9 @@ from .wire import encode, to_client
 
 UNSENT_PAUSE_S = 0.01  # the socket is full: look again
 
+# The caller may cancel at the very moment when its outcome is there: then that is its outcome.
+CANCELLED = (InvalidStateError, asyncio.InvalidStateError)
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -37,15 +40,15 @@ class Ticket:
     convert: Callable[[Answer], Any]
 
     def resolve(self, answer: Answer) -> None:
-        # The caller may cancel at this very moment: then it has its outcome.
-        with contextlib.suppress(InvalidStateError, asyncio.InvalidStateError):
-            try:
-                self.future.set_result(self.convert(answer))
-            except HotpoolError as error:
-                self.future.set_exception(error)
+        try:
+            self.future.set_result(self.convert(answer))
+        except HotpoolError as error:
+            self.fail(error)
+        except CANCELLED:
+            pass
 
     def fail(self, error: HotpoolError) -> None:
-        with contextlib.suppress(InvalidStateError, asyncio.InvalidStateError):
+        with contextlib.suppress(*CANCELLED):
             self.future.set_exception(error)
 
 

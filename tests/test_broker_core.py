@@ -56,10 +56,10 @@ class Bench:
     def from_worker(self, name: str, message: m.FromWorker) -> None:
         self.do(self.core.from_worker(name.encode(), message, None, self.now))
 
-    def hello(self, name: str, version: str = "v1", incarnation: int = 1) -> None:
+    def hello(self, name: str, version: str = "v1", incarnation: int = 1, *, cores: tuple[int, ...] = (0,)) -> None:
+        pid, digest = 1000 + incarnation, f"digest-{version}"
         self.from_worker(
-            name,
-            m.WorkerHello(1, name, incarnation, 1000 + incarnation, "shapes", version, f"digest-{version}", 0, (0,), 1),
+            name, m.WorkerHello(1, name, incarnation, pid, "shapes", version, digest, 0, cores, len(cores))
         )
 
     def submit(self, *, timeout_s: float = 5.0, payload: bytes = b"x" * 10, **fields: Any) -> bytes:
@@ -114,6 +114,52 @@ def test_a_request_is_leased_at_once_and_its_answer_names_version_worker_and_tim
     assert isinstance(reply, m.Reply)
     assert (reply.id, reply.version, reply.digest) == (request_id, "v1", "digest-v1")
     assert (reply.worker, reply.attempt, reply.queue_us, reply.service_us) == ("worker-0", 1, 0, 5_000)
+
+
+def answers_took(seconds: float, *, cores: tuple[int, ...] = (0,), batch: int = 1) -> Bench:
+    """Two workers, of which the second, on core 1, has answered after so long; at 1.0 it has the next request."""
+    bench = Bench(workers=0)
+    bench.hello("worker-0", cores=cores)
+    bench.hello("worker-1", cores=(1,))
+    bench.submit()
+    bench.now = seconds
+    bench.from_worker("worker-1", m.Done(bench.jobs("worker-1")[0].job, 5_000, RESULT, batch=batch))
+    bench.now = 1.0
+    bench.submit()
+    assert len(bench.jobs("worker-1")) == 2
+    return bench
+
+
+@pytest.mark.parametrize(("took_s", "margin_s"), [(0.002, 0.0001), (0.01, 0.0005), (0.2, 0.0005)])
+def test_the_answer_to_a_lone_request_is_expected_when_the_last_one_of_its_worker_came(took_s, margin_s):
+    assert answers_took(took_s).core.dispatch.next_answer() == pytest.approx(
+        (1.0 + took_s - margin_s, 1.0 + took_s + margin_s), abs=1e-9
+    )
+
+
+def test_no_answer_is_expected_when_no_request_is_under_way_or_more_than_one_are():
+    bench = answers_took(0.01)
+    bench.submit()
+    assert bench.core.dispatch.next_answer() is None
+    bench.answer("worker-0")
+    assert bench.core.dispatch.next_answer() is not None
+    bench.answer("worker-1")
+    assert bench.core.dispatch.next_answer() is None
+
+
+@pytest.mark.parametrize("cores", [(1,), ()], ids=["the same core", "no core of its own"])
+def test_no_answer_is_waited_for_awake_where_no_other_worker_leaves_its_core_free(cores):
+    assert answers_took(0.01, cores=cores).core.dispatch.next_answer() is None
+
+
+def test_no_answer_is_waited_for_awake_while_the_other_worker_is_not_free():
+    bench = answers_took(0.01)
+    assert bench.order(m.Drain, 1, "worker-0") == ""
+    assert bench.core.dispatch.next_answer() is None
+
+
+def test_what_took_its_time_in_a_batch_says_nothing_of_a_lone_request():
+    assert answers_took(0.01, batch=4).core.dispatch.next_answer() is None
 
 
 def test_without_a_hello_a_client_is_asked_who_it_is():

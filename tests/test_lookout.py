@@ -1,12 +1,19 @@
-"""Where a worker waits: what it sees, and that it looks for a moment before it sleeps."""
+"""Waiting: what is seen, and when who waits is awake. Then a worker's lookout: that it stays awake for a moment."""
 
+import gc
 import os
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
+import zmq
 
-from workers import lookout
+import workers.lookout
+from broker.server import Server
+from hotpool import lookout
+from hotpool.config import Config
+from hotpool.home import Home
+from hotpool.lookout import wait
 from workers.lookout import AWAKE_S, AWAKE_SHARE, Lookout
 
 A_MINUTE = 60.0
@@ -18,6 +25,52 @@ def pipes() -> Iterator[list[tuple[int, int]]]:
     yield made
     for end in (end for pipe in made for end in pipe):
         os.close(end)
+
+
+@pytest.fixture
+def watched(pipes) -> tuple[zmq.Poller, int, int]:
+    """Something to wait at, what it watches, and the other end of that."""
+    poller, (end, tell) = zmq.Poller(), pipes[0]
+    poller.register(end, zmq.POLLIN)
+    return poller, end, tell
+
+
+def test_who_expects_something_sleeps_until_then_and_is_awake_until_it_is_over(watched, monkeypatch):
+    looks: list[float] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: looks.append(monotonic()))
+    begin = monotonic() + 0.03
+    assert wait(watched[0], begin + 0.02, (begin, begin + 0.01)) == {}
+    assert monotonic() >= begin + 0.02
+    assert looks
+    assert looks[0] >= begin - 0.0011, "a poll counts whole milliseconds, so it may be awake one too early"
+    assert looks[-1] <= begin + 0.01 + 0.002
+
+
+def test_what_comes_before_it_is_expected_is_seen_at_once(watched, monkeypatch):
+    poller, end, tell = watched
+    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("it was awake"))
+    os.write(tell, b"x")
+    assert wait(poller, monotonic() + A_MINUTE, (monotonic() + A_MINUTE, monotonic() + A_MINUTE)) == {end: zmq.POLLIN}
+
+
+def test_what_comes_when_it_is_expected_is_seen_without_sleep(watched, monkeypatch):
+    poller, end, tell = watched
+    monkeypatch.setattr(os, "sched_yield", lambda: os.write(tell, b"x"))
+    now = monotonic()
+    assert wait(poller, now + A_MINUTE, (now, now + A_MINUTE)) == {end: zmq.POLLIN}
+
+
+@pytest.mark.parametrize("awake", [lookout.NEVER, (0.0, 1.0)], ids=["never", "over"])
+def test_what_comes_when_it_is_not_expected_is_waited_for_asleep(watched, monkeypatch, awake):
+    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("it was awake"))
+    assert wait(watched[0], monotonic() + 0.01, awake) == {}
+    os.write(watched[2], b"x")
+    assert wait(watched[0], monotonic() + A_MINUTE, awake) == {watched[1]: zmq.POLLIN}
+
+
+def test_nobody_is_awake_longer_than_there_is_to_wait(watched, looks_counted):
+    assert wait(watched[0], 100.0003, (99.0, 200.0)) == {}
+    assert len(looks_counted) == 2
 
 
 def test_it_sees_what_can_be_read_of_the_connection_and_of_all_else(pipes):
@@ -48,7 +101,8 @@ def looks_counted(monkeypatch):
         given_away.append(at[0])
         at[0] += 0.0002
 
-    monkeypatch.setattr(lookout, "monotonic", lambda: at[0])
+    for module in (lookout, workers.lookout):
+        monkeypatch.setattr(module, "monotonic", lambda: at[0])
     monkeypatch.setattr(os, "sched_yield", look)
     return given_away
 
@@ -81,3 +135,22 @@ def test_it_is_awake_no_longer_than_it_was_to_wait(pipes, looks_counted):
     looks.computed(began_at=0.0)
     assert looks.wait(100.0003) == set()
     assert len(looks_counted) == 2
+
+
+def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    server, windows = Server(Home(tmp_path), Config()), []
+
+    def note(_poller, _until, awake):
+        windows.append(awake)
+        server.stop()
+        return {}
+
+    monkeypatch.setattr("broker.server.wait", note)
+    monkeypatch.setattr(server._core.dispatch, "next_answer", lambda: (5.0, 6.0))
+    try:
+        server.run()
+    finally:
+        gc.unfreeze()
+        server.close()
+    assert windows == [(5.0, 6.0)]
