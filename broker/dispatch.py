@@ -147,14 +147,16 @@ class Dispatcher:
     def next_answer(self) -> tuple[float, float] | None:
         """From and until when the answer to the one request under way may come, if it takes its worker as long as the last one.
 
-        None if there are more or none, and where the broker has no core to wait on awake: that of another worker, a free one.
+        None if more is under way or nothing, and where the broker has no core to wait on awake: that of another, idle worker.
         """
         busy = [worker for worker in self._roster if worker.leases] if len(self._pending) == 1 else []
-        if len(busy) != 1 or not any(worker.cores - busy[0].cores for worker in self._roster if worker.is_free):
+        lease = next(iter(self._pending.values())).lease if len(busy) == 1 else None
+        if lease is None or not busy[0].took_s:
             return None
-        took_s, lease = busy[0].took_s, next(iter(busy[0].leases.values()))
-        margin_s = min(MARGIN_S, MARGIN_SHARE * took_s)
-        return (lease.sent_at + took_s - margin_s, lease.sent_at + took_s + margin_s) if took_s else None
+        if not any(worker.cores - busy[0].cores for worker in self._roster if worker.is_idle):
+            return None
+        due_at, margin_s = lease.sent_at + busy[0].took_s, min(MARGIN_S, MARGIN_SHARE * busy[0].took_s)
+        return due_at - margin_s, due_at + margin_s
 
     # ---- workers
 

@@ -29,8 +29,11 @@ class Worker:
     digest: str = ""
     heard_at: float = -inf
     served: int = 0
-    took_s: float = 0.0  # from the lease of a request to its answer, the last time that one was computed alone
-    replies: int = 0  # of this process with this version: the first ones come slowly, its caches are cold
+    # Of this process with this version.
+    replies: int = 0  # the first ones come slowly, its caches are cold
+    took_s: float = (
+        0.0  # from the lease of a request to its answer, the last time that one row was computed alone; 0: never
+    )
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
     leases: dict[int, Lease] = field(default_factory=dict)
     lease_ends_at: float = inf
@@ -60,6 +63,11 @@ class Worker:
     @property
     def is_connected(self) -> bool:
         return bool(self.connection)
+
+    @property
+    def is_idle(self) -> bool:
+        """Free, and nothing is loaded beside: it leaves its cores alone."""
+        return self.is_free and not self.is_loading
 
     @property
     def cores(self) -> set[int]:
@@ -137,7 +145,7 @@ class Roster:
         worker.token, worker.load_reason = hello.loading or hello.token, "" if hello.loading else hello.load_reason
         worker.beside = S.LOADING if hello.loading else None
         worker.leaving = False
-        worker.replies = 0
+        worker.replies, worker.took_s = 0, 0.0
         worker.load_ends_at = inf
         self._by_connection[connection] = worker
         self.change(worker, E.JOINED if admitted else E.STOOD_BY, "hello")
@@ -208,7 +216,8 @@ class Roster:
     def set_version(self, worker: Worker, version: str, digest: str) -> None:
         """Of the leases it gets from now on. The free are sorted by version."""
         self._withdraw(worker)
-        worker.version, worker.digest, worker.replies = version, digest, 0
+        worker.version, worker.digest = version, digest
+        worker.replies, worker.took_s = 0, 0.0
         self.offer(worker)
 
     def open_lease(self, worker: Worker, lease: Lease) -> None:

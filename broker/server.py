@@ -121,15 +121,15 @@ class Server:
                 self._announce(changed)
 
     def close(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for end in (self._wakeup, self._waker):
-            end.close()
         for pidfd in self._processes:
             os.close(pidfd)
         if self._ends is not None:
             self._ends.close()
         # LINGER 0 was set at birth; destroy closes what is open and never waits for peers (pyzmq#1003).
         self._context.destroy(linger=0)
+        signal.set_wakeup_fd(-1)
+        for end in (self._wakeup, self._waker):
+            end.close()
 
     # ---- reading
 

@@ -36,7 +36,9 @@ class Courier:
         self._wakes_at = 0.0  # when the thread looks again by itself
         self._is_woken = self._is_closing = self._is_over = False
         self._borrower: object = None  # the future whose caller receives, or is about to
-        self._is_parked = False  # the thread waits for its timers and its wake-up alone
+        # The one whose caller is in `receive_for`, perhaps still at its poll after the loan has ended: it keeps poll and nudge.
+        self._receiver: object = None
+        self._is_parked = False  # the thread waits for its timers, its wake-up and the loss of the broker alone
         self._lent_session, self._lent_poller = 0, select.poll()
         self._wakeup, self._waker = _pair()
         self._nudged, self._nudge = _pair()  # wakes the borrower, as the other pair wakes the thread
@@ -75,6 +77,7 @@ class Courier:
                 with self._lock:
                     if self._borrower is not future or self._is_over:
                         return
+                    self._receiver = future
                     if is_nudged:
                         self._drain(self._nudged)
                     if future.done():
@@ -93,6 +96,8 @@ class Courier:
             with self._lock:
                 if self._borrower is future:
                     self._borrower = None
+                if self._receiver is future:
+                    self._receiver = None
 
     def cancel(self, request_id: bytes) -> None:
         with self._lock:
@@ -109,11 +114,11 @@ class Courier:
 
     def _take_on(self, call: Call[Ticket], waits: bool) -> Ended:
         exchange = self._exchange
-        is_alone = not len(exchange.calls) and exchange.is_connected and self._borrower is None
+        is_alone = not len(exchange.calls) and self._borrower is None and self._receiver is None
         ended = exchange.post(call)
         # Sending may have swallowed the news of a message that the thread waits for (see `Link.fds`).
         is_urgent = call.deadline < self._wakes_at or exchange.has_unsent
-        if waits and is_alone:
+        if waits and is_alone and exchange.is_connected:
             self._borrower = call.ticket.future
         else:
             is_urgent |= self._is_parked or exchange.link.has_input
@@ -132,9 +137,9 @@ class Courier:
     def _poller_on_loan(self) -> select.poll:
         """Kept from loan to loan: between the sending of a request and the wait for its answer nothing is made that can be
         made before. Broker and borrower may be on one core, and the broker's turn is next."""
-        session = self._exchange.link.sessions
-        if session != self._lent_session:
-            self._lent_session, self._lent_poller = session, self._poller(self._nudged)
+        link = self._exchange.link
+        if self._lent_session != link.sessions:
+            self._lent_session, self._lent_poller = link.sessions, _poller(link.fds[0], self._nudged.fileno())
         return self._lent_poller
 
     def _end_loan(self) -> None:
@@ -164,13 +169,6 @@ class Courier:
         with contextlib.suppress(BlockingIOError):
             wakeup.recv(64)
 
-    def _poller(self, wakeup: socket.socket) -> select.poll:
-        """For the session's sockets and this one."""
-        poller = select.poll()
-        for fd in (*self._exchange.link.fds, wakeup.fileno()):
-            poller.register(fd, select.POLLIN)
-        return poller
-
     # ---- the thread
 
     def _run(self) -> None:
@@ -190,14 +188,15 @@ class Courier:
 
     def _serve(self) -> None:
         alone, poller, session = select.poll(), select.poll(), 0
-        alone.register(self._wakeup.fileno(), select.POLLIN)
         while not self._is_closing:
             with self._lock:
                 self._is_woken = False
                 self._drain(self._wakeup)
                 ended = self._exchange.turn(monotonic())
                 if session != self._exchange.link.sessions:
-                    session, poller = self._exchange.link.sessions, self._poller(self._wakeup)
+                    session, (messages, losses) = self._exchange.link.sessions, self._exchange.link.fds
+                    alone = _poller(self._wakeup.fileno(), losses)
+                    poller = _poller(self._wakeup.fileno(), losses, messages)
                 wait_ms = self._wait_ms()
                 self._is_parked = self._borrower is not None
             ended.resolve()
@@ -211,6 +210,13 @@ class Courier:
         now = monotonic()
         self._wakes_at = self._exchange.looks_at(now)
         return max(0, ceil((self._wakes_at - now) * 1000))
+
+
+def _poller(*fds: int) -> select.poll:
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return poller
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

@@ -47,8 +47,8 @@ class Link(Generic[T]):
 
     @property
     def fds(self) -> tuple[int, int]:
-        """As `sockets`, for a poll that must not touch them. They tell of changes only: what was there before `has_input` was
-        last asked, or anything sent, is not told again."""
+        """As `sockets`, of messages and of losses, for a poll that must not touch them. They tell of changes only: what was
+        there before `has_input` was last asked, or anything sent, is not told again."""
         return self._socket.fileno(), self._monitor.fileno()
 
     @property

@@ -18,13 +18,17 @@ NEVER: Window = -inf, -inf
 
 
 def wait(poller: zmq.Poller, until: float, awake: Window = NEVER) -> dict[Watched, int]:
-    """What can be read, and how (zmq.POLLIN, ...), as soon as there is something; nothing at this time (monotonic seconds)."""
+    """What can be read, and how (zmq.POLLIN, ...), as soon as there is something; nothing at this time (monotonic seconds).
+
+    A poll counts whole milliseconds, so it is awake up to one before the window begins.
+    """
     begin, end = awake
-    if (early_s := min(begin, until) - monotonic()) > 0 and (ready := dict(poller.poll(int(early_s * 1000)))):
-        return ready
-    while monotonic() < min(end, until):
-        if ready := dict(poller.poll(0)):
+    if begin < until:
+        if (early_s := begin - monotonic()) > 0 and (ready := dict(poller.poll(int(early_s * 1000)))):
             return ready
-        os.sched_yield()
+        while monotonic() < min(end, until):
+            if ready := dict(poller.poll(0)):
+                return ready
+            os.sched_yield()
     # Rounded up: never wake early and spin.
     return dict(poller.poll(max(0, ceil((until - monotonic()) * 1000))))

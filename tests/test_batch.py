@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotpool.classes import top_classes
+from hotpool.classes import FEW, top_classes
 from hotpool.errors import BadImage, BadInput
 from hotpool.messages import Done, Failed, Work
 from hotpool.states import Executed
@@ -213,6 +213,16 @@ def test_probabilities_sum_to_one_even_for_huge_logits():
 
 def test_equal_classes_come_in_the_order_of_their_index_and_top_may_exceed_them():
     assert [i for i, _, _ in top_classes(np.zeros(3, np.float32), [], 10)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("top", [1, 3, FEW, FEW + 1, 1000])
+def test_the_most_probable_classes_are_those_of_a_stable_sort_whether_few_or_many_are_asked_for(top):
+    print("seed 5")
+    logits = np.random.default_rng(5).integers(-9, 10, 1000).astype(np.float32)  # so each value is there some 50 times
+    weights = np.exp(logits.astype(np.float64))
+    found = top_classes(logits, [], top)
+    assert [i for i, _, _ in found] == np.argsort(-logits, kind="stable")[:top].tolist()
+    assert [p for _, _, p in found] == pytest.approx([weights[i] / weights.sum() for i, _, _ in found])
 
 
 def test_an_answer_too_long_for_a_header_is_refused_rather_than_sent():

@@ -116,50 +116,76 @@ def test_a_request_is_leased_at_once_and_its_answer_names_version_worker_and_tim
     assert (reply.worker, reply.attempt, reply.queue_us, reply.service_us) == ("worker-0", 1, 0, 5_000)
 
 
-def answers_took(seconds: float, *, cores: tuple[int, ...] = (0,), batch: int = 1) -> Bench:
-    """Two workers, of which the second, on core 1, has answered after so long; at 1.0 it has the next request."""
+def answers_took(*seconds: float, cores: tuple[int, ...] = (0,), batch: int = 1) -> Bench:
+    """Two workers, of which the second, on core 1, has answered after so long each time; at 1.0 it has the next request."""
     bench = Bench(workers=0)
     bench.hello("worker-0", cores=cores)
     bench.hello("worker-1", cores=(1,))
-    bench.submit()
-    bench.now = seconds
-    bench.from_worker("worker-1", m.Done(bench.jobs("worker-1")[0].job, 5_000, RESULT, batch=batch))
+    for took_s in seconds:
+        bench.submit()
+        bench.now += took_s
+        bench.from_worker("worker-1", m.Done(bench.jobs("worker-1")[-1].job, 5_000, RESULT, batch=batch))
     bench.now = 1.0
     bench.submit()
-    assert len(bench.jobs("worker-1")) == 2
+    assert len(bench.jobs("worker-1")) == 1 + len(seconds)
     return bench
+
+
+def next_answer(bench: Bench) -> tuple[float, float] | None:
+    return bench.core.dispatch.next_answer()
 
 
 @pytest.mark.parametrize(("took_s", "margin_s"), [(0.002, 0.0001), (0.01, 0.0005), (0.2, 0.0005)])
 def test_the_answer_to_a_lone_request_is_expected_when_the_last_one_of_its_worker_came(took_s, margin_s):
-    assert answers_took(took_s).core.dispatch.next_answer() == pytest.approx(
-        (1.0 + took_s - margin_s, 1.0 + took_s + margin_s), abs=1e-9
-    )
+    window = pytest.approx((1.0 + took_s - margin_s, 1.0 + took_s + margin_s), abs=1e-9)
+    assert next_answer(answers_took(0.05, took_s)) == window
+    assert next_answer(answers_took(0.001, took_s)) == window
 
 
 def test_no_answer_is_expected_when_no_request_is_under_way_or_more_than_one_are():
     bench = answers_took(0.01)
     bench.submit()
-    assert bench.core.dispatch.next_answer() is None
+    assert next_answer(bench) is None
     bench.answer("worker-0")
-    assert bench.core.dispatch.next_answer() is not None
+    assert next_answer(bench) is not None
     bench.answer("worker-1")
-    assert bench.core.dispatch.next_answer() is None
+    assert next_answer(bench) is None
 
 
 @pytest.mark.parametrize("cores", [(1,), ()], ids=["the same core", "no core of its own"])
-def test_no_answer_is_waited_for_awake_where_no_other_worker_leaves_its_core_free(cores):
-    assert answers_took(0.01, cores=cores).core.dispatch.next_answer() is None
+def test_no_answer_is_waited_for_awake_where_no_other_worker_leaves_its_core_idle(cores):
+    assert next_answer(answers_took(0.01, cores=cores)) is None
 
 
-def test_no_answer_is_waited_for_awake_while_the_other_worker_is_not_free():
+def test_no_answer_is_waited_for_awake_while_the_other_worker_is_drained_or_loads_beside():
     bench = answers_took(0.01)
     assert bench.order(m.Drain, 1, "worker-0") == ""
-    assert bench.core.dispatch.next_answer() is None
+    assert next_answer(bench) is None
+    bench = answers_took(0.01)
+    assert bench.order(m.LoadVersion, 1, "worker-0", digest="digest-v2", token="t1", beside=True) == ""
+    assert next_answer(bench) is None
 
 
-def test_what_took_its_time_in_a_batch_says_nothing_of_a_lone_request():
-    assert answers_took(0.01, batch=4).core.dispatch.next_answer() is None
+def test_no_answer_is_waited_for_awake_while_a_worker_computes_what_nobody_waits_for():
+    bench = answers_took(0.01)
+    bench.hello("worker-2", cores=(2,))
+    bench.from_client(m.Cancel(b"clientid" + bench.n.to_bytes(8, "big")))
+    assert next_answer(bench) is None, "none is under way"
+    bench.submit()
+    assert next_answer(bench) is None, "two workers compute"
+
+
+@pytest.mark.parametrize("after", ["batch", "new process"])
+def test_what_a_batch_or_an_earlier_process_took_says_nothing_of_a_lone_request(after):
+    bench = answers_took(0.01, batch=4 if after == "batch" else 1)
+    if after == "new process":
+        assert next_answer(bench) is not None
+        bench.hello("worker-1", incarnation=2, cores=(1,))  # its request goes to worker-0
+        bench.answer("worker-0")
+        assert bench.order(m.Drain, 1, "worker-0") == ""
+        bench.submit()
+        assert bench.order(m.Undrain, 1, "worker-0") == ""
+    assert next_answer(bench) is None
 
 
 def test_without_a_hello_a_client_is_asked_who_it_is():

@@ -3,7 +3,7 @@
 import pytest
 import zmq
 
-from hotpool.frames import is_readable, receive, send
+from hotpool.frames import is_readable, receive, receive_frames, send
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def test_a_message_comes_as_it_was_sent(ends):
 def test_nothing_here_is_none_and_no_error(ends):
     assert not is_readable(ends[1])
     assert receive(ends[1]) is None
+    assert receive_frames(ends[1], is_polled=True) is None
 
 
 def test_a_full_socket_takes_nothing_of_a_message(ends):

@@ -172,6 +172,72 @@ def test_threads_that_wait_and_futures_in_any_order_get_their_own_answers(client
         assert list(threads.map(run, range(5))) == [{noop_class(n, "v1")} for n in range(5)]
 
 
+class HeldUp:
+    """A poll whose caller gets on only when the gate is open."""
+
+    def __init__(self, poller) -> None:
+        self._poller, self.gate = poller, threading.Event()
+
+    def poll(self, timeout_ms):
+        ready = self._poller.poll(timeout_ms)
+        self.gate.wait(30)
+        return ready
+
+
+def test_nobody_borrows_while_the_last_borrower_is_still_at_its_poll(pool, client):
+    ask(client, 0)
+    held_up = client._courier._lent_poller = HeldUp(client._courier._lent_poller)
+    stop_workers(pool)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask, client, 1)
+        until_lent(client)
+        second = client.submit(picture(2), timeout_s=20)
+        go_on(pool)
+        assert second.result(10).classes[0].index == noop_class(2, "v1")
+        eventually(lambda: not len(client._courier._exchange.calls), "both are answered")
+        assert not first.done()
+        assert threads.submit(ask, client, 3).result(10) == noop_class(3, "v1")
+        held_up.gate.set()
+        assert first.result(10) == noop_class(1, "v1")
+    client.classify(picture())
+    assert client._courier._receiver is None
+
+
+def test_a_lone_caller_polls_the_new_session_after_a_reopening(client):
+    ask(client, 0)
+    before = client._courier._lent_poller
+    with client._courier._lock:
+        client._courier._begin_anew()
+    eventually(lambda: client._courier._exchange.is_connected, "connected again")
+    ask(client, 1)
+    assert client._courier._lent_poller is not before
+
+
+def test_the_loss_of_the_broker_is_seen_at_once_and_a_lone_caller_does_not_spin_meanwhile():
+    with running_pool(1, "[dispatch]\nheartbeat_s = 8.0\n") as pool, pool.client() as client:
+        ask(client, 0)
+        pool.kill("worker-0", signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(ask, client, 3)
+            until_lent(client)
+            eventually(lambda: client._courier._is_parked, "the thread waits for its timers")
+            looks = 0
+            poller_on_loan = client._courier._poller_on_loan
+
+            def count():
+                nonlocal looks
+                looks += 1
+                return poller_on_loan()
+
+            client._courier._poller_on_loan = count
+            pool.kill("broker")
+            eventually(lambda: not client._courier._exchange.is_connected, "the loss is seen", patience_s=3)
+            pool.start_broker()
+            pool.kill("worker-0", signal.SIGCONT)
+            assert waiting.result(15) == noop_class(3, "v1")
+        assert looks < 200, "one for each session and each message"
+
+
 def test_a_broker_that_is_killed_while_a_lone_caller_waits_loses_nothing():
     with running_pool(1) as pool, pool.client() as client:
         ask(client, 0)

@@ -2,8 +2,11 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
+from typing import cast
 
 import pytest
 import zmq
@@ -13,7 +16,7 @@ from broker.server import Server
 from hotpool import lookout
 from hotpool.config import Config
 from hotpool.home import Home
-from hotpool.lookout import wait
+from hotpool.lookout import Watched, Window, wait
 from workers.lookout import AWAKE_S, AWAKE_SHARE, Lookout
 
 A_MINUTE = 60.0
@@ -27,50 +30,68 @@ def pipes() -> Iterator[list[tuple[int, int]]]:
         os.close(end)
 
 
+class Clock:
+    """In place of the system's: a poll sleeps as long as it is told to, a look takes 0.2 ms. arrives_at: from when on something
+    can be read."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now, self.arrives_at = 100.0, inf
+        self.asleep: list[tuple[float, float]] = []  # from when, until when
+        self.looks: list[float] = []
+        for module in (lookout, workers.lookout):
+            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        monkeypatch.setattr(os, "sched_yield", self.look)
+
+    def look(self) -> None:
+        self.looks.append(self.now)
+        self.now += 0.0002
+
+    def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+        assert isinstance(timeout_ms, int)
+        until = max(self.now, min(self.now + timeout_ms / 1000, self.arrives_at))
+        if timeout_ms:
+            self.asleep.append((self.now, until))
+        self.now = until
+        return [(7, zmq.POLLIN)] if self.now >= self.arrives_at else []
+
+    def wait(self, until: float, awake: Window = lookout.NEVER) -> dict[Watched, int]:
+        return wait(cast(zmq.Poller, self), until, awake)
+
+
 @pytest.fixture
-def watched(pipes) -> tuple[zmq.Poller, int, int]:
-    """Something to wait at, what it watches, and the other end of that."""
-    poller, (end, tell) = zmq.Poller(), pipes[0]
-    poller.register(end, zmq.POLLIN)
-    return poller, end, tell
+def clock(monkeypatch) -> Clock:
+    return Clock(monkeypatch)
 
 
-def test_who_expects_something_sleeps_until_then_and_is_awake_until_it_is_over(watched, monkeypatch):
-    looks: list[float] = []
-    monkeypatch.setattr(os, "sched_yield", lambda: looks.append(monotonic()))
-    begin = monotonic() + 0.03
-    assert wait(watched[0], begin + 0.02, (begin, begin + 0.01)) == {}
-    assert monotonic() >= begin + 0.02
-    assert looks
-    assert looks[0] >= begin - 0.0011, "a poll counts whole milliseconds, so it may be awake one too early"
-    assert looks[-1] <= begin + 0.01 + 0.002
+def test_who_expects_something_sleeps_until_then_is_awake_until_it_is_over_and_sleeps_on(clock):
+    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == {}
+    first, second = clock.asleep
+    assert first == (100.0, pytest.approx(100.010)), "whole milliseconds, none of them of the window"
+    assert clock.looks[0] == pytest.approx(100.010)
+    assert clock.looks[-1] == pytest.approx(100.0122, abs=0.0002)
+    assert second[0] == pytest.approx(100.0124, abs=0.0002)
+    assert 100.05 <= second[1] < 100.0511
 
 
-def test_what_comes_before_it_is_expected_is_seen_at_once(watched, monkeypatch):
-    poller, end, tell = watched
-    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("it was awake"))
-    os.write(tell, b"x")
-    assert wait(poller, monotonic() + A_MINUTE, (monotonic() + A_MINUTE, monotonic() + A_MINUTE)) == {end: zmq.POLLIN}
+@pytest.mark.parametrize("arrives_at", [100.004, 100.011, 100.03], ids=["before", "in the window", "after"])
+def test_what_comes_is_seen_when_it_comes(clock, arrives_at):
+    clock.arrives_at = arrives_at
+    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == {7: zmq.POLLIN}
+    assert clock.now == pytest.approx(arrives_at, abs=0.0002)
 
 
-def test_what_comes_when_it_is_expected_is_seen_without_sleep(watched, monkeypatch):
-    poller, end, tell = watched
-    monkeypatch.setattr(os, "sched_yield", lambda: os.write(tell, b"x"))
-    now = monotonic()
-    assert wait(poller, now + A_MINUTE, (now, now + A_MINUTE)) == {end: zmq.POLLIN}
+@pytest.mark.parametrize("awake", [lookout.NEVER, (90.0, 99.9), (100.02, 100.03)], ids=["never", "over", "later"])
+def test_nobody_is_awake_out_of_the_window_and_who_has_to_look_by_then_is_not_late(clock, awake):
+    assert clock.wait(100.0104, awake) == {}
+    assert not clock.looks
+    assert 100.0104 <= clock.now < 100.0115
 
 
-@pytest.mark.parametrize("awake", [lookout.NEVER, (0.0, 1.0)], ids=["never", "over"])
-def test_what_comes_when_it_is_not_expected_is_waited_for_asleep(watched, monkeypatch, awake):
-    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("it was awake"))
-    assert wait(watched[0], monotonic() + 0.01, awake) == {}
-    os.write(watched[2], b"x")
-    assert wait(watched[0], monotonic() + A_MINUTE, awake) == {watched[1]: zmq.POLLIN}
-
-
-def test_nobody_is_awake_longer_than_there_is_to_wait(watched, looks_counted):
-    assert wait(watched[0], 100.0003, (99.0, 200.0)) == {}
-    assert len(looks_counted) == 2
+def test_nobody_is_awake_longer_than_there_is_to_wait(clock):
+    assert clock.wait(100.001, awake=(99.0, 200.0)) == {}
+    assert len(clock.looks) == 5
+    assert clock.wait(99.0, awake=(98.0, 200.0)) == {}
+    assert len(clock.looks) == 5
 
 
 def test_it_sees_what_can_be_read_of_the_connection_and_of_all_else(pipes):
@@ -92,31 +113,14 @@ def test_it_sees_nothing_when_the_time_is_over(pipes):
     assert looks.wait(monotonic() + 0.01) == set()
 
 
-@pytest.fixture
-def looks_counted(monkeypatch):
-    """The clock goes on by 0.2 ms with each look; a list of when the core was given away."""
-    at, given_away = [100.0], []
-
-    def look():
-        given_away.append(at[0])
-        at[0] += 0.0002
-
-    for module in (lookout, workers.lookout):
-        monkeypatch.setattr(module, "monotonic", lambda: at[0])
-    monkeypatch.setattr(os, "sched_yield", look)
-    return given_away
-
-
 @pytest.mark.parametrize(("computed_s", "awake_s"), [(0.0001, 0.00001), (0.004, 0.0004), (0.026, 0.001), (5.0, 0.001)])
-def test_it_stays_awake_for_a_tenth_of_what_was_computed_and_a_millisecond_at_most(
-    pipes, looks_counted, computed_s, awake_s
-):
+def test_it_stays_awake_for_a_tenth_of_what_was_computed_and_a_millisecond_at_most(pipes, clock, computed_s, awake_s):
     assert (AWAKE_SHARE, AWAKE_S) == (0.1, 0.001)
     looks = Lookout([pipes[0][0]])
     looks.watch([])
     looks.computed(began_at=100.0 - computed_s)
     assert looks.wait(100.0 + 0.01) == set()
-    assert len(looks_counted) == pytest.approx(awake_s / 0.0002, abs=1)
+    assert len(clock.looks) == pytest.approx(awake_s / 0.0002, abs=1)
 
 
 def test_what_comes_while_it_is_awake_is_seen_without_sleep(pipes, monkeypatch):
@@ -129,20 +133,12 @@ def test_what_comes_while_it_is_awake_is_seen_without_sleep(pipes, monkeypatch):
     assert looks.wait(monotonic() + A_MINUTE) == {arrived}
 
 
-def test_it_is_awake_no_longer_than_it_was_to_wait(pipes, looks_counted):
-    looks = Lookout([pipes[0][0]])
-    looks.watch([])
-    looks.computed(began_at=0.0)
-    assert looks.wait(100.0003) == set()
-    assert len(looks_counted) == 2
-
-
 def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     server, windows = Server(Home(tmp_path), Config()), []
 
-    def note(_poller, _until, awake):
-        windows.append(awake)
+    def note(_poller, until, awake):
+        windows.append((until, awake))
         server.stop()
         return {}
 
@@ -153,4 +149,5 @@ def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
     finally:
         gc.unfreeze()
         server.close()
-    assert windows == [(5.0, 6.0)]
+    assert windows == [(server._core.next_tick(), (5.0, 6.0))]
+    assert signal.set_wakeup_fd(-1) == -1, "its sockets are closed, so nothing may be written to them"
