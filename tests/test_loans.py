@@ -203,14 +203,19 @@ def test_nobody_borrows_while_the_last_borrower_is_still_at_its_poll(pool, clien
     assert client._courier._receiver is None
 
 
-def test_a_lone_caller_polls_the_new_session_after_a_reopening(client):
+def test_a_lone_caller_polls_the_new_session_after_a_reopening(pool, client):
     ask(client, 0)
     before = client._courier._lent_poller
     with client._courier._lock:
         client._courier._begin_anew()
     eventually(lambda: client._courier._exchange.is_connected, "connected again")
-    ask(client, 1)
-    assert client._courier._lent_poller is not before
+    stop_workers(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, client, 1)
+        until_lent(client)
+        eventually(lambda: client._courier._lent_poller is not before, "another poll")
+        go_on(pool)
+        assert waiting.result(10) == noop_class(1, "v1")
 
 
 def test_the_loss_of_the_broker_is_seen_at_once_and_a_lone_caller_does_not_spin_meanwhile():
