@@ -225,6 +225,8 @@ def test_the_loss_of_the_broker_is_seen_at_once_and_a_lone_caller_does_not_spin_
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(ask, client, 3)
             until_lent(client)
+            with client._courier._lock:
+                client._courier._wake()  # it parks in its next turn, which would come with the next heartbeat
             eventually(lambda: client._courier._is_parked, "the thread waits for its timers")
             looks = 0
             poller_on_loan = client._courier._poller_on_loan
