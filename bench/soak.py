@@ -58,12 +58,13 @@ class Sample:
 
 @dataclass
 class Soak:
-    """What happened. phases: how each rollout ended."""
+    """What happened. phases: how each rollout ended; causes: of workers' ends, by worker."""
 
     seconds: float
     history: History = field(default_factory=History)
     phases: list[Phase] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    causes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def growth(self, measure: str) -> dict[str, tuple[float, float]]:
         """Of processes that lived to the end: bytes after the warm-up, and by what part of them each has grown since."""
@@ -91,23 +92,27 @@ class Soak:
 class Sampler(threading.Thread):
     """Samples all processes of the pool until told to stop."""
 
-    def __init__(self, home: Home, services: dict[str, int], samples: list[Sample]) -> None:
+    def __init__(self, home: Home, services: dict[str, int], soak: Soak) -> None:
         super().__init__(daemon=True)
-        self._home, self._services, self._samples = home, services, samples
+        self._home, self._services, self._soak = home, services, soak
         self.stopping = threading.Event()
 
     def run(self) -> None:
         begin = monotonic()
         with Admin(self._home.endpoint("admin")) as admin:
             while not self.stopping.wait(SAMPLE_S):
-                pids = {**self._services, **worker_pids(admin.report())}
+                report = admin.report()
+                self._soak.causes.update(
+                    {worker.worker: worker.restarts for worker in report.workers if worker.restarts}
+                )
+                pids = {**self._services, **worker_pids(report)}
                 (pids[SHARER],) = [child.pid for child in psutil.Process(pids["workers"]).children()]
                 for name, pid in pids.items():
                     try:
                         memory = psutil.Process(pid).memory_full_info()
                     except psutil.NoSuchProcess:
                         continue  # a worker that has just ended
-                    self._samples.append(Sample(monotonic() - begin, name, pid, memory.rss, memory.uss))
+                    self._soak.samples.append(Sample(monotonic() - begin, name, pid, memory.rss, memory.uss))
 
 
 def soak_pool(minutes: float, n_callers: int) -> Soak:
@@ -121,7 +126,7 @@ def soak_pool(minutes: float, n_callers: int) -> Soak:
         right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}
         modules, settings = ("broker", "workers", "control", "gateway"), f"[gateway]\nport = {free_port()}"
         with running_pool(home, N_WORKERS, modules, settings=settings) as services:
-            sampler = Sampler(home, services, soak.samples)
+            sampler = Sampler(home, services, soak)
             sampler.start()
             soak.history = _roll_under_load(home, pictures, right, n_callers, soak)
             sampler.stopping.set()
@@ -185,6 +190,7 @@ def findings(soak: Soak, n_callers: int) -> Findings:
         f"rollouts, drain and beside: {rollouts}; answers by version: {dict(got.by_version)}",
         "all: the largest of any process; growth is since the median after the warm-up, given in MB",
         f"uss of the {SHARER} is not judged: it grows without a page more, when its workers stop sharing one",
+        *(f"{worker} was started again, by cause: {causes}" for worker, causes in soak.causes.items()),
         *map(repr, got.errors[:3]),
         *got.wrong[:3],
     )
