@@ -147,15 +147,19 @@ class Dispatcher:
     def next_answer(self) -> tuple[float, float] | None:
         """From and until when the answer to the one request under way may come, if it takes its worker as long as the last one.
 
-        None if more is under way or nothing, and where the broker has no core to wait on awake: that of another, idle worker.
+        None if more is under way or nothing, if nobody knows how long it takes, and where the broker has no core to wait on
+        awake: that of an idle worker, which no other one needs. Looks at all workers, but only for one request at a time.
         """
-        busy = [worker for worker in self._roster if worker.leases] if len(self._pending) == 1 else []
-        lease = next(iter(self._pending.values())).lease if len(busy) == 1 else None
-        if lease is None or not busy[0].took_s:
+        if len(self._pending) != 1:
             return None
-        if not any(worker.cores - busy[0].cores for worker in self._roster if worker.is_idle):
+        (pending,) = self._pending.values()
+        busy = [worker for worker in self._roster if worker.leases]
+        if pending.lease is None or len(busy) != 1 or not busy[0].took_s:
             return None
-        due_at, margin_s = lease.sent_at + busy[0].took_s, min(MARGIN_S, MARGIN_SHARE * busy[0].took_s)
+        needed = {core for worker in self._roster if worker.leases or worker.is_loading for core in worker.cores}
+        if not any(worker.cores - needed for worker in self._roster if worker.is_free):
+            return None
+        due_at, margin_s = pending.lease.sent_at + busy[0].took_s, min(MARGIN_S, MARGIN_SHARE * busy[0].took_s)
         return due_at - margin_s, due_at + margin_s
 
     # ---- workers

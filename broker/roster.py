@@ -32,7 +32,7 @@ class Worker:
     # Of this process with this version.
     replies: int = 0  # the first ones come slowly, its caches are cold
     took_s: float = (
-        0.0  # from the lease of a request to its answer, the last time that one row was computed alone; 0: never
+        0.0  # from the lease of a request to its answer, the last time that one row was computed by itself; 0: never
     )
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -65,13 +65,8 @@ class Worker:
         return bool(self.connection)
 
     @property
-    def is_idle(self) -> bool:
-        """Free, and nothing is loaded beside: it leaves its cores alone."""
-        return self.is_free and not self.is_loading
-
-    @property
     def cores(self) -> set[int]:
-        """Which its process is pinned to; none where it can't be."""
+        """Which are planned for its process."""
         return set(self.hello.cores) if self.hello else set()
 
     @property

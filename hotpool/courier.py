@@ -4,8 +4,9 @@ Whoever touches the exchange holds the lock: a ZeroMQ socket used by two threads
 (pyzmq#2043, libzmq#4649). The thread waits without it, so it polls file descriptors, not sockets.
 
 A caller that waits for its answer while nobody else does gets the receiving on loan: handing the answer over from thread to
-thread would take a quarter of the time of a request that costs nothing else. The thread keeps all timers meanwhile. The loan
-ends as soon as anybody else posts a call, so no answer but the borrower's own is ever in the borrower's hands.
+thread would take a quarter of the time of a request that costs nothing else. Meanwhile the thread keeps all timers and watches
+for the loss of the broker. The loan ends as soon as anybody else posts a call, so no answer but the borrower's own is ever in
+the borrower's hands.
 """
 
 import contextlib
@@ -21,9 +22,8 @@ from .calls import Call, Outcome
 from .errors import LocalProtocolError
 from .exchange import Ended, Exchange, Ticket, closed
 
-LOAN_LOOK_MS = (
-    250  # a borrower is always woken; but if it is just about to wait while the client is closed, this ends it
-)
+# A borrower is always woken; but if it is just about to wait while the client is closed, this ends it.
+LOAN_LOOK_MS = 250
 
 
 class Courier:
@@ -36,7 +36,8 @@ class Courier:
         self._wakes_at = 0.0  # when the thread looks again by itself
         self._is_woken = self._is_closing = self._is_over = False
         self._borrower: object = None  # the future whose caller receives, or is about to
-        # The one whose caller is in `receive_for`, perhaps still at its poll after the loan has ended: it keeps poll and nudge.
+        # The one whose caller is in the loop of `receive_for`, perhaps still at its poll after the loan has ended: it keeps
+        # poll and nudge. A Ctrl-C on its very way out leaves it set: then nobody borrows any more, the thread receives for all.
         self._receiver: object = None
         self._is_parked = False  # the thread waits for its timers, its wake-up and the loss of the broker alone
         self._lent_session, self._lent_poller = 0, select.poll()
@@ -83,7 +84,7 @@ class Courier:
                     if future.done():
                         return
                     poller = self._poller_on_loan()
-                    # Asked before each wait: sending may have swallowed the news of it (see `Link.fds`).
+                    # Asked before each wait: sending may have swallowed the news of a message (see `Link.fds`).
                     ended = self._receive_on_loan() if self._exchange.link.has_input else None
                 if ended is not None:
                     ended.resolve()
@@ -130,8 +131,9 @@ class Courier:
     def _receive_on_loan(self) -> Ended:
         now = monotonic()
         ended = self._exchange.receive(now)
-        if self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at:
-            self._wake()  # refused, or welcomed by another broker: the thread has something to do
+        is_due = self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at
+        if is_due or not self._exchange.is_connected:
+            self._wake()  # refused, or another broker, or welcomed by it: the thread has something to do
         return ended
 
     def _poller_on_loan(self) -> select.poll:
@@ -201,7 +203,8 @@ class Courier:
                 self._is_parked = self._borrower is not None
             ended.resolve()
             if self._is_parked:
-                self._signal(self._nudge)  # the turn may have read what the borrower waits for
+                # The turn may have read what the borrower waits for, swallowed the news of it, or opened another session.
+                self._signal(self._nudge)
             (alone if self._is_parked else poller).poll(wait_ms)
 
     def _wait_ms(self) -> int:

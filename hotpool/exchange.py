@@ -28,7 +28,7 @@ from .wire import encode, to_client
 
 UNSENT_PAUSE_S = 0.01  # the socket is full: look again
 
-# The caller may cancel at the very moment when its outcome is there: then that is its outcome.
+# The caller may cancel at the very moment when its outcome is there: then it was cancelled.
 CANCELLED = (InvalidStateError, asyncio.InvalidStateError)
 
 

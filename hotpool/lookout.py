@@ -18,9 +18,9 @@ NEVER: Window = -inf, -inf
 
 
 def wait(poller: zmq.Poller, until: float, awake: Window = NEVER) -> dict[Watched, int]:
-    """What can be read, and how (zmq.POLLIN, ...), as soon as there is something; nothing at this time (monotonic seconds).
+    """What can be read, and how (zmq.POLLIN, ...), as soon as there is something; empty at `until` (monotonic seconds).
 
-    A poll counts whole milliseconds, so it is awake up to one before the window begins.
+    A poll counts whole milliseconds, so the caller is awake up to one before the window begins.
     """
     begin, end = awake
     if begin < until:

@@ -166,6 +166,14 @@ def test_no_answer_is_waited_for_awake_while_the_other_worker_is_drained_or_load
     assert next_answer(bench) is None
 
 
+def test_no_answer_is_waited_for_awake_on_a_core_that_another_worker_needs():
+    bench = answers_took(0.01)
+    bench.hello("worker-2", cores=(0, 1))  # as a spare: it has them all
+    assert next_answer(bench) is not None
+    assert bench.order(m.LoadVersion, 1, "worker-0", digest="digest-v2", token="t1", beside=True) == ""
+    assert next_answer(bench) is None
+
+
 def test_no_answer_is_waited_for_awake_while_a_worker_computes_what_nobody_waits_for():
     bench = answers_took(0.01)
     bench.hello("worker-2", cores=(2,))
@@ -173,6 +181,12 @@ def test_no_answer_is_waited_for_awake_while_a_worker_computes_what_nobody_waits
     assert next_answer(bench) is None, "none is under way"
     bench.submit()
     assert next_answer(bench) is None, "two workers compute"
+    bench = answers_took(0.01)
+    bench.order(m.Drain, 1, "worker-0")
+    bench.from_client(m.Cancel(b"clientid" + bench.n.to_bytes(8, "big")))
+    bench.submit(priority=Priority.LOW)
+    bench.hello("worker-2", version="v2", cores=(2,))
+    assert (bench.core.dispatch.queued, next_answer(bench)) == (1, None), "what is under way is not the request"
 
 
 @pytest.mark.parametrize("after", ["batch", "new process"])

@@ -185,12 +185,12 @@ class HeldUp:
 
 
 def test_nobody_borrows_while_the_last_borrower_is_still_at_its_poll(pool, client):
-    ask(client, 0)
-    held_up = client._courier._lent_poller = HeldUp(client._courier._lent_poller)
+    with client._courier._lock:
+        held_up = client._courier._lent_poller = HeldUp(client._courier._poller_on_loan())
     stop_workers(pool)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(ask, client, 1)
-        until_lent(client)
+        eventually(lambda: client._courier._receiver is not None, "the first is in its loop")
         second = client.submit(picture(2), timeout_s=20)
         go_on(pool)
         assert second.result(10).classes[0].index == noop_class(2, "v1")
@@ -199,7 +199,6 @@ def test_nobody_borrows_while_the_last_borrower_is_still_at_its_poll(pool, clien
         assert threads.submit(ask, client, 3).result(10) == noop_class(3, "v1")
         held_up.gate.set()
         assert first.result(10) == noop_class(1, "v1")
-    client.classify(picture())
     assert client._courier._receiver is None
 
 
