@@ -31,9 +31,7 @@ class Worker:
     served: int = 0
     # Of this process with this version.
     replies: int = 0  # the first ones come slowly, its caches are cold
-    took_s: float = (
-        0.0  # from the lease of a request to its answer, the last time that one row was computed by itself; 0: never
-    )
+    took_s: float = 0.0  # from the lease to the answer of the last row that was computed by itself; 0: of none yet
     # Leases: at most one batch at a time, so a worker with an open lease is busy and gets no other.
     leases: dict[int, Lease] = field(default_factory=dict)
     lease_ends_at: float = inf
