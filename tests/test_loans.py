@@ -202,6 +202,34 @@ def test_nobody_borrows_while_the_last_borrower_is_still_at_its_poll(pool, clien
     assert client._courier._receiver is None
 
 
+class LateAt(HeldUp):
+    """A poll that begins only when the gate is open."""
+
+    def poll(self, timeout_ms):
+        self.gate.wait(30)
+        return self._poller.poll(timeout_ms)
+
+
+def test_a_caller_whose_answer_the_thread_reads_before_its_poll_begins_is_told(pool, client):
+    with client._courier._lock:
+        late = client._courier._lent_poller = LateAt(client._courier._poller_on_loan())
+    stop_workers(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, client, 1)
+        eventually(lambda: client._courier._receiver is not None, "it is in its loop")
+        go_on(pool)
+
+        def is_read():
+            with client._courier._lock:
+                client._courier._wake()
+                return not len(client._courier._exchange.calls)
+
+        eventually(is_read, "the thread has read the answer")
+        eventually(lambda: not client._courier._is_woken, "and has turned")
+        late.gate.set()
+        assert waiting.result(4) == noop_class(1, "v1"), "not at the next heartbeat, after 8 s"
+
+
 def test_a_lone_caller_polls_the_new_session_after_a_reopening(pool, client):
     ask(client, 0)
     before = client._courier._lent_poller
