@@ -28,7 +28,7 @@ from .pool import add_versions, make_jpeg, running_pool, wait_until_ready
 from .rival_work import NOTHING, VARIABLE, describe_version
 
 WORKERS, CLIENTS = 2, 16
-ROUNDS, FEW_ROUNDS, QUICK_ROUNDS, TURN_S, SHORT_TURN_S = 3, 2, 1, 2, 1
+ROUNDS, FEW_ROUNDS, QUICK_ROUNDS, TURN_S = 4, 2, 1, 1
 # Neither may tell its makers over the network that it runs.
 SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -105,7 +105,7 @@ def _classify(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figur
         for _ in range(rounds):
             rates.append((load.run(ours.url, CLIENTS, TURN_S).rate, load.run(url, CLIENTS, TURN_S).rate))
         for _ in range(min(rounds, FEW_ROUNDS)):
-            times.append((load.run(ours.url, 1, SHORT_TURN_S).p50_ms, load.run(url, 1, SHORT_TURN_S).p50_ms))
+            times.append((load.run(ours.url, 1, TURN_S).p50_ms, load.run(url, 1, TURN_S).p50_ms))
     our_rates, their_rates = zip(*rates, strict=True)
     our_times, their_times = zip(*times, strict=True)
     row, ahead = server.name, Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / {server.name}'s", "≥", 1.0)
@@ -142,7 +142,7 @@ def _running(server: Server, work: str, load: Load) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}{server.path}"
     with running(*server.command(port), environment={**SILENT, VARIABLE: work}):
         wait_for_answer(url, load)
-        load.run(url, CLIENTS, SHORT_TURN_S)
+        load.run(url, CLIENTS, TURN_S)
         yield url
 
 

@@ -1,17 +1,16 @@
 """Pure: what the core wants done. The shell does it and decides nothing."""
 
-from collections.abc import Sized
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hotpool.messages import Message
 
-# The bytes of a request or an answer. The broker passes them on as they lie and asks nothing but their number.
-Payload = Sized
+# Of a request or an answer. The broker passes it on and asks nothing but its length.
+Payload = bytes
 
 
 class ToClient(NamedTuple):
-    """Send on the clients' socket. connection: as ROUTER names it."""
+    """Send on the clients' socket. connection: as the router names it."""
 
     connection: bytes
     message: Message

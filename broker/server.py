@@ -1,7 +1,7 @@
 """Shell: sockets, the poll loop, and doing what the core says.
 
-One thread and the synchronous poller: asyncio doubles the cost of a request here and can drop a message when a receive is
-cancelled (pyzmq#1925), and a second thread would cost up to 5 ms each time it takes the interpreter lock.
+One thread and a poll: asyncio doubles the cost of a request here, and a second thread would cost up to 5 ms each time it takes
+the interpreter lock.
 """
 
 import contextlib
@@ -16,16 +16,13 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import TypeVar
 
-import zmq
-
 from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
-from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
 from hotpool.lookout import NEVER, wait
 from hotpool.manifest import read_stable
 from hotpool.messages import Changed, Message, Watch
-from hotpool.router import bind, decode, raise_file_limit
+from hotpool.router import Connection, Router, raise_file_limit
 from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
@@ -73,27 +70,23 @@ class Server:
 
     def __init__(self, home: Home, config: Config) -> None:
         raise_file_limit()
-        self._context: zmq.Context[Socket] = zmq.Context()
         self._core = Core(core_settings(home, config), monotonic())
         max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
-        self._clients = bind(self._context, home.endpoint("clients"), max_bytes=max_bytes, high_water=1000)
-        self._workers = bind(
-            self._context,
-            home.endpoint("workers"),
-            max_bytes=RESULT_MAX_BYTES,
-            high_water=2 * config.pool.max_batch + 16,
+        self._clients = Router(home.endpoint("clients"), max_bytes=max_bytes, high_water=1000)
+        self._workers = Router(
+            home.endpoint("workers"), max_bytes=RESULT_MAX_BYTES, high_water=2 * config.pool.max_batch + 16
         )
-        self._admin = bind(self._context, home.endpoint("admin"), max_bytes=ADMIN_MAX_BYTES, high_water=1000)
+        self._admin = Router(home.endpoint("admin"), max_bytes=ADMIN_MAX_BYTES, high_water=1000)
         self._watchers: set[bytes] = set()
         self._processes: dict[int, int] = {}  # pidfd of a process or of a thread of it -> pid
-        self._poller = zmq.Poller()
+        self._wakeup, self._waker = socket.socketpair()
         self._ends: select.epoll | None = None  # macOS has none
         if hasattr(os, "pidfd_open"):  # Linux: one descriptor for all, or each turn would cost more with each worker
             self._ends = select.epoll()
-            self._poller.register(self._ends.fileno(), zmq.POLLIN)
-        self._wakeup, self._waker = socket.socketpair()
-        for polled in (self._clients, self._workers, self._admin, self._wakeup):
-            self._poller.register(polled, zmq.POLLIN)
+        self._poller = select.poll()
+        for polled in (self._clients, self._workers, self._admin, self._wakeup, self._ends):
+            if polled is not None:
+                self._poller.register(polled, select.POLLIN)
         self._stopping = False
 
     def stop(self, *_: object) -> None:
@@ -107,14 +100,14 @@ class Server:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         gc.freeze()  # what lives from here to the end need not be scanned again
         while not self._stopping:
-            ready = wait(self._poller, self._core.next_tick(), self._core.dispatch.next_answer() or NEVER)
-            if self._admin in ready:
+            ready = self._wait()
+            if self._admin.fileno() in ready:
                 self._read_admin()
-            if self._workers in ready:
+            if self._workers.fileno() in ready:
                 self._read_workers()
             if self._ends is not None and self._ends.fileno() in ready:
                 self._reap(self._ends)
-            if self._clients in ready:
+            if self._clients.fileno() in ready:
                 self._read_clients()
             self._do(self._core.tick(monotonic()))
             for changed in self._core.take_changes(monotonic()):
@@ -125,13 +118,20 @@ class Server:
             os.close(pidfd)
         if self._ends is not None:
             self._ends.close()
-        # LINGER 0 was set at birth; destroy closes what is open and never waits for peers (pyzmq#1003).
-        self._context.destroy(linger=0)
+        for router in (self._clients, self._workers, self._admin):
+            router.close()
         signal.set_wakeup_fd(-1)
         for end in (self._wakeup, self._waker):
             end.close()
 
     # ---- reading
+
+    def _wait(self) -> set[int]:
+        """The descriptors of those that have something to read, as soon as there is one, or a timer is due."""
+        if not (self._workers.has_input or self._clients.has_input or self._admin.has_input):
+            return wait(self._poller, self._core.next_tick(), self._core.dispatch.next_answer() or NEVER)
+        left_over = {router.fileno() for router in (self._clients, self._workers, self._admin) if router.has_input}
+        return left_over | wait(self._poller, monotonic())
 
     def _read_clients(self) -> None:
         for connection, message, payload in self._arrived("clients", self._clients, from_client, CLIENT_BUDGET):
@@ -150,19 +150,18 @@ class Server:
             self._do(actions)
 
     def _arrived(
-        self, name: str, socket: Socket, decoder: Decoder[T], most: int
-    ) -> Iterator[tuple[bytes, T, zmq.Frame | None]]:
-        """The messages of a socket that can be read, as `router.decode` gives them."""
-        for n in range(most):
-            frames = receive_frames(socket, is_polled=n == 0)
-            if frames is None:
-                return
+        self, name: str, router: Router, decoder: Decoder[T], most: int
+    ) -> Iterator[tuple[Connection, T, bytes | None]]:
+        """What is here: who sent it, the message and its payload."""
+        for connection, frames in router.receive(most):
             try:
-                yield decode(decoder, frames)
+                message, payload = decoder.decode(frames)
             except RemoteProtocolError as error:
                 # Any bytes may come: they are counted and dropped. Logged at debug, or a stranger could fill the disk.
                 self._core.metrics.malformed[(name,)] += 1
                 log.debug("dropped socket=%s reason=%s", name, error)
+            else:
+                yield connection, message, payload
 
     def _reap(self, ends: "select.epoll") -> None:
         for pid in {self._processes[pidfd] for pidfd, _ in ends.poll(0)}:
@@ -183,6 +182,8 @@ class Server:
                     if not _send(self._clients, connection, message, payload):
                         self._core.metrics.undeliverable[()] += 1
                         self._core.client_gone(connection)
+                    elif not self._core.dispatch.n_pending:
+                        os.sched_yield()  # to the caller, who may wait for this very core
                 case WatchProcess(pid, threads):
                     self._watch(pid, threads)
 
@@ -191,7 +192,7 @@ class Server:
         of its threads does that; the others are told of at once. So two threads are as good as all."""
         if self._ends is None or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
-        for id, flags in [(pid, 0), *((thread, PIDFD_THREAD) for thread in threads[:2])]:
+        for id, flags in [(pid, 0), *((thread, PIDFD_THREAD) for thread in (pid, *threads[:1]))]:
             # Gone already, not of this host, or a kernel that tells only of processes: silence will tell.
             with contextlib.suppress(OSError, OverflowError):
                 pidfd = os.pidfd_open(id, flags)
@@ -206,10 +207,7 @@ class Server:
         self._watchers = {watcher for watcher in self._watchers if _send(self._admin, watcher, changed, None)}
 
 
-def _send(router: Socket, connection: bytes, message: Message, payload: Payload | None) -> bool:
+def _send(router: Router, connection: Connection, message: Message, payload: Payload | None) -> bool:
     """False when the peer is gone or does not read."""
     header = encode(message)
-    if payload is None:
-        return send(router, (connection, header))
-    assert isinstance(payload, zmq.Frame), "a payload goes out as it came in"
-    return send(router, (connection, header, payload))
+    return router.send(connection, (header,) if payload is None else (header, payload))

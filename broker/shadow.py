@@ -8,7 +8,6 @@ tried again for it.
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import cast
 
 from hotpool.messages import Done, Job
 
@@ -110,6 +109,5 @@ def _is_chosen(pending: Pending, split: Split) -> bool:
 
 
 def _mark(payload: Payload) -> bytes:
-    """Tells payloads apart. The one place where the broker looks into one: whatever it is, its bytes can be read as
-    they lie."""
-    return blake2b(cast(bytes, payload), digest_size=8).digest()
+    """Tells payloads apart. The one place where the broker looks into one."""
+    return blake2b(payload, digest_size=8).digest()

@@ -7,20 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from threading import Event
 
-import zmq
-
 from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
-from hotpool.frames import Socket, receive_frames, send
 from hotpool.home import Home
-from hotpool.router import bind, decode, raise_file_limit
+from hotpool.router import Router, raise_file_limit
 from hotpool.wire import MAX_ASK_BYTES, encode, to_control
 
 from .desk import Desk
 from .jobs import Jobs
 from .verbs import answer
 
-_LOOK_MS = 100  # how often `stopping` is looked at
+_LOOK_S = 0.1  # how often `stopping` is looked at
 _HIGH_WATER = 100  # answers that wait for one caller
 # After each of its many short waits the controller's thread gets the interpreter back within this. With the usual 5 ms a
 # rollout of 0.1 s took up to 9 s beside a look that computed all the time; with this up to 2 s.
@@ -35,8 +32,7 @@ def open_desk(home: Home, config: Config, stopping: Event) -> Iterator[None]:
     raise_file_limit()
     sys.setswitchinterval(_SWITCH_S)
     with (
-        zmq.Context() as context,
-        bind(context, home.endpoint("control"), max_bytes=MAX_ASK_BYTES, high_water=_HIGH_WATER) as router,
+        closing(Router(home.endpoint("control"), max_bytes=MAX_ASK_BYTES, high_water=_HIGH_WATER)) as router,
         closing(Jobs(stopping)) as jobs,
         ThreadPoolExecutor(1, "hotpool-desk") as thread,
     ):
@@ -50,15 +46,15 @@ def open_desk(home: Home, config: Config, stopping: Event) -> Iterator[None]:
         served.result()
 
 
-def _serve(router: Socket, home: Home, config: Config, jobs: Jobs, stopping: Event) -> None:
+def _serve(router: Router, home: Home, config: Config, jobs: Jobs, stopping: Event) -> None:
     with Desk(home, config, jobs) as desk:
         while not stopping.is_set():
-            if not router.poll(_LOOK_MS) or (frames := receive_frames(router)) is None:
-                continue
-            try:
-                connection, ask, _ = decode(to_control, frames)
-            except RemoteProtocolError as error:
-                desk.malformed[()] += 1
-                log.debug("dropped socket=control reason=%s", error)
-                continue
-            send(router, (connection, encode(answer(desk, ask))))
+            router.wait(_LOOK_S)
+            for connection, frames in router.receive(1):
+                try:
+                    ask, _ = to_control.decode(frames)
+                except RemoteProtocolError as error:
+                    desk.malformed[()] += 1
+                    log.debug("dropped socket=control reason=%s", error)
+                else:
+                    router.send(connection, [encode(answer(desk, ask))])

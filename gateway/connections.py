@@ -31,7 +31,7 @@ LINGER_S = 2.0  # for a client that is still sending to read why nobody listens 
 MAX_LINGERING = 64
 _OF_BODIES = (b"content-length", b"transfer-encoding")
 JOINED_BYTES = 64 * 1024  # of a body: to copy more costs more than to write twice
-OTHER_FILES = 256  # that the process may have open besides: sockets of ZeroMQ, uploads, static files
+OTHER_FILES = 256  # that the process may have open besides: connections to broker and controller, uploads, static files
 
 
 class Receiving(Enum):

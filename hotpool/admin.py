@@ -3,16 +3,13 @@
 Used by the controller, the CLI and the gateway, each instance from one thread.
 """
 
-import contextlib
 from collections.abc import Callable
 from itertools import count
-from math import ceil
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
-import zmq
-
+from hotpool.dealer import Dealer
 from hotpool.errors import BrokerUnreachable
 from hotpool.evidence import Counts
 from hotpool.messages import Ack, Changed, Evidence, FromAdmin, GetEvidence, GetReport, Report, Watch
@@ -23,15 +20,16 @@ WATCH_AGAIN_S = 0.2
 
 
 class Admin:
-    """A connection to the broker that survives its restarts: each call that gets no answer ends with a new socket."""
+    """A connection to the broker that survives its restarts: each call that gets no answer ends with a new one."""
 
     def __init__(self, endpoint: str, *, watch: bool = False) -> None:
         """watch: let the broker send `Changed` messages, for `changes`."""
         self._endpoint, self._watch = endpoint, watch
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._seq = count(1)
         self._changes: list[Changed] = []
-        self._open()
+        self._dealer = Dealer(endpoint)
+        if watch:
+            self._ask_to_watch()
 
     def __enter__(self) -> Self:
         return self
@@ -42,8 +40,7 @@ class Admin:
         self.close()
 
     def close(self) -> None:
-        self._socket.close(linger=0)
-        self._context.term()
+        self._dealer.close()
 
     def request(
         self, make: Callable[[int], FromAdmin], timeout_s: float = DEFAULT_TIMEOUT_S
@@ -55,14 +52,13 @@ class Admin:
             RemoteProtocolError: what answers there does not speak this protocol.
         """
         seq = next(self._seq)
-        self._socket.send(encode(make(seq)))
-        deadline = monotonic() + timeout_s
-        while (left_s := deadline - monotonic()) > 0 and self._socket.poll(ceil(left_s * 1000)):
-            message = self._receive()
+        for frames in self._dealer.ask(encode(make(seq)), monotonic() + timeout_s):
+            message = self._heard(frames)
             if not isinstance(message, Changed) and message.seq == seq:
                 return message
-        self._socket.close(linger=0)
-        self._open()
+        self._dealer.connect()  # a late answer, or an order that still waits, goes nowhere
+        if self._watch:
+            self._ask_to_watch()
         raise BrokerUnreachable(
             f"no broker answered at {self._endpoint} within {timeout_s:g} s; "
             "is the pool running? start it with: hotpool up"
@@ -84,33 +80,30 @@ class Admin:
 
     def changes(self, timeout_s: float) -> list[Changed]:
         """What changed since the last call. Waits up to `timeout_s` for the first change."""
-        if self._watch and monotonic() - self._asked_at > WATCH_AGAIN_S:
+        if self._watch and monotonic() - self._watched_at > WATCH_AGAIN_S:
             self._ask_to_watch()
-        if not self._changes:
-            self._socket.poll(ceil(timeout_s * 1000))
-        while self._socket.poll(0):
-            self._receive()
+        deadline = monotonic() + timeout_s
+        while True:
+            for frames in self._dealer.receive():
+                self._heard(frames)
+            left_s = deadline - monotonic()
+            if self._changes or left_s <= 0:
+                break
+            if self._dealer.is_lost:
+                self._dealer.disconnect()  # so that the wait is one; the next call looks for the broker again
+            self._dealer.wait(left_s)
         changes, self._changes = self._changes, []
         return changes
 
-    def _receive(self) -> Ack | Report | Changed | Evidence:
-        message, _ = to_admin.decode(self._socket.recv_multipart())
+    def _heard(self, frames: list[bytes]) -> Ack | Report | Changed | Evidence:
+        message, _ = to_admin.decode(frames)
         if isinstance(message, Changed):
             self._changes.append(message)
         return message
 
-    def _open(self) -> None:
-        # LINGER 0: a command that was not answered must not reach a later broker behind our back.
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-        self._socket.connect(self._endpoint)
-        if self._watch:
-            self._ask_to_watch()
-
     def _ask_to_watch(self) -> None:
-        """Again and again: a broker that was restarted knows nothing of us, and libzmq reconnects without a word."""
-        self._asked_at = monotonic()
-        with contextlib.suppress(zmq.Again):
-            self._socket.send(encode(Watch(next(self._seq))), zmq.NOBLOCK)
+        """Again and again: a broker that was restarted knows nothing of us."""
+        self._watched_at = monotonic()
+        if self._dealer.is_lost:
+            self._dealer.connect()
+        self._dealer.send([encode(Watch(next(self._seq)))])

@@ -1,12 +1,10 @@
 """Shell: what lies behind an `AsyncClient`: the event loop itself sends, receives and keeps the timers.
 
-No thread: to hand a request and its answer from thread to thread costs more than all else that a client does for them. And no
-`zmq.asyncio`, which can lose a message when a receive is cancelled (pyzmq#1925): the loop only tells that a descriptor is
-readable; then what is here is read without waiting.
+No thread: to hand a request and its answer from thread to thread costs more than all else that a client does for them. The loop
+only tells that a descriptor is readable; then what is here is read without waiting.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -22,8 +20,6 @@ class AsyncCourier:
     def __init__(self, endpoint: str) -> None:
         self._exchange = Exchange(endpoint)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._session = 0  # whose descriptors are watched
-        self._fds: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0  # when the timer fires
         self._due: asyncio.Handle | None = None  # a look without an event
@@ -46,6 +42,7 @@ class AsyncCourier:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+            loop.add_reader(self._exchange.link.fileno(), self._receive)
             self._turn()
         elif self._loop is not loop:
             raise LocalProtocolError("this client belongs to another event loop; make a new one in each")
@@ -73,7 +70,8 @@ class AsyncCourier:
         if self._is_closed:
             return
         self._is_closed = True
-        self._unwatch()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._exchange.link.fileno())
         self._forget_due()
         if self._timer is not None:
             self._timer.cancel()
@@ -87,8 +85,6 @@ class AsyncCourier:
         self._forget_due()
         try:
             ended = self._exchange.turn(monotonic())
-            if self._session != self._exchange.link.sessions:
-                self._watch()
             self._set_timer()
         except BaseException as error:  # outermost: a bug here must not leave callers waiting
             self.close(f"the client failed: {error!r}")
@@ -107,13 +103,13 @@ class AsyncCourier:
             self.close(f"the client failed: {error!r}")
             raise
         ended.resolve()
-        if self._session != exchange.link.sessions or exchange.has_unsent or exchange.looks_at(now) < self._looks_at:
-            self._turn()  # refused, or welcomed by another broker
+        if exchange.link.is_lost or exchange.has_unsent or exchange.looks_at(now) < self._looks_at:
+            self._turn()  # the broker is gone, or has refused something, or another one has welcomed us
         else:
             self._look_again()
 
     def _look_again(self) -> None:
-        """Descriptors tell of changes only, and looking or sending may have swallowed the news (see `Link.fds`)."""
+        """The descriptor does not tell of what was read and not taken."""
         if not self._is_closed and self._exchange.link.has_input:
             self._look(self._receive)
 
@@ -133,19 +129,3 @@ class AsyncCourier:
         now = monotonic()
         self._looks_at = self._exchange.looks_at(now)
         self._timer = self._loop.call_later(max(0.0, self._looks_at - now), self._turn)
-
-    def _watch(self) -> None:
-        """By duplicates: a session that was reopened has closed its descriptors, and another may bear their numbers now."""
-        assert self._loop is not None, "a turn is of a loop"
-        self._unwatch()
-        self._session = self._exchange.link.sessions
-        self._fds = [os.dup(fd) for fd in self._exchange.link.fds]
-        for fd, read in zip(self._fds, (self._receive, self._turn), strict=True):
-            self._loop.add_reader(fd, read)
-
-    def _unwatch(self) -> None:
-        for fd in self._fds:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(fd)
-            os.close(fd)
-        self._fds = []

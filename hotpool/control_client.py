@@ -1,21 +1,19 @@
 """Shell: calls of the controller, for any number of threads.
 
-A socket belongs to one call at a time: while it is idle any call may take it, and it is thrown away when its answer did not
+A connection belongs to one call at a time: while it is idle any call may take it, and it is thrown away when its answer did not
 come, so that a late answer is never taken for another call's.
 """
 
+import socket
 from collections.abc import Mapping
 from itertools import count
-from math import ceil
-from threading import Lock
+from threading import Condition
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-import zmq
-
+from .dealer import Dealer
 from .errors import BadInput, ControllerUnreachable, LocalProtocolError, TooLarge, error_from
-from .frames import Socket
 from .messages import Answer, Ask
 from .states import Executed
 from .wire import MAX_ASK_BYTES, decode_value, encode, encode_value, from_control
@@ -32,11 +30,12 @@ class ControlClient:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._context: zmq.Context[Socket] = zmq.Context()
         self._seq = count(1)
-        self._lock = Lock()  # of the two below
-        self._idle: list[Socket] = []
+        self._changed = Condition()  # and the lock of what follows
+        self._idle: list[Dealer] = []
+        self._n_calls = 0  # under way
         self._is_closed = False
+        self._given_up, self._give_up = socket.socketpair()  # the first is readable once this client is closed
 
     def __enter__(self) -> Self:
         return self
@@ -48,11 +47,13 @@ class ControlClient:
 
     def close(self) -> None:
         """Calls that are open end at once, with LocalProtocolError."""
-        with self._lock:
+        with self._changed:
             self._is_closed = True
             while self._idle:
-                self._idle.pop().close(linger=0)
-        self._context.term()
+                self._idle.pop().close()
+            self._give_up.close()
+            self._changed.wait_for(lambda: not self._n_calls)
+            self._given_up.close()
 
     def call(self, verb: str, /, timeout_s: float = DEFAULT_TIMEOUT_S, **arguments: Any) -> Any:
         """The result, of plain values; docs/protocol.md has the verbs. An argument that is None is left out.
@@ -65,14 +66,14 @@ class ControlClient:
         """
         seq = next(self._seq)
         header = _encode(seq, verb, {name: value for name, value in arguments.items() if value is not None})
-        socket = self._take()
+        dealer = self._take()
         answer = None
         try:
-            answer = _exchange(socket, header, seq, timeout_s)
-        except zmq.ContextTerminated:
-            raise _closed() from None
+            answer = self._exchange(dealer, header, seq, timeout_s)
         finally:
-            self._put(socket, is_clean=answer is not None)
+            self._put(dealer, is_clean=answer is not None)
+        if answer is None and self._is_closed:
+            raise _closed()
         if answer is None:
             raise ControllerUnreachable(
                 f"no controller answered at {self._endpoint} within {timeout_s:g} s; "
@@ -83,27 +84,30 @@ class ControlClient:
             raise error_from(answer.code, answer.message, Executed.NO, None)
         return decode_value(answer.result)
 
-    def _take(self) -> Socket:
-        with self._lock:
+    def _take(self) -> Dealer:
+        with self._changed:
             if self._is_closed:
                 raise _closed()
-            return self._idle.pop() if self._idle else self._open()
+            dealer = self._idle.pop() if self._idle else Dealer(self._endpoint)
+            self._n_calls += 1
+            return dealer
 
-    def _put(self, socket: Socket, *, is_clean: bool) -> None:
-        with self._lock:
+    def _put(self, dealer: Dealer, *, is_clean: bool) -> None:
+        with self._changed:
+            self._n_calls -= 1
+            self._changed.notify_all()
             if is_clean and not self._is_closed:
-                self._idle.append(socket)
+                self._idle.append(dealer)
             else:
-                socket.close(linger=0)
+                dealer.close()
 
-    def _open(self) -> Socket:
-        # LINGER 0: an order that was not answered must not reach a later controller behind the caller's back.
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-        socket.connect(self._endpoint)
-        return socket
+    def _exchange(self, dealer: Dealer, header: bytes, seq: int, timeout_s: float) -> Answer | None:
+        """The answer, or None when none came in time, or before the controller or this client ended."""
+        for frames in dealer.ask(header, monotonic() + timeout_s, self._given_up.fileno()):
+            answer, _ = from_control.decode(frames)
+            if answer.seq == seq:
+                return answer
+        return None
 
 
 def _encode(seq: int, verb: str, arguments: Mapping[str, Any]) -> bytes:
@@ -114,17 +118,6 @@ def _encode(seq: int, verb: str, arguments: Mapping[str, Any]) -> bytes:
     if len(header) > MAX_ASK_BYTES:
         raise TooLarge(f"the arguments of {verb} have {len(header)} bytes, allowed are {MAX_ASK_BYTES}")
     return header
-
-
-def _exchange(socket: Socket, header: bytes, seq: int, timeout_s: float) -> Answer | None:
-    """The answer, or None when none came in time."""
-    deadline = monotonic() + timeout_s
-    socket.send(header)
-    while (left_s := deadline - monotonic()) > 0 and socket.poll(ceil(left_s * 1000)):
-        answer, _ = from_control.decode(socket.recv_multipart())
-        if answer.seq == seq:
-            return answer
-    return None
 
 
 def _closed() -> LocalProtocolError:

@@ -1,12 +1,10 @@
 """Shell: what lies behind a `Client`: callers send from their own threads, one thread of ours receives.
 
-Whoever touches the exchange holds the lock: a ZeroMQ socket used by two threads at once aborts the process, hours later
-(pyzmq#2043, libzmq#4649). The thread waits without it, so it polls file descriptors, not sockets.
+Whoever touches the exchange holds the lock; the thread waits without it, at the link's descriptor.
 
 A caller that waits for its answer while nobody else does gets the receiving on loan: handing the answer over from thread to
-thread would take a quarter of the time of a request that costs nothing else. Meanwhile the thread keeps all timers and watches
-for the loss of the broker. The loan ends as soon as anybody else posts a call, so no answer but the borrower's own is ever in
-the borrower's hands.
+thread would take a quarter of the time of a request that costs nothing else. Meanwhile the thread keeps all timers. The loan
+ends as soon as anybody else posts a call, so no answer but the borrower's own is ever in the borrower's hands.
 """
 
 import contextlib
@@ -37,12 +35,14 @@ class Courier:
         self._is_woken = self._is_closing = self._is_over = False
         self._borrower: object = None  # the future whose caller receives, or is about to
         # The one whose caller is in the loop of `receive_for`, perhaps still at its poll after the loan has ended: it keeps
-        # poll and nudge. A Ctrl-C on its very way out leaves it set: then nobody borrows any more, the thread receives for all.
+        # the nudge. A Ctrl-C on its very way out leaves it set: then nobody borrows any more, the thread receives for all.
         self._receiver: object = None
-        self._is_parked = False  # the thread waits for its timers, its wake-up and the loss of the broker alone
-        self._lent_session, self._lent_poller = 0, select.poll()
+        self._is_parked = False  # the thread waits for its timers and its wake-up alone
         self._wakeup, self._waker = _pair()
         self._nudged, self._nudge = _pair()  # wakes the borrower, as the other pair wakes the thread
+        # Made once: between the sending of a request and the wait for its answer nothing is done that can be done before.
+        # Broker and borrower may be on one core, and the broker's turn is next.
+        self._lent_poller = _poller(self._exchange.link.fileno(), self._nudged.fileno())
         self._thread = threading.Thread(target=self._run, name="hotpool-client", daemon=True)
         self._thread.start()
 
@@ -72,7 +72,9 @@ class Courier:
 
     def receive_for(self, future: "Future[Any]") -> None:
         """Returns when it is done, or at once or later when the thread receives: then the caller waits for the future."""
-        is_nudged = False
+        # As numbers: both are closed when the client is.
+        link, input_fd, nudged_fd = self._exchange.link, self._exchange.link.fileno(), self._nudged.fileno()
+        is_readable = is_nudged = False
         try:
             while True:
                 with self._lock:
@@ -83,12 +85,14 @@ class Courier:
                         self._drain(self._nudged)
                     if future.done():
                         return
-                    poller = self._poller_on_loan()
-                    # Asked before each wait: sending may have swallowed the news of a message (see `Link.fds`).
-                    ended = self._receive_on_loan() if self._exchange.link.has_input else None
+                    ended = self._receive_on_loan() if is_readable or link.has_input else None
+                is_readable = is_nudged = False
                 if ended is not None:
                     ended.resolve()
-                is_nudged = ended is None and self._nudged.fileno() in dict(poller.poll(LOAN_LOOK_MS))
+                    continue
+                for fd, _ in self._lent_poller.poll(LOAN_LOOK_MS):
+                    is_nudged |= fd == nudged_fd
+                    is_readable |= fd == input_fd
         except BaseException:  # Ctrl-C, perhaps with an answer in hand
             with self._lock:
                 self._begin_anew()
@@ -117,7 +121,6 @@ class Courier:
         exchange = self._exchange
         is_alone = not len(exchange.calls) and self._borrower is None and self._receiver is None
         ended = exchange.post(call)
-        # Sending may have swallowed the news of a message that the thread waits for (see `Link.fds`).
         is_urgent = call.deadline < self._wakes_at or exchange.has_unsent
         if waits and is_alone and exchange.is_connected:
             self._borrower = call.ticket.future
@@ -131,18 +134,11 @@ class Courier:
     def _receive_on_loan(self) -> Ended:
         now = monotonic()
         ended = self._exchange.receive(now)
-        is_due = self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at
-        if is_due or not self._exchange.is_connected:
-            self._wake()  # refused, or another broker, or welcomed by it: the thread has something to do
+        is_over = bool(ended.answered)  # then nothing is due any sooner than before
+        is_due = not is_over and (self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at)
+        if is_due or self._exchange.link.is_lost or not self._exchange.is_connected:
+            self._wake()  # refused, or another broker, or welcomed by it, or none: the thread has something to do
         return ended
-
-    def _poller_on_loan(self) -> select.poll:
-        """Kept from loan to loan: between the sending of a request and the wait for its answer nothing is made that can be
-        made before. Broker and borrower may be on one core, and the broker's turn is next."""
-        link = self._exchange.link
-        if self._lent_session != link.sessions:
-            self._lent_session, self._lent_poller = link.sessions, _poller(link.fds[0], self._nudged.fileno())
-        return self._lent_poller
 
     def _end_loan(self) -> None:
         if self._borrower is not None:
@@ -189,22 +185,18 @@ class Courier:
             closed(calls, reason).resolve()
 
     def _serve(self) -> None:
-        alone, poller, session = select.poll(), select.poll(), 0
+        alone = _poller(self._wakeup.fileno())
+        poller = _poller(self._wakeup.fileno(), self._exchange.link.fileno())
         while not self._is_closing:
             with self._lock:
                 self._is_woken = False
                 self._drain(self._wakeup)
                 ended = self._exchange.turn(monotonic())
-                if session != self._exchange.link.sessions:
-                    session, (messages, losses) = self._exchange.link.sessions, self._exchange.link.fds
-                    alone = _poller(self._wakeup.fileno(), losses)
-                    poller = _poller(self._wakeup.fileno(), losses, messages)
                 wait_ms = self._wait_ms()
                 self._is_parked = self._borrower is not None
             ended.resolve()
             if self._is_parked:
-                # The turn may have read what the borrower waits for, swallowed the news of it, or opened another session.
-                self._signal(self._nudge)
+                self._signal(self._nudge)  # the turn may have read what the borrower waits for
             (alone if self._is_parked else poller).poll(wait_ms)
 
     def _wait_ms(self) -> int:

@@ -1,7 +1,7 @@
 """Shell: a client's open calls over its session with the broker: sent, sent again, answered, called off.
 
 Whoever owns it lets one thread at a time use it (`courier.py`: by a lock; `async_courier.py`: the loop's), calls `turn` when
-`looks_at` says so, `receive` when a descriptor has become readable, and resolves the tickets of what has ended.
+`looks_at` says so, `receive` when the link's descriptor is readable, and resolves the tickets of what has ended.
 """
 
 import asyncio
@@ -16,11 +16,9 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-import zmq
-
 from .answers import Answer
 from .calls import Call, Calls, Outcome
-from .errors import BadInput, HotpoolError, LocalProtocolError, error_from
+from .errors import HotpoolError, LocalProtocolError, error_from
 from .link import Link
 from .messages import PROTOCOL, Cancel, ClientHello, ErrorReply, Reply, Request, ToClient, Welcome
 from .states import Executed
@@ -75,14 +73,7 @@ class Exchange:
         self._unsent: deque[Call[Ticket]] = deque()
         self._ticks_at = 0.0
         hello = encode(ClientHello(PROTOCOL, self.nonce))
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            self.link: Link[ToClient] = Link(self._context, endpoint, to_client, lambda: hello)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise BadInput(
-                f"endpoint {endpoint!r} can't be used: {error}; expected something like ipc:///path"
-            ) from None
+        self.link: Link[ToClient] = Link(endpoint, to_client, lambda: hello)
 
     @property
     def is_connected(self) -> bool:
@@ -143,7 +134,6 @@ class Exchange:
     def close(self) -> list[Call[Ticket]]:
         """The calls that were open."""
         self.link.close()
-        self._context.destroy(linger=0)
         return self.calls.end_all()
 
     def _send_unsent(self) -> list[Outcome[Ticket]]:

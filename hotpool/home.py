@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import BadInput, ConfigError
 
 # A Unix socket's path must fit sockaddr_un: 108 bytes with the final zero on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 103
+_SCHEME = "ipc://"  # ZeroMQ's name for Unix sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Home:
         return self.run / f"{service}.lock"
 
     def endpoint(self, name: str) -> str:
-        """The ZeroMQ address of the `clients`, `workers`, `admin` or `control` socket.
+        """The address of the `clients`, `workers`, `admin` or `control` socket.
 
         Raises:
             ConfigError: the path is too long for a Unix socket.
@@ -58,4 +59,20 @@ class Home:
                 f"{path} is too long for a Unix socket ({len(path.encode())} bytes, allowed are "
                 f"{MAX_SOCKET_PATH_BYTES}); set HOTPOOL_HOME to a shorter folder"
             )
-        return f"ipc://{path}"
+        return _SCHEME + path
+
+
+def socket_path(endpoint: str) -> str:
+    """The Unix socket of an address as `Home.endpoint` makes them.
+
+    Raises:
+        BadInput: it is none.
+    """
+    path = endpoint.removeprefix(_SCHEME)
+    if path == endpoint or not path:
+        why = "it is not that of a Unix socket"
+    elif len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        why = f"a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes"
+    else:
+        return path
+    raise BadInput(f"endpoint {endpoint!r} can't be used: {why}; expected something like ipc:///path")

@@ -6,29 +6,27 @@ times as long as on one that was awake. So whoever knows when something will com
 """
 
 import os
+import select
 from math import ceil, inf
 from time import monotonic
 
-import zmq
-
-Watched = int | zmq.Socket[bytes]
 Window = tuple[float, float]  # from and until when (monotonic seconds)
 
 NEVER: Window = -inf, -inf
 
 
-def wait(poller: zmq.Poller, until: float, awake: Window = NEVER) -> dict[Watched, int]:
-    """What can be read, and how (zmq.POLLIN, ...), as soon as there is something; empty at `until` (monotonic seconds).
+def wait(poller: "select.poll", until: float, awake: Window = NEVER) -> set[int]:
+    """The descriptors that can be read, as soon as there is one; none at `until` (monotonic seconds).
 
     A poll counts whole milliseconds, so the caller is awake up to one before the window begins.
     """
     begin, end = awake
     if begin < until:
-        if (early_s := begin - monotonic()) > 0 and (ready := dict(poller.poll(int(early_s * 1000)))):
-            return ready
+        if (early_s := begin - monotonic()) > 0 and (ready := poller.poll(int(early_s * 1000))):
+            return {fd for fd, _ in ready}
         while monotonic() < min(end, until):
-            if ready := dict(poller.poll(0)):
-                return ready
+            if ready := poller.poll(0):
+                return {fd for fd, _ in ready}
             os.sched_yield()
     # Rounded up: never wake early and spin.
-    return dict(poller.poll(max(0, ceil((until - monotonic()) * 1000))))
+    return {fd for fd, _ in poller.poll(max(0, ceil((until - monotonic()) * 1000)))}

@@ -1,47 +1,143 @@
-"""Shell: a socket that many peers connect to: how it is bound, and whose messages are heard on it."""
+"""Shell: the binding end: a socket that many peers connect to, and that knows which of them said what."""
 
+import contextlib
+import errno
+import os
 import resource
-from typing import TypeVar
+import selectors
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from time import monotonic
 
-import zmq
+from .home import socket_path
+from .stream import READ_BYTES, Stream
+from .zmtp import Piece
 
-from .errors import RemoteProtocolError
-from .frames import Socket
-from .wire import Decoder, check_count
+Connection = bytes  # names a peer for as long as it is connected; never given twice
 
-T = TypeVar("T")
-
-
-def bind(context: "zmq.Context[Socket]", endpoint: str, *, max_bytes: int, high_water: int) -> Socket:
-    """max_bytes: of one frame; who sends a larger one loses the connection. high_water: messages that wait for one peer."""
-    router = context.socket(zmq.ROUTER)
-    # An unknown or full peer must be an error, not a silent loss (pitfall 5); NOBLOCK on every send, or one full peer
-    # would block us all. No HANDOVER: it lets a stranger take over a name (pitfall 4). No HEARTBEAT_IVL (pitfalls 1, 2).
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    router.setsockopt(zmq.LINGER, 0)
-    router.setsockopt(zmq.MAXMSGSIZE, max_bytes)
-    router.setsockopt(zmq.SNDHWM, high_water)
-    router.setsockopt(zmq.BACKLOG, 1024)
-    router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    router.bind(endpoint)
-    return router
+BACKLOG = 1024
+HANDSHAKE_S = 5.0  # a peer that has not begun by then is hung up on when the next one comes
 
 
-def decode(decoder: Decoder[T], frames: list[zmq.Frame]) -> tuple[bytes, T, zmq.Frame | None]:
-    """The connection it came on, the message, and its payload, which is not looked into and not copied.
+class Router:
+    """Never waits. For one thread."""
 
-    Raises:
-        RemoteProtocolError: it is no message of such a peer.
-    """
-    connection = frames[0].bytes
-    if len(connection) != 5 or connection[0] != 0:
-        # Only ROUTER itself makes such ids; a peer that brings a name of its own wants to be taken for another (pitfall 4).
-        raise RemoteProtocolError("the connection has a name of its own; hotpool's peers have none")
-    check_count(len(frames) - 1)
-    return connection, decoder.decode_header(frames[1].bytes), frames[2] if len(frames) == 3 else None
+    def __init__(self, endpoint: str, *, max_bytes: int, high_water: int) -> None:
+        """A socket that a dead process left there is replaced; that no living one is there is the caller's to know.
+
+        max_bytes: of one frame; who sends a larger one loses the connection. high_water: messages that wait for one peer.
+        """
+        self._max_bytes, self._high_water = max_bytes, high_water
+        path = socket_path(endpoint)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.bind(path)
+        self._listener.listen(BACKLOG)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._n_accepted = 0
+        self._peers: dict[Connection, Stream] = {}
+        self._names: dict[Stream, Connection] = {}
+        self._beginners: deque[tuple[float, Stream]] = deque()  # until when they may take to begin
+        self._messages: deque[tuple[Connection, list[bytes]]] = deque()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        for stream in self._names:
+            stream.close()
+        self._listener.close()
+        self._selector.close()
+        os.close(self._spare)
+
+    def fileno(self) -> int:
+        """Readable when `receive` has something to do."""
+        return self._selector.fileno()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until `receive` has something to do, so long at most."""
+        if not self.has_input:
+            self._selector.select(timeout_s)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether there are messages that were read and not taken: of those `fileno` does not tell."""
+        return bool(self._messages)
+
+    def receive(self, most: int) -> Iterator[tuple[Connection, list[bytes]]]:
+        """So many of the messages that are here, at most: who sent it, and its frames. Also takes on who connects.
+
+        `has_input` and `fileno` tell of more. Whoever stops early finds the others at the next call.
+        """
+        messages = self._messages
+        if not messages:
+            for key, _ in self._selector.select(0):
+                if key.data is None:
+                    self._accept()
+                elif key.data in self._names:  # not hung up on meanwhile
+                    self._read(key.data)
+        for _ in range(min(most, len(messages))):
+            yield messages.popleft()
+
+    def send(self, connection: Connection, frames: Sequence[Piece]) -> bool:
+        """False: this peer is gone or does not read, and nothing was sent."""
+        stream = self._peers.get(connection)
+        if stream is None:
+            return False
+        is_sent = stream.send(frames)
+        if stream.is_lost:
+            self._drop(stream)
+            return False
+        return is_sent
+
+    def _read(self, stream: Stream) -> None:
+        connection = self._names[stream]
+        for frames in stream.receive():
+            self._messages.append((connection, frames))
+        if stream.is_lost:
+            self._drop(stream)
+
+    def _accept(self) -> None:
+        try:
+            connected, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return  # or who wanted to connect is gone already
+        connected.setblocking(False)
+        stream = Stream(
+            connected, b"ROUTER", self._selector, self._buffer, max_bytes=self._max_bytes, high_water=self._high_water
+        )
+        self._n_accepted += 1
+        connection = self._n_accepted.to_bytes(8, "big")
+        self._peers[connection], self._names[stream] = stream, connection
+        self._hang_up_on_the_silent()
+        self._beginners.append((monotonic() + HANDSHAKE_S, stream))
+
+    def _turn_away(self) -> None:
+        """Out of descriptors. Who waits would make the listener readable for ever; with a descriptor kept for this it is taken
+        and hung up on, and tries again."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def _hang_up_on_the_silent(self) -> None:
+        now = monotonic()
+        while self._beginners and (self._beginners[0][0] <= now or self._beginners[0][1].is_open):
+            _, stream = self._beginners.popleft()
+            if not stream.is_open and stream in self._names:
+                self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        stream.close()
+        del self._peers[self._names.pop(stream)]
 
 
 def raise_file_limit() -> None:
-    """libzmq aborts the process when it runs out of file descriptors on a Unix socket (libzmq#1306, pitfall 9)."""
+    """Each peer is an open file, and the usual limit is 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -2,7 +2,7 @@
 
 A message is one header frame, `b"HP"`, the protocol's major number as one byte, then the msgpack array of `messages.py`; a
 payload frame may follow. The broker never looks into payloads. No pickle anywhere: unpickling a peer's bytes runs its code
-(CVE-2024-50050 and its family are just that, over an open ZeroMQ socket).
+(CVE-2024-50050 and its family are just that, over an open socket of ZeroMQ).
 """
 
 from collections.abc import Sequence

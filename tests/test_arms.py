@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import zmq
 
 from broker import shadow
 from broker.evidence import WARM_UP, Run
@@ -666,10 +665,6 @@ def test_the_memory_of_what_was_copied_is_bounded(monkeypatch):
         if n < 2:
             bench.done("target-0")
     assert (bench.counts().pairs, dropped(bench)) == (2, {"full": 2})
-
-
-def test_a_payload_as_the_socket_gives_it_has_the_mark_of_its_bytes():
-    assert shadow._mark(zmq.Frame(b"picture")) == shadow._mark(b"picture") != shadow._mark(b"pictures")
 
 
 def test_a_copy_is_never_queued():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -76,3 +77,19 @@ def test_a_pointer_that_can_t_be_read_keeps_nobody_from_being_answered():
         log = (pool.home.root / "broker.log").read_text()
     assert f"the stable version of model {MODEL} can't be read" in log
     assert "Traceback" not in log
+
+
+def test_who_watches_a_broker_that_is_gone_waits_and_hears_the_next_one():
+    with running_pool(1) as pool, Admin(pool.home.endpoint("admin"), watch=True) as admin:
+        admin.report()
+        pool.kill("broker")
+        pool.processes["broker"].wait(10)
+        began = monotonic()
+        for _ in range(3):
+            assert admin.changes(0.1) == []
+        assert monotonic() - began >= 0.3, "it does not spin"
+        pool.start_broker()
+        eventually(lambda: pool.ready() == 1, "the worker is back")
+        admin.changes(0.3)  # by now it has asked again to be told
+        pool.kill("worker-0")
+        eventually(lambda: "down" in {change.after for change in admin.changes(0.1)}, "it is told of the loss")

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import select
 import signal
 from collections.abc import Iterator
 from math import inf
@@ -9,14 +10,13 @@ from time import monotonic
 from typing import cast
 
 import pytest
-import zmq
 
 import workers.lookout
 from broker.server import Server
 from hotpool import lookout
 from hotpool.config import Config
 from hotpool.home import Home
-from hotpool.lookout import Watched, Window, wait
+from hotpool.lookout import Window, wait
 from workers.lookout import AWAKE_S, AWAKE_SHARE, Lookout
 
 A_MINUTE = 60.0
@@ -52,10 +52,10 @@ class Clock:
         if timeout_ms:
             self.asleep.append((self.now, until))
         self.now = until
-        return [(7, zmq.POLLIN)] if self.now >= self.arrives_at else []
+        return [(7, select.POLLIN)] if self.now >= self.arrives_at else []
 
-    def wait(self, until: float, awake: Window = lookout.NEVER) -> dict[Watched, int]:
-        return wait(cast(zmq.Poller, self), until, awake)
+    def wait(self, until: float, awake: Window = lookout.NEVER) -> set[int]:
+        return wait(cast(select.poll, self), until, awake)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_who_expects_something_sleeps_until_then_is_awake_until_it_is_over_and_sleeps_on(clock):
-    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == {}
+    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == set()
     first, second = clock.asleep
     assert first == (100.0, pytest.approx(100.010)), "whole milliseconds, none of them of the window"
     assert clock.looks[0] == pytest.approx(100.010)
@@ -76,35 +76,31 @@ def test_who_expects_something_sleeps_until_then_is_awake_until_it_is_over_and_s
 @pytest.mark.parametrize("arrives_at", [100.004, 100.011, 100.03], ids=["before", "in the window", "after"])
 def test_what_comes_is_seen_when_it_comes(clock, arrives_at):
     clock.arrives_at = arrives_at
-    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == {7: zmq.POLLIN}
+    assert clock.wait(100.05, awake=(100.0104, 100.0124)) == {7}
     assert clock.now == pytest.approx(arrives_at, abs=0.0002)
 
 
 @pytest.mark.parametrize("awake", [lookout.NEVER, (90.0, 99.9), (100.02, 100.03)], ids=["never", "over", "later"])
 def test_nobody_is_awake_out_of_the_window_and_who_has_to_look_by_then_is_not_late(clock, awake):
-    assert clock.wait(100.0104, awake) == {}
+    assert clock.wait(100.0104, awake) == set()
     assert not clock.looks
     assert 100.0104 <= clock.now < 100.0115
 
 
 def test_nobody_is_awake_longer_than_there_is_to_wait(clock):
-    assert clock.wait(100.001, awake=(99.0, 200.0)) == {}
+    assert clock.wait(100.001, awake=(99.0, 200.0)) == set()
     assert len(clock.looks) == 5
-    assert clock.wait(99.0, awake=(98.0, 200.0)) == {}
+    assert clock.wait(99.0, awake=(98.0, 200.0)) == set()
     assert len(clock.looks) == 5
 
 
-def test_it_sees_what_can_be_read_of_the_connection_and_of_all_else(pipes):
-    (always, tell_always), (first, tell_first), (second, tell_second) = pipes
-    looks = Lookout([always])
-    looks.watch([first])
+def test_it_sees_all_that_can_be_read(pipes):
+    (first, tell_first), (second, tell_second), (silent, _) = pipes
+    looks = Lookout([first, second, silent])
     os.write(tell_first, b"x")
     assert looks.wait(monotonic() + A_MINUTE) == {first}
-    os.write(tell_always, b"x")
-    assert looks.wait(monotonic() + A_MINUTE) == {first, always}
-    looks.watch([second])
     os.write(tell_second, b"x")
-    assert looks.wait(monotonic() + A_MINUTE) == {second, always}
+    assert looks.wait(monotonic() + A_MINUTE) == {first, second}
 
 
 def test_it_sees_nothing_when_the_time_is_over(pipes):
@@ -117,7 +113,6 @@ def test_it_sees_nothing_when_the_time_is_over(pipes):
 def test_it_stays_awake_for_a_tenth_of_what_was_computed_and_a_millisecond_at_most(pipes, clock, computed_s, awake_s):
     assert (AWAKE_SHARE, AWAKE_S) == (0.1, 0.001)
     looks = Lookout([pipes[0][0]])
-    looks.watch([])
     looks.computed(began_at=100.0 - computed_s)
     assert looks.wait(100.0 + 0.01) == set()
     assert len(clock.looks) == pytest.approx(awake_s / 0.0002, abs=1)
@@ -126,7 +121,6 @@ def test_it_stays_awake_for_a_tenth_of_what_was_computed_and_a_millisecond_at_mo
 def test_what_comes_while_it_is_awake_is_seen_without_sleep(pipes, monkeypatch):
     arrived, tell = pipes[0]
     looks = Lookout([arrived])
-    looks.watch([])
     looks.computed(began_at=monotonic() - A_MINUTE)
     monkeypatch.setattr(os, "sched_yield", lambda: os.write(tell, b"x"))
     monkeypatch.setattr(lookout, "ceil", lambda ms: pytest.fail("it went to sleep"))
@@ -140,7 +134,7 @@ def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
     def note(_poller, until, awake):
         windows.append((until, awake))
         server.stop()
-        return {}
+        return set()
 
     monkeypatch.setattr("broker.server.wait", note)
     monkeypatch.setattr(server._core.dispatch, "next_answer", lambda: (5.0, 6.0))

@@ -194,7 +194,7 @@ def test_a_killed_worker_is_noticed_in_milliseconds_and_replaced(start, hub):
 def test_a_worker_names_its_threads_of_which_at_most_one_is_the_last_to_end(start, hub):
     start()
     hello = hub.hello()
-    assert len(hello.lifelong) >= 2
+    assert len(hello.lifelong) >= 1
     assert set(hello.lifelong) <= {int(name) for name in os.listdir(f"/proc/{hello.pid}/task")} - {hello.pid}
 
 

@@ -1,5 +1,5 @@
 """Worker processes and their supervisor.
 
-Three rules of this package: the supervisor and the template run no torch operator; no ZeroMQ context is open when a
-process is forked; a worker answers with a version only after it has verified what it holds.
+Three rules of this package: the supervisor and the template run no torch operator; the template starts no thread; a worker
+answers with a version only after it has verified what it holds.
 """

@@ -4,15 +4,14 @@ A computation or a load may keep the main thread busy for a second; this thread 
 the interpreter's lock for too long, falls silent here too: that is what the broker wants to know.
 """
 
-import contextlib
 import os
 import select
 import threading
 from time import monotonic
 
 import psutil
-import zmq
 
+from hotpool.dealer import Dealer
 from hotpool.link import DEFAULT_HEARTBEAT_S
 from hotpool.messages import Pulse
 from hotpool.wire import encode
@@ -28,7 +27,6 @@ class PulseThread(threading.Thread):
 
     def __init__(
         self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
         endpoint: str,
         worker: str,
         incarnation: int,
@@ -37,17 +35,16 @@ class PulseThread(threading.Thread):
         """lifeline: a pipe's read end; its end of file says that the supervisor is gone. None: nobody to outlive."""
         super().__init__(name="pulse", daemon=True)
         self.heartbeat_s = DEFAULT_HEARTBEAT_S
-        self._context, self._endpoint = context, endpoint
         self._worker, self._incarnation = worker, incarnation
         self._lifeline = lifeline
         self._stop_read, self._stop_write = os.pipe()
-        self._socket = self._open()  # here, so that the context's own threads run from now on
+        self._dealer = Dealer(endpoint)
 
     def run(self) -> None:
         try:
-            self._beat(self._socket)
+            self._beat()
         finally:
-            self._socket.close(linger=0)
+            self._dealer.close()
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
@@ -55,29 +52,31 @@ class PulseThread(threading.Thread):
         self.join()
         os.close(self._stop_read)
 
-    def _open(self) -> "zmq.Socket[bytes]":
-        # libzmq's own reconnect is enough here: a stale pulse that is sent again is still true.
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, 4)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        socket.connect(self._endpoint)
-        return socket
-
-    def _beat(self, socket: "zmq.Socket[bytes]") -> None:
-        process, measured_at, frame = psutil.Process(), float("-inf"), b""
-        watched = [self._stop_read] if self._lifeline is None else [self._stop_read, self._lifeline]
+    def _beat(self) -> None:
+        process, measured_at, beats_at, frame = psutil.Process(), float("-inf"), float("-inf"), b""
+        watched = [self._dealer.fileno(), self._stop_read, *([] if self._lifeline is None else [self._lifeline])]
         while True:
-            if monotonic() - measured_at >= MEMORY_EVERY_S:
-                measured_at, frame = monotonic(), self._measure(process)
-            _send_latest(socket, frame)
-            readable, _, _ = select.select(watched, [], [], self.heartbeat_s)
+            now = monotonic()
+            if now - measured_at >= MEMORY_EVERY_S:
+                measured_at, frame = now, self._measure(process)
+            if now >= beats_at:
+                beats_at = now + self.heartbeat_s
+                self._send_latest(frame)
+            readable, _, _ = select.select(watched, [], [], max(0.0, beats_at - monotonic()))
             if self._stop_read in readable:
                 return
-            if readable:
+            if self._lifeline in readable:
                 self._outlive()
                 return
+            for _ in self._dealer.receive():
+                pass  # the broker's answers are not needed
+            if self._dealer.is_lost:
+                self._dealer.disconnect()  # or it would be readable until the next beat
+
+    def _send_latest(self, frame: bytes) -> None:
+        if self._dealer.is_lost:
+            self._dealer.connect()
+        self._dealer.send([frame])
 
     def _measure(self, process: psutil.Process) -> bytes:
         memory = process.memory_full_info()
@@ -88,12 +87,3 @@ class PulseThread(threading.Thread):
         ended, _, _ = select.select([self._stop_read], [], [], FINISH_S)
         if not ended:
             os._exit(ORPHANED)
-
-
-def _send_latest(socket: "zmq.Socket[bytes]", frame: bytes) -> None:
-    """The broker's answers are not needed; unread, they would fill its pipe to us."""
-    with contextlib.suppress(zmq.Again):
-        while True:
-            socket.recv_multipart(zmq.NOBLOCK)
-    with contextlib.suppress(zmq.Again):  # no broker for a while: the pulses that wait say enough
-        socket.send(frame, zmq.NOBLOCK)

@@ -22,7 +22,7 @@ def check_limit(weights: Path, limit_mb: int) -> None:
     """Whether the load of this file stays within `load_memory_mb`.
 
     Not by RLIMIT_AS around the load, which would say so exactly: the limit is that of the process. Threads that serve meanwhile
-    would fail for want of memory, and libzmq's end the process. The scratch process of the preflight has one.
+    would fail for want of memory. The scratch process of the preflight has one.
 
     Raises:
         BadVersion: it does not; names file, limit and what to do. A file that is missing is for the load to tell.

@@ -3,12 +3,11 @@
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 from math import ceil, inf
 from time import monotonic
-
-import zmq
 
 from hotpool.config import Config
 from hotpool.disk import overwrite
@@ -48,8 +47,8 @@ class Supervisor:
         self._template_trouble = ""
         self._stable: str | None = None
         self._stable_read_at = -inf
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._link: Link[ToWorker] = Link(self._context, home.endpoint("workers"), to_worker, self._frame)
+        self._link: Link[ToWorker] = Link(home.endpoint("workers"), to_worker, self._frame)
+        self._link_at = 0.0  # when the link is to be looked at again
         self._reported_at = 0.0
         self._wakeup, self._waker = socket.socketpair()
 
@@ -64,7 +63,6 @@ class Supervisor:
         finally:
             self._forker.close()
             self._link.close()
-            self._context.destroy(linger=0)
 
     def _listen(self) -> None:
         for stale in self._home.run.glob("exit-*"):
@@ -84,7 +82,7 @@ class Supervisor:
     def _turn(self, until: float) -> None:
         signals = self._wait(until)
         now = monotonic()
-        self._link.tick(now)
+        self._link_at = self._link.tick(now)
         self._hear_broker(now)
         self._hear_template(now)
         self._hear_signals(signals, now)
@@ -99,15 +97,15 @@ class Supervisor:
         due = self._seats.next_at()
         if due <= monotonic():
             due = inf  # the last tick has done what can be done now; an obstacle goes at the next look at the pointer
-        return min(beats, due, self._stable_read_at + STABLE_EVERY_S)
+        return min(beats, due, self._link_at, self._stable_read_at + STABLE_EVERY_S)
 
     def _wait(self, until: float) -> bytes:
         """Until something arrives or time has come. Returns the signals that arrived, a byte each."""
-        poller = zmq.Poller()  # made anew: the link's sockets and the template's change, and this loop turns rarely
-        for polled in (*self._link.sockets, self._wakeup, self._forker.control):
+        poller = select.poll()  # made anew: the template's socket changes, and this loop turns rarely
+        for polled in (self._link, self._wakeup, self._forker.control):
             if polled is not None:
-                poller.register(polled, zmq.POLLIN)
-        poller.poll(max(0, ceil((until - monotonic()) * 1000)))
+                poller.register(polled, select.POLLIN)
+        poller.poll(0 if self._link.has_input else max(0, ceil((until - monotonic()) * 1000)))
         with contextlib.suppress(BlockingIOError):
             return self._wakeup.recv(4096)
         return b""

@@ -1,6 +1,6 @@
 """Shell: the process that worker processes are forked from: it has imported everything and run nothing.
 
-No torch operator, no ZeroMQ context, no thread before a fork: a child has only the forking thread, and whatever another one
+No torch operator, no thread before a fork: a child has only the forking thread, and whatever another one
 held stays locked in it for ever. A fork is ready in a tenth of a second and shares the imported code; a fresh interpreter
 needs seconds and ten times the memory.
 

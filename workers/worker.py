@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic, process_time, thread_time
 from typing import Protocol
 
-import zmq
 from PIL import Image
 
 from hotpool.errors import BadInput, BadVersion, DeadlineExceeded, HotpoolError, RemoteProtocolError
@@ -116,17 +115,13 @@ def serve(settings: Settings, load: LoadFunction, lifeline: int | None = None) -
     """
     stop = StopSignal()
     endpoint = Home(Path(settings.home)).endpoint("workers")
-    context: zmq.Context[zmq.Socket[bytes]] = (
-        zmq.Context()
-    )  # after the fork: a context does not survive one (pyzmq#613)
-    pulse = PulseThread(context, endpoint, settings.worker, settings.incarnation, lifeline)
+    pulse = PulseThread(endpoint, settings.worker, settings.incarnation, lifeline)
     pulse.start()
     try:
         worker = Worker(settings, load, stop, lifeline, pulse)
-        return worker.run(context, endpoint) if worker.boot() else BOOT_FAILED
+        return worker.run(endpoint) if worker.boot() else BOOT_FAILED
     finally:
         pulse.stop()
-        context.destroy(linger=0)
         stop.close()
 
 
@@ -153,7 +148,6 @@ class Worker:
         self._is_leaving = False
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
-        self._watched_session = 0
         self._lifelong = other_threads()  # now: those that compute come later, and may go
         self._rows = PictureRows(settings.max_batch, 1)
         # With one thread all computing is the main thread's, and a load beside, in another one, does not count.
@@ -176,10 +170,10 @@ class Worker:
             return False
         return True
 
-    def run(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> int:
+    def run(self, endpoint: str) -> int:
         """Serves until told to end; returns the exit code."""
-        self._link = Link(context, endpoint, to_worker, self._hello)
-        ends = (self._stop.fileno(), self._loader.fileno(), self._lifeline)
+        self._link = Link(endpoint, to_worker, self._hello)
+        ends = (self._link.fileno(), self._stop.fileno(), self._loader.fileno(), self._lifeline)
         self._lookout = Lookout([end for end in ends if end is not None])
         next_at = monotonic()
         while self._exit_code is None:
@@ -195,10 +189,7 @@ class Worker:
     # ---- the loop's parts
 
     def _wait(self, until: float) -> None:
-        if self._watched_session != self._link.sessions:
-            self._watched_session = self._link.sessions
-            self._lookout.watch(self._link.sockets)
-        ready = self._lookout.wait(until)
+        ready = self._lookout.wait(monotonic() if self._link.has_input else until)
         if self._stop.fileno() in ready:
             self._stop.drain()
         if self._lifeline in ready:
@@ -228,7 +219,6 @@ class Worker:
                     pass  # not for workers
         if jobs:
             self._answer(jobs, now)
-            os.sched_yield()  # to ZeroMQ's thread on this core, which has the answers to send
             if len(jobs) == 1:  # of a busy pool the next ones are waiting already
                 self._lookout.computed(began_at=now)
 
