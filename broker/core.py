@@ -124,8 +124,10 @@ class Core:
     def client_gone(self, connection: bytes) -> None:
         """It was silent for too long, or an answer could not be delivered: it is gone, or has not read for a while. If it comes
         back, it is asked who it is, says hello, and sends again what it still waits for."""
-        self._clients.pop(connection, None)
-        self.dispatch.abandon(connection)
+        if (
+            self._clients.pop(connection, None) is not None
+        ):  # of strangers nothing is taken on, so there is nothing to look for
+            self.dispatch.abandon(connection)
 
     def _submit(self, connection: bytes, request: Request, payload: Payload | None, now: float) -> list[Action]:
         model = ""

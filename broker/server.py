@@ -162,6 +162,9 @@ class Server:
                 log.debug("dropped socket=%s reason=%s", name, error)
             else:
                 yield connection, message, payload
+        for reason in router.take_refusals():
+            self._core.metrics.malformed[(name,)] += 1
+            log.debug("hung_up socket=%s reason=%s", name, reason)
 
     def _reap(self, ends: "select.epoll") -> None:
         for pid in {self._processes[pidfd] for pidfd, _ in ends.poll(0)}:
@@ -189,7 +192,7 @@ class Server:
 
     def _watch(self, pid: int, threads: tuple[int, ...]) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last
-        of its threads does that; the others are told of at once. So two threads are as good as all."""
+        of its threads does that; the others are told of at once. So the main thread and one other are as good as all."""
         if self._ends is None or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
         for id, flags in [(pid, 0), *((thread, PIDFD_THREAD) for thread in (pid, *threads[:1]))]:

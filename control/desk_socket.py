@@ -58,3 +58,6 @@ def _serve(router: Router, home: Home, config: Config, jobs: Jobs, stopping: Eve
                     log.debug("dropped socket=control reason=%s", error)
                 else:
                     router.send(connection, [encode(answer(desk, ask))])
+            for reason in router.take_refusals():
+                desk.malformed[()] += 1
+                log.debug("hung_up socket=control reason=%s", reason)

@@ -17,6 +17,7 @@ from hotpool.wire import encode, to_admin
 
 DEFAULT_TIMEOUT_S = 2.0
 WATCH_AGAIN_S = 0.2
+SETTLE_S = 0.2  # a broker takes a connection within milliseconds
 
 
 class Admin:
@@ -30,6 +31,7 @@ class Admin:
         self._dealer = Dealer(endpoint)
         if watch:
             self._ask_to_watch()
+            self._dealer.settle(SETTLE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -48,20 +50,22 @@ class Admin:
         """Sends the message made for this call's number and returns the broker's answer to it.
 
         Raises:
-            BrokerUnreachable: no answer within `timeout_s`; a command may or may not have been carried out.
+            BrokerUnreachable: no answer within `timeout_s`, or the broker was lost first; a command may or may not have been
+                carried out.
             RemoteProtocolError: what answers there does not speak this protocol.
         """
         seq = next(self._seq)
-        for frames in self._dealer.ask(encode(make(seq)), monotonic() + timeout_s):
+        deadline = monotonic() + timeout_s
+        for frames in self._dealer.ask(encode(make(seq)), deadline):
             message = self._heard(frames)
             if not isinstance(message, Changed) and message.seq == seq:
                 return message
         self._dealer.connect()  # a late answer, or an order that still waits, goes nowhere
         if self._watch:
             self._ask_to_watch()
+        how = f"within {timeout_s:g} s" if monotonic() >= deadline else "before it was lost"
         raise BrokerUnreachable(
-            f"no broker answered at {self._endpoint} within {timeout_s:g} s; "
-            "is the pool running? start it with: hotpool up"
+            f"no broker answered at {self._endpoint} {how}; is the pool running? start it with: hotpool up"
         )
 
     def report(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> Report:

@@ -41,7 +41,7 @@ class PictureOptions(Options, total=False):
 def new_call(
     request_id: bytes, work: Work, payload: bytes | memoryview, ticket: T, options: Options, now: float
 ) -> Call[T]:
-    """Raises BadInput: an option is not what it may be."""
+    """Raises BadInput: an option is not what it may be, or the payload does not lie in one piece."""
     for option in ("model", "version", "route_key"):
         _check_name(option, options.get(option))
     timeout_s, priority = options.get("timeout_s", DEFAULT_TIMEOUT_S), options.get("priority", "normal")
@@ -49,6 +49,10 @@ def new_call(
         raise BadInput(f"timeout_s = {timeout_s!r}: expected more than 0, at most {MAX_TIMEOUT_S:g} seconds")
     if priority not in _PRIORITIES:
         raise BadInput(f"priority = {priority!r}: expected high, normal or low")
+    if isinstance(payload, memoryview):
+        if not payload.c_contiguous:
+            raise BadInput("payload: expected bytes that lie one after another; pass .tobytes() of it")
+        payload = payload.cast("B")
     request = Request(
         request_id, options.get("model"), options.get("version"), _PRIORITIES[priority], 0, encode_body(work),
         route=_route(options.get("route_key")),

@@ -51,7 +51,7 @@ class AsyncCourier:
     def post(self, call: Call[Ticket]) -> None:
         try:
             self._exchange.post(call).resolve()
-        except BaseException:  # Ctrl-C, perhaps between two frames: what others wait for goes out anew, in one piece
+        except BaseException:  # Ctrl-C, perhaps within a message: what others wait for goes out anew, in one piece
             self._exchange.calls.take(call.request.id)
             self._exchange.link.reopen()
             self._look(self._turn)

@@ -19,6 +19,7 @@ from .states import Executed
 from .wire import MAX_ASK_BYTES, decode_value, encode, encode_value, from_control
 
 DEFAULT_TIMEOUT_S = 5.0
+CLOSE_S = 1.0  # calls end at once; one that a Ctrl-C ended may not have been counted
 
 
 class ControlClient:
@@ -52,7 +53,7 @@ class ControlClient:
             while self._idle:
                 self._idle.pop().close()
             self._give_up.close()
-            self._changed.wait_for(lambda: not self._n_calls)
+            self._changed.wait_for(lambda: not self._n_calls, CLOSE_S)
             self._given_up.close()
 
     def call(self, verb: str, /, timeout_s: float = DEFAULT_TIMEOUT_S, **arguments: Any) -> Any:
@@ -60,24 +61,25 @@ class ControlClient:
 
         Raises:
             HotpoolError: what the controller reported. BadInput: the verb or an argument is wrong, named in the message.
-            ControllerUnreachable: no answer within `timeout_s`; an order may or may not have been written down.
+            ControllerUnreachable: no answer within `timeout_s`, or the controller was lost first; an order may or
+                may not have been written down.
             RemoteProtocolError: what answers there does not speak this protocol.
             LocalProtocolError: this client was closed.
         """
         seq = next(self._seq)
         header = _encode(seq, verb, {name: value for name, value in arguments.items() if value is not None})
         dealer = self._take()
-        answer = None
+        answer, deadline = None, monotonic() + timeout_s
         try:
-            answer = self._exchange(dealer, header, seq, timeout_s)
+            answer = self._exchange(dealer, header, seq, deadline)
         finally:
             self._put(dealer, is_clean=answer is not None)
         if answer is None and self._is_closed:
             raise _closed()
         if answer is None:
+            how = f"within {timeout_s:g} s" if monotonic() >= deadline else "before it was lost"
             raise ControllerUnreachable(
-                f"no controller answered at {self._endpoint} within {timeout_s:g} s; "
-                "is the pool running? start it with: hotpool up",
+                f"no controller answered at {self._endpoint} {how}; is the pool running? start it with: hotpool up",
                 executed=Executed.MAYBE,
             )
         if answer.code:
@@ -101,9 +103,9 @@ class ControlClient:
             else:
                 dealer.close()
 
-    def _exchange(self, dealer: Dealer, header: bytes, seq: int, timeout_s: float) -> Answer | None:
+    def _exchange(self, dealer: Dealer, header: bytes, seq: int, deadline: float) -> Answer | None:
         """The answer, or None when none came in time, or before the controller or this client ended."""
-        for frames in dealer.ask(header, monotonic() + timeout_s, self._given_up.fileno()):
+        for frames in dealer.ask(header, deadline, self._given_up.fileno()):
             answer, _ = from_control.decode(frames)
             if answer.seq == seq:
                 return answer

@@ -42,7 +42,8 @@ class Courier:
         self._nudged, self._nudge = _pair()  # wakes the borrower, as the other pair wakes the thread
         # Made once: between the sending of a request and the wait for its answer nothing is done that can be done before.
         # Broker and borrower may be on one core, and the broker's turn is next.
-        self._lent_poller = _poller(self._exchange.link.fileno(), self._nudged.fileno())
+        self._input_fd = self._exchange.link.fileno()
+        self._lent_poller = _poller(self._input_fd, self._nudged.fileno())
         self._thread = threading.Thread(target=self._run, name="hotpool-client", daemon=True)
         self._thread.start()
 
@@ -64,7 +65,7 @@ class Courier:
                     ended = self._take_on(call, waits)
                 except (
                     BaseException
-                ):  # Ctrl-C, perhaps between two frames: what others wait for goes out anew, in one piece
+                ):  # Ctrl-C, perhaps within a message: what others wait for goes out anew, in one piece
                     self._exchange.calls.take(call.request.id)
                     self._begin_anew()
                     raise
@@ -72,8 +73,7 @@ class Courier:
 
     def receive_for(self, future: "Future[Any]") -> None:
         """Returns when it is done, or at once or later when the thread receives: then the caller waits for the future."""
-        # As numbers: both are closed when the client is.
-        link, input_fd, nudged_fd = self._exchange.link, self._exchange.link.fileno(), self._nudged.fileno()
+        link = self._exchange.link
         is_readable = is_nudged = False
         try:
             while True:
@@ -91,8 +91,8 @@ class Courier:
                     ended.resolve()
                     continue
                 for fd, _ in self._lent_poller.poll(LOAN_LOOK_MS):
-                    is_nudged |= fd == nudged_fd
-                    is_readable |= fd == input_fd
+                    is_readable |= fd == self._input_fd
+                    is_nudged |= fd != self._input_fd
         except BaseException:  # Ctrl-C, perhaps with an answer in hand
             with self._lock:
                 self._begin_anew()
@@ -136,8 +136,10 @@ class Courier:
         ended = self._exchange.receive(now)
         is_over = bool(ended.answered)  # then nothing is due any sooner than before
         is_due = not is_over and (self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at)
+        if self._exchange.link.is_lost:
+            self._borrower = None  # who goes on looking would be told of the loss until the thread has seen to it
         if is_due or self._exchange.link.is_lost or not self._exchange.is_connected:
-            self._wake()  # refused, or another broker, or welcomed by it, or none: the thread has something to do
+            self._wake()  # refused, or the broker is gone or another one: the thread has something to do
         return ended
 
     def _end_loan(self) -> None:
@@ -186,7 +188,7 @@ class Courier:
 
     def _serve(self) -> None:
         alone = _poller(self._wakeup.fileno())
-        poller = _poller(self._wakeup.fileno(), self._exchange.link.fileno())
+        poller = _poller(self._wakeup.fileno(), self._input_fd)
         while not self._is_closing:
             with self._lock:
                 self._is_woken = False

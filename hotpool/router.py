@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import resource
 import selectors
@@ -14,6 +15,8 @@ from .home import socket_path
 from .stream import READ_BYTES, Stream
 from .zmtp import Piece
 
+log = logging.getLogger("hotpool.router")
+
 Connection = bytes  # names a peer for as long as it is connected; never given twice
 
 BACKLOG = 1024
@@ -21,12 +24,12 @@ HANDSHAKE_S = 5.0  # a peer that has not begun by then is hung up on when the ne
 
 
 class Router:
-    """Never waits. For one thread."""
+    """Waits in `wait` alone. For one thread."""
 
     def __init__(self, endpoint: str, *, max_bytes: int, high_water: int) -> None:
         """A socket that a dead process left there is replaced; that no living one is there is the caller's to know.
 
-        max_bytes: of one frame; who sends a larger one loses the connection. high_water: messages that wait for one peer.
+        max_bytes: of one message; who sends a larger one loses the connection. high_water: messages that wait for one peer.
         """
         self._max_bytes, self._high_water = max_bytes, high_water
         path = socket_path(endpoint)
@@ -40,18 +43,22 @@ class Router:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._n_accepted = 0
+        self._is_full = False  # the last one that came was turned away
         self._peers: dict[Connection, Stream] = {}
         self._names: dict[Stream, Connection] = {}
         self._beginners: deque[tuple[float, Stream]] = deque()  # until when they may take to begin
+        self._half_read: list[Stream] = []  # those that have more than what was read of them
         self._messages: deque[tuple[Connection, list[bytes]]] = deque()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._refusals: list[str] = []
+        self._spare = _open_spare()
 
     def close(self) -> None:
         for stream in self._names:
             stream.close()
         self._listener.close()
         self._selector.close()
-        os.close(self._spare)
+        if self._spare is not None:
+            os.close(self._spare)
 
     def fileno(self) -> int:
         """Readable when `receive` has something to do."""
@@ -65,47 +72,58 @@ class Router:
     @property
     def has_input(self) -> bool:
         """Whether there are messages that were read and not taken: of those `fileno` does not tell."""
-        return bool(self._messages)
+        return bool(self._messages or self._half_read)
 
     def receive(self, most: int) -> Iterator[tuple[Connection, list[bytes]]]:
         """So many of the messages that are here, at most: who sent it, and its frames. Also takes on who connects.
 
         `has_input` and `fileno` tell of more. Whoever stops early finds the others at the next call.
         """
+        ready = self._selector.select(0)
+        for key, events in ready:
+            if events & selectors.EVENT_WRITE:
+                key.data.flush()  # also while the messages of others are not taken
         messages = self._messages
         if not messages:
-            for key, _ in self._selector.select(0):
-                if key.data is None:
+            half_read, self._half_read = self._half_read, []
+            for stream in [*half_read, *(key.data for key, events in ready if events & selectors.EVENT_READ)]:
+                if stream is None:
                     self._accept()
-                elif key.data in self._names:  # not hung up on meanwhile
-                    self._read(key.data)
+                elif stream in self._names and stream not in self._half_read:  # not hung up on, and not read twice
+                    self._read(stream)
         for _ in range(min(most, len(messages))):
             yield messages.popleft()
+
+    def take_refusals(self) -> list[str]:
+        """Why peers were hung up on since the last call."""
+        refusals, self._refusals = self._refusals, []
+        return refusals
 
     def send(self, connection: Connection, frames: Sequence[Piece]) -> bool:
         """False: this peer is gone or does not read, and nothing was sent."""
         stream = self._peers.get(connection)
         if stream is None:
             return False
-        is_sent = stream.send(frames)
-        if stream.is_lost:
-            self._drop(stream)
-            return False
-        return is_sent
+        return stream.send(frames)
 
     def _read(self, stream: Stream) -> None:
         connection = self._names[stream]
         for frames in stream.receive():
             self._messages.append((connection, frames))
+        if stream.refusal:
+            self._refusals.append(stream.refusal)
         if stream.is_lost:
             self._drop(stream)
+        elif stream.has_more:
+            self._half_read.append(stream)
 
     def _accept(self) -> None:
+        self._hang_up_on_the_silent()
         try:
             connected, _ = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away()
+                self._turn_away(error)
             return  # or who wanted to connect is gone already
         connected.setblocking(False)
         stream = Stream(
@@ -114,16 +132,20 @@ class Router:
         self._n_accepted += 1
         connection = self._n_accepted.to_bytes(8, "big")
         self._peers[connection], self._names[stream] = stream, connection
-        self._hang_up_on_the_silent()
+        self._is_full = False
         self._beginners.append((monotonic() + HANDSHAKE_S, stream))
 
-    def _turn_away(self) -> None:
-        """Out of descriptors. Who waits would make the listener readable for ever; with a descriptor kept for this it is taken
-        and hung up on, and tries again."""
-        os.close(self._spare)
+    def _turn_away(self, error: OSError) -> None:
+        """Who waits would make the listener readable for ever. By a descriptor kept for this it is taken and hung up on, and
+        tries again later."""
+        if not self._is_full:
+            log.warning("peers are turned away: %s", error.strerror)
+        self._is_full = True
+        if self._spare is not None:
+            os.close(self._spare)
         with contextlib.suppress(OSError):
             self._listener.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._spare = _open_spare()
 
     def _hang_up_on_the_silent(self) -> None:
         now = monotonic()
@@ -135,6 +157,14 @@ class Router:
     def _drop(self, stream: Stream) -> None:
         stream.close()
         del self._peers[self._names.pop(stream)]
+
+
+def _open_spare() -> int | None:
+    """None: somebody else was faster."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def raise_file_limit() -> None:

@@ -70,22 +70,16 @@ class Decoder(Generic[T]):
         Raises:
             RemoteProtocolError: whatever else the frames are; the message says what is wrong with them.
         """
-        check_count(len(frames))
-        return self.decode_header(frames[0]), frames[1] if len(frames) == 2 else None
+        if not 1 <= len(frames) <= 2:
+            raise RemoteProtocolError(f"expected 1 or 2 frames, got {len(frames)}")
+        return self._decode_header(frames[0]), frames[1] if len(frames) == 2 else None
 
-    def decode_header(self, header: bytes) -> T:
-        """As `decode`, of a message's first frame alone."""
+    def _decode_header(self, header: bytes) -> T:
         if len(header) > self._max_header_bytes:
             raise RemoteProtocolError(f"header of {len(header)} bytes, allowed are {self._max_header_bytes}")
         if header[:3] != PREFIX:
             raise RemoteProtocolError(f"expected a header that starts with {PREFIX!r}, got {header[:8]!r}")
         return _parse(self._decoder, memoryview(header)[3:])
-
-
-def check_count(n_frames: int) -> None:
-    """Raises RemoteProtocolError: no message has so many."""
-    if not 1 <= n_frames <= 2:
-        raise RemoteProtocolError(f"expected 1 or 2 frames, got {n_frames}")
 
 
 def _parse(decoder: "msgspec.msgpack.Decoder[T]", body: memoryview | msgspec.Raw) -> T:

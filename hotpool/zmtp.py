@@ -15,6 +15,7 @@ _GREETING_BYTES = 64
 _COMMAND_MAX_BYTES = 4096
 # More than any message has. Those that have one too many are the reader's to judge; here it is what a peer may make us keep.
 _MAX_FRAMES = 64
+_FRAMES_AT_ONCE = 128  # of one peer, however small they are, before others have their turn
 
 
 def opening(kind: bytes) -> bytes:
@@ -44,16 +45,22 @@ class Incoming:
     """From what arrives on a connection to its messages."""
 
     def __init__(self, max_bytes: int) -> None:
-        """max_bytes: of one frame."""
+        """max_bytes: of one message."""
         self.is_open = False  # the other end has said READY: from now on it takes messages
         self._max_bytes = max_bytes
         self._is_greeted = False
         self._rest = bytearray()  # a frame that is not whole yet
         self._needed = _GREETING_BYTES  # so long must the rest be until there is something to do
         self._frames: list[bytes] = []  # of a message that is not whole yet
+        self._n_bytes = 0  # of these
+
+    @property
+    def has_more(self) -> bool:
+        """Whether feeding nothing would get on."""
+        return bool(self._rest) and len(self._rest) >= self._needed
 
     def feed(self, data: memoryview) -> list[list[bytes]]:
-        """The messages that are whole with this. Nothing of `data` is kept.
+        """The messages that are whole with this; of very many, the first. Nothing of `data` is kept.
 
         Raises:
             RemoteProtocolError: the other end does not speak ZMTP 3, wants encryption, refuses us, or says too much at once.
@@ -74,15 +81,16 @@ class Incoming:
         """Where in the data the first frame begins that is not whole, and the messages before it."""
         messages: list[list[bytes]] = []
         end = len(data)
-        while True:
+        for _ in range(_FRAMES_AT_ONCE):
             head = 9 if i < end and data[i] & _LONG else 2
             self._needed = head
             if end - i < head:
                 return i, messages
             flags, size = data[i], data[i + 1] if head == 2 else int.from_bytes(data[i + 1 : i + 9], "big")
             self._needed += size
-            if size > (_COMMAND_MAX_BYTES if flags & _COMMAND else self._max_bytes):
-                raise RemoteProtocolError(f"a frame of {size} bytes, allowed are {self._max_bytes}")
+            allowed = _COMMAND_MAX_BYTES if flags & _COMMAND else self._max_bytes - self._n_bytes
+            if size > allowed:
+                raise RemoteProtocolError(f"a frame of {size} bytes, allowed are {allowed}")
             if end - i < self._needed:
                 return i, messages
             content = bytes(data[i + head : i + self._needed])
@@ -91,11 +99,14 @@ class Incoming:
                 self._obey(content)
                 continue
             self._frames.append(content)
+            self._n_bytes += size
             if not flags & _MORE:
                 messages.append(self._frames)
-                self._frames = []
+                self._frames, self._n_bytes = [], 0
             elif len(self._frames) >= _MAX_FRAMES:
                 raise RemoteProtocolError(f"a message of more than {_MAX_FRAMES} frames")
+        self._needed = 0
+        return i, messages
 
     def _greet(self, data: memoryview) -> int:
         """Where in the data the greeting ends, if that is still to come."""

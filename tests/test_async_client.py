@@ -17,8 +17,10 @@ from bench.noop import MODEL, noop_class
 from hotpool import AsyncClient, BadInput, BrokerUnreachable, DeadlineExceeded, NoReadyWorker, QueueFull
 from hotpool.answers import logits_of
 from hotpool.errors import LocalProtocolError
+from hotpool.inputs import picture_work
 from hotpool.messages import Work
 from tests.pool import ROOT, Pool, running_pool, short_home
+from tests.test_client import Torn
 
 pytestmark = pytest.mark.slow
 
@@ -236,13 +238,6 @@ def test_no_answer_waits_for_the_next_heartbeat(run):
         run(ask(pool))
 
 
-class Torn:
-    """A payload that fails on its way, as a Ctrl-C there would: its header has been handed over, it has not."""
-
-    def __len__(self) -> int:
-        return 8
-
-
 def test_a_call_interrupted_in_the_middle_of_a_message_spoils_nobody_elses(run):
     async def ask(pool: Pool) -> None:
         async with client_of(pool) as client:
@@ -250,8 +245,10 @@ def test_a_call_interrupted_in_the_middle_of_a_message_spoils_nobody_elses(run):
             pool.kill("worker-0", signal.SIGSTOP)
             waiting = [asyncio.create_task(client.classify(picture(n), timeout_s=20)) for n in range(8)]
             await eventually(lambda: pool.report().queue.requests > 4, "queued")
-            with pytest.raises(TypeError):
-                client.call(Work("pixels", 3, (1, 1, 3)), Torn(), lambda got: got, {})  # type: ignore[arg-type]
+            stream: Any = client._courier._exchange.link._dealer._stream
+            stream._socket = Torn(stream._socket)
+            with pytest.raises(KeyboardInterrupt):
+                client.call(*picture_work(picture(), 3), lambda got: got, {})
             pool.kill("worker-0", signal.SIGCONT)
             later = await client.classify(picture(8), timeout_s=20)
             got = [(await one).classes[0].index for one in waiting] + [later.classes[0].index]

@@ -1,9 +1,11 @@
 """The client's side of "exactly one outcome": what it keeps, sends again, and when it gives up."""
 
+import numpy as np
 import pytest
 
+from hotpool.asking import new_call
 from hotpool.calls import LAST_WORD_S, Call, Calls
-from hotpool.errors import BadImage, BrokerUnreachable, DeadlineExceeded, QueueFull, TooLarge
+from hotpool.errors import BadImage, BadInput, BrokerUnreachable, DeadlineExceeded, QueueFull, TooLarge
 from hotpool.messages import Request, Work
 from hotpool.states import Executed
 from hotpool.wire import encode_body
@@ -137,3 +139,11 @@ def test_answered_calls_with_long_timeouts_do_not_pile_up():
     for number in range(10_000):
         calls.take(add(calls, number, deadline=3600.0).request.id)
     assert len(calls._timers) < 2_000
+
+
+def test_a_payload_that_is_a_view_of_numbers_goes_out_as_the_bytes_that_they_are():
+    work, view = Work("tensor", 1, (1, 3, 2, 2)), np.arange(12, dtype=np.float32).data
+    call = new_call(b"i" * 16, work, view, None, {}, 0.0)
+    assert (len(call.payload), bytes(call.payload)) == (48, view.tobytes())
+    with pytest.raises(BadInput, match="expected bytes that lie one after another"):
+        new_call(b"i" * 16, work, view[::2], None, {}, 0.0)

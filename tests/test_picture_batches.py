@@ -34,6 +34,7 @@ class Connection:
         self.sent = []
         self.arriving = []
         self.waited = self.sessions = 0
+        self.is_lost = False
         self.on_send = lambda: None
 
     def send(self, frames):

@@ -5,6 +5,7 @@ import contextlib
 import os
 import resource
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -158,6 +159,8 @@ def test_a_peer_that_is_not_there_or_not_any_more_takes_nothing(router, dealer):
     dealer.disconnect()
     assert not router.send(name, [b"x"]), "writing shows it, though it was not read of"
     assert not router.send(name, [b"x"])
+    assert receive(router) == []
+    assert not router._peers
 
 
 def test_a_peer_that_does_not_read_takes_so_many_and_then_nothing_of_a_message(router, dealer):
@@ -256,9 +259,78 @@ def test_a_loss_shows_when_something_is_sent(endpoint):
         dealer.send([b"hello"])
         take(1, router, dealer)
         router.close()
-        dealer.send([b"x"])
-        assert dealer.is_lost
+        assert dealer.send([b"into the void"])
         assert dealer.wait(0), "its owner is woken"
+        assert receive(dealer) == []
+        assert dealer.is_lost
+
+
+def test_a_peer_that_is_gone_is_no_signal_to_who_writes_to_it(endpoint):
+    router = Router(endpoint, max_bytes=100, high_water=8)
+    before = signal.signal(signal.SIGPIPE, lambda *_: pytest.fail("SIGPIPE"))
+    try:
+        with closing(Dealer(endpoint)) as dealer:
+            dealer.send([b"hello"])
+            take(1, router, dealer)
+            router.close()
+            assert dealer.send([b"into the void"])
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+@pytest.mark.parametrize("junk", [b"\x04\x00", b"\x00\x00", b"\x04\x05\x04PING", b"\x00\x01x"])
+def test_a_peer_that_floods_takes_little_at_a_time_and_nobody_elses_turn(router, dealer, path, junk):
+    dealer.send([b"hello"])
+    take(1, router, dealer)
+    with socket.socket(socket.AF_UNIX) as flood:
+        flood.connect(str(path))
+        flood.sendall(opening(b"DEALER"))
+        receive(router)
+        flood.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                flood.sendall(junk * 10_000)
+        dealer.send([b"still here"])
+        n_rounds = 0
+        while True:
+            n_rounds += 1
+            found = list(router.receive(10_000))
+            assert len(found) <= 129, "of the flood a part at a time"
+            if any(frames == [b"still here"] for _, frames in found):
+                break
+            assert n_rounds < 5
+        assert router.has_input, "the flood is not over"
+
+
+def test_what_a_peer_said_before_it_went_is_heard_although_nothing_can_be_sent_to_it(router, dealer):
+    dealer.send([b"hello"])
+    ((name, _),) = take(1, router, dealer)
+    dealer.send([b"last words"])
+    dealer.disconnect()
+    assert not router.send(name, [b"x"])
+    assert receive(router) == [(name, [b"last words"])]
+
+
+def test_what_waits_for_one_peer_is_written_while_the_messages_of_others_are_not_taken(router, dealer, endpoint):
+    dealer.send([b"hello"])
+    ((name, _),) = take(1, router, dealer)
+    assert router.send(name, [bytes(600_000)])
+    with closing(Dealer(endpoint)) as other:
+        for n in range(5):
+            other.send([b"%d" % n])
+
+        def read(_):
+            list(router.receive(0))
+            return True if router.has_input else None
+
+        turn_until(read, other)
+
+        def taken(arrived):
+            list(router.receive(0))
+            return arrived or None
+
+        assert turn_until(taken, dealer) == [[bytes(600_000)]]
+        assert router.has_input, "nobody has taken them"
 
 
 def test_what_does_not_speak_zmtp_is_lost_at_once(path, endpoint):
@@ -270,14 +342,19 @@ def test_what_does_not_speak_zmtp_is_lost_at_once(path, endpoint):
             assert dealer.wait(PATIENCE_S)
             assert receive(dealer) == []
             assert dealer.is_lost
+            assert dealer.wait(0), "its owner is woken, to see to it"
 
 
 def test_who_sends_too_large_a_frame_is_hung_up_on_and_nobody_else(router, dealer, endpoint):
     dealer.send([b"hello"])
     take(1, router, dealer)
-    with closing(Dealer(endpoint)) as greedy:
-        greedy.send([bytes(4_000_001)])
-        turn_until(lambda arrived: True if greedy.is_lost else None, router, greedy)
+    for frames in ([bytes(4_000_001)], [bytes(2_000_000), bytes(2_000_001)]):
+        with closing(Dealer(endpoint)) as greedy:
+            greedy.send(frames)
+            turn_until(lambda arrived, greedy=greedy: True if greedy.is_lost else None, router, greedy)
+        (reason,) = router.take_refusals()
+        assert reason.startswith(f"a frame of {len(frames[-1])} bytes, allowed are")
+    assert router.take_refusals() == []
     dealer.send([bytes(4_000_000)])
     assert len(take(1, router, dealer)[0][1][0]) == 4_000_000
 
@@ -301,17 +378,51 @@ def test_who_says_nothing_is_hung_up_on_when_the_next_one_comes(router, dealer, 
     assert take(1, router, dealer)[0][1] == [b"still here"]
 
 
+def test_out_of_descriptors_those_who_say_nothing_make_room(router, dealer, path, endpoint, monkeypatch):
+    dealer.send([b"hello"])
+    take(1, router, dealer)
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    squatters = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    with contextlib.ExitStack() as stack, closing(Dealer(endpoint)) as other:
+        for squatter in squatters:
+            stack.enter_context(squatter).connect(str(path))
+        turn_until(lambda _: True if len(router._peers) == 5 else None, router)
+        now = monotonic()
+        monkeypatch.setattr(router_module, "monotonic", lambda: now + router_module.HANDSHAKE_S + 1)
+        other.disconnect()
+        turn_until(lambda _: True if len(router._peers) == 4 else None, router)
+        held = [os.open(os.devnull, os.O_RDONLY)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+        late = stack.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            late.connect(str(path))
+            receive(router)
+            assert len(router._peers) == 2, "those who said nothing are gone, the late one is there"
+        finally:
+            for fd in held:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
 def test_out_of_descriptors_who_connects_is_turned_away_and_the_others_are_heard(router, dealer, path, endpoint):
     dealer.send([b"hello"])
     take(1, router, dealer)
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
-    with socket.socket(socket.AF_UNIX) as late:
+    with socket.socket(socket.AF_UNIX) as late, closing(Dealer(endpoint)) as other:
+        turn_until(lambda _: True if len(router._peers) == 2 else None, router)
+        other.disconnect()
+        turn_until(lambda _: True if len(router._peers) == 1 else None, router)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
         try:
             with contextlib.suppress(OSError):
                 while True:
                     held.append(os.open(os.devnull, os.O_RDONLY))
+            other.connect()
+            assert other.is_lost, "and nothing is raised"
             late.connect(str(path))
             assert receive(router) == []
             late.settimeout(PATIENCE_S)
@@ -323,9 +434,24 @@ def test_out_of_descriptors_who_connects_is_turned_away_and_the_others_are_heard
             for fd in held:
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
-    with closing(Dealer(endpoint)) as next_one:
-        next_one.send([b"hello"])
-        assert take(1, router, next_one)[0][1] == [b"hello"]
+        other.connect()
+        other.send([b"hello"])
+        assert take(1, router, other)[0][1] == [b"hello"]
+
+
+def test_a_forked_child_that_closes_what_it_got_takes_nothing_from_its_parent(router, dealer):
+    dealer.send([b"hello"])
+    ((name, _),) = take(1, router, dealer)
+    child = os.fork()
+    if child == 0:
+        dealer.close()
+        router.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    dealer.send([b"still here"])
+    assert take(1, router, dealer) == [(name, [b"still here"])]
+    router.send(name, [b"so am I"])
+    assert take(1, router, dealer) == [[b"so am I"]]
 
 
 def test_a_socket_that_a_dead_process_left_is_replaced(path, endpoint):
@@ -414,6 +540,22 @@ def test_an_answer_that_is_late_is_none(endpoint):
         began = monotonic()
         assert first(dealer, b"1", timeout_s=0.1) is None
         assert monotonic() - began >= 0.1
+
+
+def test_who_is_hung_up_on_at_once_does_not_spin(path, endpoint):
+    n_connections = 0
+    with socket.socket(socket.AF_UNIX) as listener, closing(Dealer(endpoint)) as dealer:
+        listener.bind(str(path))
+        listener.listen()
+        asking = threading.Thread(target=lambda: first(dealer, b"1", timeout_s=0.5))
+        asking.start()
+        listener.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                listener.accept()[0].close()
+                n_connections += 1
+        asking.join()
+    assert 3 <= n_connections <= 12
 
 
 def test_who_gives_up_does_not_wait_on(endpoint):

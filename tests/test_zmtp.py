@@ -34,6 +34,7 @@ def test_messages_come_out_as_they_went_in_whatever_the_pieces_they_arrive_in(se
     while data:
         size, i = sizes[i % len(sizes)], i + 1
         found += feed(incoming, data[:size])
+        assert not incoming.has_more
         data = data[size:]
     assert found == sent
     assert incoming.is_open
@@ -44,7 +45,7 @@ def test_a_frame_is_marked_as_long_from_256_bytes_on(n):
     frame = bytes(n)
     head = bytes((0, n)) if n < 256 else b"\x02" + n.to_bytes(8, "big")
     assert joined([frame]) == head + frame
-    assert feed(begun(100_000), joined([frame, memoryview(frame)])) == [[frame, frame]]
+    assert feed(begun(140_000), joined([frame, memoryview(frame)])) == [[frame, frame]]
 
 
 def test_nothing_of_what_is_fed_is_kept():
@@ -53,6 +54,17 @@ def test_nothing_of_what_is_fed_is_kept():
     second = joined([b"second"])[4:]
     buffer[:] = bytes(len(buffer))
     assert found + feed(incoming, second) == [[b"first"], [b"second"]]
+
+
+def test_of_very_many_messages_the_first_come_at_once_and_the_others_when_asked_for():
+    incoming, sent = begun(), [[b"%d" % n] for n in range(300)]
+    found = feed(incoming, b"".join(map(joined, sent)) + joined([b"last"])[:1])
+    while incoming.has_more:
+        more = feed(incoming, b"")
+        assert 0 < len(more) <= 128
+        found += more
+    assert found == sent
+    assert feed(incoming, joined([b"last"])[1:]) == [[b"last"]]
 
 
 def test_the_other_end_takes_messages_once_it_has_said_ready():
@@ -80,6 +92,10 @@ def test_a_greeting_of_a_later_minor_version_with_commands_that_are_unknown_here
         (GREETING + READY + b"\x00\xff", None),
         (GREETING + READY + b"\x02" + (1001).to_bytes(8, "big"), "a frame of 1001 bytes, allowed are 1000"),
         (GREETING + READY + b"\x02" + b"\xff" * 8, "allowed are 1000"),
+        (
+            GREETING + READY + b"\x01\xc8" + bytes(200) + b"\x03" + (801).to_bytes(8, "big"),
+            "801 bytes, allowed are 800",
+        ),
         (GREETING + READY + b"\x06" + (4097).to_bytes(8, "big"), "a frame of 4097 bytes"),
         (GREETING + READY + b"\x01\x00" * 63, None),
         (GREETING + READY + b"\x01\x00" * 64, "more than 64 frames"),

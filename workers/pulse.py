@@ -38,7 +38,7 @@ class PulseThread(threading.Thread):
         self._worker, self._incarnation = worker, incarnation
         self._lifeline = lifeline
         self._stop_read, self._stop_write = os.pipe()
-        self._dealer = Dealer(endpoint)
+        self._dealer = Dealer(endpoint, high_water=4)  # those that wait say enough
 
     def run(self) -> None:
         try:

@@ -235,7 +235,7 @@ class Worker:
                     return
             is_expected = jobs and jobs[-1][0].behind and self._link.sessions == session
             left_s = now + BEHIND_S - monotonic()
-            if not is_expected or left_s <= 0 or not self._link.wait(left_s):
+            if not is_expected or left_s <= 0 or self._link.is_lost or not self._link.wait(left_s):
                 return
 
     def _heed_ends(self, now: float) -> None:
