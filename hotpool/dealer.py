@@ -122,6 +122,8 @@ class Dealer:
             if given_up in {fd for fd, _ in poller.poll(ceil((until - now) * 1000))}:
                 return
             yield from self.receive()
+            while self.has_input:  # of this the poll would not tell
+                yield from self.receive()
             is_taken |= self._takes
 
     @property

@@ -2,6 +2,7 @@
 lost and how that shows."""
 
 import contextlib
+import itertools
 import os
 import resource
 import select
@@ -504,6 +505,18 @@ def test_a_question_is_answered_and_the_next_one_over_the_same_connection(endpoi
     with closing(Answerer(endpoint)), closing(Dealer(endpoint)) as dealer:
         assert first(dealer, b"1") == [b"to 1"]
         assert first(dealer, b"2") == [b"to 2"]
+
+
+def test_an_answer_behind_much_else_is_found(endpoint):
+    with closing(Router(endpoint, max_bytes=100, high_water=300)) as router, closing(Dealer(endpoint)) as dealer:
+        dealer.send([b"hello"])
+        ((name, _),) = take(1, router, dealer)
+        sent = [[b"%d" % n] for n in range(200)]
+        for frames in sent:
+            assert router.send(name, frames)
+        began = monotonic()
+        assert list(itertools.islice(dealer.ask(b"?", monotonic() + PATIENCE_S), 200)) == sent
+        assert monotonic() - began < PATIENCE_S / 2
 
 
 def test_who_comes_later_is_found(endpoint):
