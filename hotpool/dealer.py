@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from time import monotonic
 
+from .errors import RemoteProtocolError
 from .home import socket_path
 from .stream import READ_BYTES, Stream
 from .zmtp import Piece
@@ -100,6 +101,8 @@ class Dealer:
         While nobody is there to take the question, it looks for somebody. A question that was taken is not sent again, since it
         may have been an order; when who took it is gone, nothing more comes.
 
+        Raises RemoteProtocolError: what answers there does not speak ZMTP 3.
+
         given_up: a descriptor that becomes readable when nobody waits for the answer any more; then nothing more comes, either.
         """
         poller = select.poll()
@@ -111,6 +114,8 @@ class Dealer:
         while (now := monotonic()) < deadline:
             until = deadline
             if self.is_lost:
+                if self._stream is not None and self._stream.refusal:
+                    raise RemoteProtocolError(self._stream.refusal)
                 if is_taken:
                     return
                 self.disconnect()  # or the poll would be over at once

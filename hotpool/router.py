@@ -20,6 +20,7 @@ log = logging.getLogger("hotpool.router")
 Connection = bytes  # names a peer for as long as it is connected; never given twice
 
 BACKLOG = 1024
+ACCEPT_AT_ONCE = 64
 HANDSHAKE_S = 5.0  # a peer that has not begun by then is hung up on when the next one comes
 
 
@@ -81,16 +82,16 @@ class Router:
         """
         ready = self._selector.select(0)
         for key, events in ready:
-            if events & selectors.EVENT_WRITE:
+            if events & selectors.EVENT_WRITE:  # never of the listener
                 key.data.flush()  # also while the messages of others are not taken
         messages = self._messages
         if not messages:
             half_read, self._half_read = self._half_read, []
             for stream in [*half_read, *(key.data for key, events in ready if events & selectors.EVENT_READ)]:
-                if stream is None:
-                    self._accept()
-                elif stream in self._names and stream not in self._half_read:  # not hung up on, and not read twice
+                if stream in self._names and stream not in self._half_read:  # not lost, and not read twice
                     self._read(stream)
+        if any(key.data is None for key, _ in ready):  # last: of who says nothing it is known by now
+            self._accept()
         for _ in range(min(most, len(messages))):
             yield messages.popleft()
 
@@ -119,12 +120,18 @@ class Router:
 
     def _accept(self) -> None:
         self._hang_up_on_the_silent()
-        try:
-            connected, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away(error)
-            return  # or who wanted to connect is gone already
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                connected, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._turn_away(error)
+                return  # or who wanted to connect is gone already
+            self._take_on(connected)
+
+    def _take_on(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         stream = Stream(
             connected, b"ROUTER", self._selector, self._buffer, max_bytes=self._max_bytes, high_water=self._high_water
@@ -152,6 +159,7 @@ class Router:
         while self._beginners and (self._beginners[0][0] <= now or self._beginners[0][1].is_open):
             _, stream = self._beginners.popleft()
             if not stream.is_open and stream in self._names:
+                self._refusals.append(f"said nothing for {HANDSHAKE_S:g} s")
                 self._drop(stream)
 
     def _drop(self, stream: Stream) -> None:

@@ -69,7 +69,7 @@ class Stream:
     @property
     def has_more(self) -> bool:
         """Whether `receive` would get on although there is nothing to read."""
-        return self._incoming.has_more
+        return not self.is_lost and self._incoming.has_more
 
     def send(self, frames: Sequence[Piece]) -> bool:
         """One message. False: nothing of it was sent, since the other end is gone, or does not read and too many wait already.
@@ -94,8 +94,7 @@ class Stream:
             pass
         except RemoteProtocolError as error:
             self.is_lost, self.refusal = True, str(error)
-            with contextlib.suppress(OSError):  # now it is readable, so that whoever has to `close` it is told
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
         except OSError:
             self.is_lost = True
         if self._waiting and self.is_open:
@@ -140,7 +139,13 @@ class Stream:
         except OSError:
             self.is_deaf = True
             self._waiting.clear()
+            self._hang_up()
             return 0
+
+    def _hang_up(self) -> None:
+        """From now on it is readable, to its end, so that whoever has to `close` it is told."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _select(self) -> None:
         """Until the other end has begun, its word is what is waited for, not room to write."""

@@ -70,6 +70,8 @@ class Incoming:
             self._rest += data[begin:]
             return messages
         self._rest += data
+        if not self._is_greeted:
+            self._check_greeting()
         messages = []
         if len(self._rest) >= self._needed:
             with memoryview(self._rest) as rest:
@@ -89,8 +91,13 @@ class Incoming:
             flags, size = data[i], data[i + 1] if head == 2 else int.from_bytes(data[i + 1 : i + 9], "big")
             self._needed += size
             allowed = _COMMAND_MAX_BYTES if flags & _COMMAND else self._max_bytes - self._n_bytes
+            is_one_too_many = flags & _MORE and len(self._frames) + 1 >= _MAX_FRAMES
+            if messages and (size > allowed or is_one_too_many or flags & _COMMAND):
+                break  # what came before is heard, whatever this is
             if size > allowed:
                 raise RemoteProtocolError(f"a frame of {size} bytes, allowed are {allowed}")
+            if is_one_too_many:
+                raise RemoteProtocolError(f"a message of more than {_MAX_FRAMES} frames")
             if end - i < self._needed:
                 return i, messages
             content = bytes(data[i + head : i + self._needed])
@@ -103,17 +110,23 @@ class Incoming:
             if not flags & _MORE:
                 messages.append(self._frames)
                 self._frames, self._n_bytes = [], 0
-            elif len(self._frames) >= _MAX_FRAMES:
-                raise RemoteProtocolError(f"a message of more than {_MAX_FRAMES} frames")
         self._needed = 0
         return i, messages
+
+    def _check_greeting(self) -> None:
+        """As far as it is here."""
+        begin = bytes(self._rest[:11])
+        if (
+            begin[:1] not in (b"", b"\xff")
+            or (len(begin) > 9 and not begin[9] & 1)
+            or (len(begin) > 10 and begin[10] < 3)
+        ):
+            raise RemoteProtocolError(f"the other end does not speak ZMTP 3, it begins with {begin!r}")
 
     def _greet(self, data: memoryview) -> int:
         """Where in the data the greeting ends, if that is still to come."""
         if self._is_greeted:
             return 0
-        if data[0] != 0xFF or not data[9] & 1 or data[10] < 3:
-            raise RemoteProtocolError("the other end does not speak ZMTP 3")
         if (mechanism := bytes(data[12:32]).rstrip(b"\0")) != b"NULL":
             raise RemoteProtocolError(f"the other end wants the mechanism {mechanism!r}; known here is NULL")
         self._is_greeted = True

@@ -21,7 +21,7 @@ import zmq
 
 from hotpool import router as router_module
 from hotpool.dealer import Dealer
-from hotpool.errors import BadInput
+from hotpool.errors import BadInput, RemoteProtocolError
 from hotpool.router import Router
 from hotpool.zmtp import opening, pack
 
@@ -312,6 +312,31 @@ def test_what_a_peer_said_before_it_went_is_heard_although_nothing_can_be_sent_t
     assert receive(router) == [(name, [b"last words"])]
 
 
+def test_who_can_not_be_written_to_is_lost_even_if_it_only_stopped_reading(router, dealer, path):
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(str(path))
+        deaf.sendall(opening(b"DEALER") + b"".join(pack([b"hello"])))
+        ((name, _),) = take(1, router)
+        deaf.shutdown(socket.SHUT_RD)
+        assert not router.send(name, [b"x"])
+        turn_until(lambda _: None if name in router._peers else True, router)
+
+
+def test_many_who_connect_at_once_are_all_taken_on_although_others_messages_wait(router, dealer, endpoint):
+    dealer.send([b"hello"])
+    take(1, router, dealer)
+    for n in range(5):
+        dealer.send([b"%d" % n])
+    next(router.receive(1))
+    assert router.has_input
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(closing(Dealer(endpoint)))
+        list(router.receive(0))
+        assert len(router._peers) == 11
+        assert router.has_input
+
+
 def test_what_waits_for_one_peer_is_written_while_the_messages_of_others_are_not_taken(router, dealer, endpoint):
     dealer.send([b"hello"])
     ((name, _),) = take(1, router, dealer)
@@ -343,7 +368,18 @@ def test_what_does_not_speak_zmtp_is_lost_at_once(path, endpoint):
             assert dealer.wait(PATIENCE_S)
             assert receive(dealer) == []
             assert dealer.is_lost
+            assert not dealer.has_input
             assert dealer.wait(0), "its owner is woken, to see to it"
+
+
+def test_who_asks_what_does_not_speak_zmtp_is_told(path, endpoint):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with closing(Dealer(endpoint)) as dealer, listener.accept()[0] as other:
+            other.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with pytest.raises(RemoteProtocolError, match="does not speak ZMTP 3, it begins with b'HTTP"):
+                first(dealer, b"1")
 
 
 def test_who_sends_too_large_a_frame_is_hung_up_on_and_nobody_else(router, dealer, endpoint):
@@ -373,6 +409,7 @@ def test_who_says_nothing_is_hung_up_on_when_the_next_one_comes(router, dealer, 
         receive(router)
         silent.settimeout(PATIENCE_S)
         assert silent.recv(1000) == b""
+        assert router.take_refusals() == ["said nothing for 0 s"]
         late.sendall(opening(b"DEALER") + b"".join(pack([b"x"])))
         assert take(1, router)[0][1] == [b"x"], "who has begun meanwhile is heard"
     dealer.send([b"still here"])

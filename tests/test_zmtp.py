@@ -105,13 +105,27 @@ def test_what_is_not_zmtp_is_refused_as_soon_as_it_shows_whatever_the_pieces(dat
     for size in (1, len(data)):
         incoming = Incoming(1000)
         pieces = [data[i : i + size] for i in range(0, len(data), size)]
-        for piece in pieces[:-1]:
-            assert feed(incoming, piece) == []
-        if why is None:
-            assert feed(incoming, pieces[-1]) == []
-        else:
-            with pytest.raises(RemoteProtocolError, match=why):
-                feed(incoming, pieces[-1])
+        with pytest.raises(RemoteProtocolError, match=why) if why else contextlib.nullcontext():
+            for piece in pieces:
+                assert feed(incoming, piece) == []
+
+
+def test_what_came_before_something_that_is_refused_is_heard_first():
+    for bad, why in (
+        (b"\x02" + (1001).to_bytes(8, "big"), "a frame of 1001 bytes"),
+        (b"\x04\x0d\x05ERROR\x06denied", "denied"),
+    ):
+        incoming = begun()
+        assert feed(incoming, joined([b"1"]) + joined([b"2"]) + bad) == [[b"1"], [b"2"]]
+        assert incoming.has_more
+        with pytest.raises(RemoteProtocolError, match=why):
+            feed(incoming, b"")
+
+
+@pytest.mark.parametrize("begin", [b"G", b"\x00", b"\xff" + bytes(8) + b"\x00", b"\xff" + bytes(8) + b"\x7f\x02"])
+def test_what_is_not_zmtp_is_refused_at_its_first_wrong_byte(begin):
+    with pytest.raises(RemoteProtocolError, match="does not speak ZMTP 3"):
+        feed(Incoming(1000), begin)
 
 
 @given(st.binary(max_size=300))
