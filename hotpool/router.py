@@ -80,17 +80,21 @@ class Router:
 
         `has_input` and `fileno` tell of more. Whoever stops early finds the others at the next call.
         """
-        ready = self._selector.select(0)
-        for key, events in ready:
-            if events & selectors.EVENT_WRITE:  # never of the listener
-                key.data.flush()  # also while the messages of others are not taken
-        messages = self._messages
-        if not messages:
-            half_read, self._half_read = self._half_read, []
-            for stream in [*half_read, *(key.data for key, events in ready if events & selectors.EVENT_READ)]:
-                if stream in self._names and stream not in self._half_read:  # not lost, and not read twice
-                    self._read(stream)
-        if any(key.data is None for key, _ in ready):  # last: of who says nothing it is known by now
+        messages, half_read, is_anybody_new = self._messages, self._half_read, False
+        is_reading = not messages
+        if is_reading and half_read:
+            self._half_read = []
+            for stream in half_read:
+                self._read(stream)
+        for key, events in self._selector.select(0):
+            if key.data is None:
+                is_anybody_new = True
+            elif is_reading:
+                if key.data not in half_read:  # of each once
+                    self._read(key.data)
+            elif events & selectors.EVENT_WRITE:
+                key.data.flush()  # what waits for it does not wait until the messages of others are taken
+        if is_anybody_new:  # last: of who says nothing it is known by now
             self._accept()
         for _ in range(min(most, len(messages))):
             yield messages.popleft()
@@ -103,12 +107,12 @@ class Router:
     def send(self, connection: Connection, frames: Sequence[Piece]) -> bool:
         """False: this peer is gone or does not read, and nothing was sent."""
         stream = self._peers.get(connection)
-        if stream is None:
-            return False
-        return stream.send(frames)
+        return stream is not None and stream.send(frames)
 
     def _read(self, stream: Stream) -> None:
-        connection = self._names[stream]
+        connection = self._names.get(stream)
+        if connection is None:
+            return  # it was lost in this very round
         for frames in stream.receive():
             self._messages.append((connection, frames))
         if stream.refusal:

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import zmq
@@ -176,6 +176,55 @@ def test_a_peer_that_does_not_read_takes_so_many_and_then_nothing_of_a_message(r
     assert take(n_sent, router, dealer) == [[b"%d" % n, payload] for n in range(n_sent)]
     assert router.send(name, [b"again"])
     assert take(1, dealer) == [[b"again"]]
+
+
+class Narrow:
+    """In place of a connection's socket: takes so many bytes at each writing; none when it is over."""
+
+    def __init__(self, real: Any, takes: list[int]) -> None:
+        self._real, self._takes = real, takes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def sendmsg(self, pieces: Any, *_: Any) -> int:
+        n_bytes = self._takes.pop(0) if self._takes else 0
+        if not n_bytes:
+            raise BlockingIOError
+        return int(self._real.send(b"".join(pieces)[:n_bytes]))
+
+
+@pytest.mark.parametrize("takes", [[10, 0, 1000], [10, 5, 1000], [10, 1000, 7], [0, 0, 0], [1, 1, 1, 1, 1]])
+def test_what_is_written_in_parts_arrives_in_its_order(router, dealer, takes):
+    dealer.send([b"hello"])
+    take(1, router, dealer)
+    stream = cast(Any, dealer._stream)
+    real, stream._socket = stream._socket, Narrow(stream._socket, takes)
+    for n in range(3):
+        assert dealer.send([b"%d" % n, bytes(100)])
+    stream._socket = real
+    assert [frames for _, frames in take(3, router, dealer)] == [[b"%d" % n, bytes(100)] for n in range(3)]
+
+
+def test_what_waits_goes_on_with_the_next_message_too(router, dealer):
+    dealer.send([b"hello"])
+    ((name, _),) = take(1, router, dealer)
+    assert router.send(name, [bytes(400_000)])
+
+    def read_and_send(arrived):
+        router.send(name, [b"more"])
+        return arrived or None
+
+    assert turn_until(read_and_send, dealer)[0] == [bytes(400_000)], "though the router does nothing but send"
+
+
+def test_who_waits_for_the_other_end_to_begin_does_not_spin(path, endpoint):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with closing(Dealer(endpoint)) as dealer:
+            assert dealer.send([b"hello"])
+            assert not dealer.wait(0)
 
 
 def test_a_broker_that_does_not_read_takes_so_many_and_then_nothing_of_a_message(router, dealer):
