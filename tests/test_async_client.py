@@ -52,10 +52,10 @@ def client_of(pool: Pool) -> AsyncClient:
     return AsyncClient(pool.home.endpoint("clients"))
 
 
-async def eventually(claim: Callable[[], bool], what: str) -> None:
+async def eventually(claim: Callable[[], bool], what: str, patience_s: float = 20.0) -> None:
     begin = monotonic()
     while not claim():
-        assert monotonic() - begin < 20, f"not within 20 s: {what}"
+        assert monotonic() - begin < patience_s, f"not within {patience_s:g} s: {what}"
         await asyncio.sleep(0.002)
 
 
@@ -235,6 +235,20 @@ def test_no_answer_waits_for_the_next_heartbeat(run):
             assert got == [{noop_class(n, "v1")} for n in range(6)]
 
     with running_pool(2, "[dispatch]\nheartbeat_s = 8.0\n") as pool:
+        run(ask(pool))
+
+
+def test_the_loss_of_the_broker_is_seen_at_once(run):
+    async def ask(pool: Pool) -> None:
+        async with client_of(pool) as client:
+            await client.classify(picture())
+            link = client._courier._exchange.link
+            pool.kill("broker")
+            await eventually(lambda: link.welcome is None, "the loss is seen, not at the next heartbeat", patience_s=3)
+            pool.start_broker()
+            assert (await client.classify(picture(3), timeout_s=20)).classes[0].index == noop_class(3, "v1")
+
+    with running_pool(1, "[dispatch]\nheartbeat_s = 8.0\n") as pool:
         run(ask(pool))
 
 
