@@ -20,8 +20,8 @@ CONNECT_AGAIN_S = 0.05  # who asks, and finds nobody
 
 
 class Dealer:
-    """Connected, or lost: then what is sent goes nowhere, until `connect`. Waits in `wait` and `ask` alone. For one thread at a
-    time."""
+    """Connected, or lost: then what is sent goes nowhere, until `connect`. Waits in `wait`, `settle` and `ask` alone. For one
+    thread at a time."""
 
     def __init__(self, endpoint: str, *, high_water: int = HIGH_WATER) -> None:
         """high_water: messages that wait while the other end does not read. Raises BadInput: the endpoint is none."""
