@@ -15,14 +15,17 @@ from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, version_folder
 from hotpool.states import WorkerState
+from tests.own_onednn import needs_onednn
 from tests.seen_network import batch_of, seen_network
 from tests.small_versions import ARCH, CLASSES, CROP, add_version, make_tensors, save
 from workers.architecture import build_empty, check_arch, expected_tensors, find_classes
 from workers import operators
 from workers.engine import as_arrays, make_fp32, make_engine, map_tensors, reference_model, resnet_layout
 from workers.fp32 import FusedConv, Fp32ResNet, PlainConv
+from workers.fp32_prepared import PreparedFp32ResNet
 from workers.golden import make_inputs, read_golden
 from workers.loading import load_verified
+from workers.operators import Way
 
 ARCHS = [
     *(
@@ -83,39 +86,63 @@ def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch
         assert torch.equal(in_other_memory, engine(batch)), "the order of the input in memory is no matter"
 
 
+@pytest.fixture
+def asked_anew():
+    """Which way is the fastest is found out once in a process."""
+    operators.fastest_fp32.cache_clear()
+    yield
+    operators.fastest_fp32.cache_clear()
+
+
+def missing(*_):
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
+
+
+def differing(*_):
+    return lambda batch: torch.full((len(batch), operators.CHANNELS), torch.nan)
+
+
+@needs_onednn
+def test_the_fastest_way_here_is_by_onednns_own_library(asked_anew, caplog):
+    assert type(make_fp32(seen_network("resnet18")[1], "resnet18", CLASSES, 32)) is PreparedFp32ResNet
+    assert not caplog.text
+
+
 @pytest.mark.slow
-def test_where_the_fused_operators_are_missing_the_engine_falls_back_and_says_so_once(monkeypatch, caplog):
-    _, tensors = seen_network("resnet18")
-    size, batch = ("resnet18", CLASSES, 32), batch_of(2, 32)
-    fused = make_fp32(tensors, *size)
+@pytest.mark.parametrize("prepared", [missing, differing])
+def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_said_once(
+    asked_anew, monkeypatch, caplog, prepared
+):
+    model, tensors = seen_network("resnet18")
+    monkeypatch.setattr(operators, "PreparedFp32ResNet", prepared)
+    fused = [make_fp32(tensors, "resnet18", CLASSES, 32) for _ in range(2)]
+    assert (
+        caplog.text.count("event=fallback precision=fp32 without=prepared") == caplog.text.count("event=fallback") == 1
+    )
+    assert [type(engine._stem) for engine in fused] == [FusedConv] * 2
+    assert torch.allclose(fused[0](batch_of(2, 32)), model(batch_of(2, 32)), rtol=1e-4, atol=1e-5)
 
-    def missing(*_):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
 
+@pytest.mark.slow
+def test_where_all_fused_operators_are_missing_the_engine_falls_back_and_says_so_once(asked_anew, monkeypatch, caplog):
+    model, tensors = seen_network("resnet18")
+    monkeypatch.setattr(operators, "PreparedFp32ResNet", missing)
     monkeypatch.setattr(operators, "FusedConv", missing)
-    operators.fused_fp32_works.cache_clear()
-    try:
-        plain = [make_fp32(tensors, *size) for _ in range(2)]
-    finally:
-        operators.fused_fp32_works.cache_clear()
-    assert [record.message for record in caplog.records if "event=fallback precision=fp32" in record.message] != []
-    assert caplog.text.count("event=fallback") == 1
-    assert [type(engine._stem) for engine in (fused, *plain)] == [FusedConv, PlainConv, PlainConv]
-    assert torch.allclose(plain[0](batch), fused(batch), rtol=1e-4, atol=1e-5)
+    plain = [make_fp32(tensors, "resnet18", CLASSES, 32) for _ in range(2)]
+    assert [caplog.text.count(f"precision=fp32 without={way}") for way in Way] == [1, 1, 0]
+    assert [type(engine._stem) for engine in plain] == [PlainConv] * 2
+    assert torch.allclose(plain[0](batch_of(2, 32)), model(batch_of(2, 32)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("off_by", "said"), [(0.01, "0.01"), (float("nan"), "nan")])
-def test_operators_that_compute_something_else_are_not_used(monkeypatch, caplog, off_by, said):
+def test_operators_that_compute_something_else_are_not_used(asked_anew, monkeypatch, caplog, off_by, said):
     class Wrong(FusedConv):
         def add(self, x, residual):
             return super().add(x, residual) + off_by
 
+    monkeypatch.setattr(operators, "PreparedFp32ResNet", missing)
     monkeypatch.setattr(operators, "FusedConv", Wrong)
-    operators.fused_fp32_works.cache_clear()
-    try:
-        assert not operators.fused_fp32_works()
-    finally:
-        operators.fused_fp32_works.cache_clear()
+    assert operators.fastest_fp32() is Way.PLAIN
     assert f"it differs from the public operators by {said}" in caplog.text
 
 

@@ -18,9 +18,10 @@ from hotpool.manifest import WEIGHTS, Manifest
 
 from .architecture import build_empty, expected_tensors, specs
 from .fp32 import FoldedModule, Fp32ResNet, FusedConv, PlainConv
+from .fp32_prepared import PreparedFp32ResNet
 from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, expected_int8
 from .int8_prepared import PreparedInt8ResNet
-from .operators import Way, fastest_int8, fused_fp32_works
+from .operators import Way, fastest_fp32, fastest_int8
 from .layout import Layout
 from .resnet import Tensors, read_layout
 from .verify import find_misfit
@@ -60,12 +61,15 @@ def make_engine(tensors: Tensors, manifest: Manifest) -> Engine:
     return make_int8(tensors, *size) if manifest.precision == "int8" else make_fp32(tensors, *size)
 
 
-def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int) -> Engine:
-    """Raises BadVersion, as `make_engine`."""
+def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way | None = None) -> Engine:
+    """way: of a ResNet; None for the fastest on this machine. Raises BadVersion, as `make_engine`."""
     model = reference_model(tensors, arch, classes, crop)
-    if isinstance(model, ResNet):
-        return Fp32ResNet(read_layout(model, crop), tensors, FusedConv if fused_fp32_works() else PlainConv)
-    return FoldedModule(model)
+    if not isinstance(model, ResNet):
+        return FoldedModule(model)
+    layout, way = read_layout(model, crop), way or fastest_fp32()
+    if way is Way.PREPARED:
+        return PreparedFp32ResNet(layout, tensors)
+    return Fp32ResNet(layout, tensors, FusedConv if way is Way.FUSED else PlainConv)
 
 
 def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way | None = None) -> Engine:

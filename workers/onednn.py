@@ -23,7 +23,7 @@ SCALES, ZERO_POINTS = 4096, 8192  # added to one of them
 # By which of a tensor's dimensions its scales go.
 PER_TENSOR, PER_OUTPUT_CHANNEL, PER_OUTPUT_CHANNEL_OF_GROUPS = 0b0, 0b1, 0b11
 _CPU, _IN_ORDER, _ANY, _FORWARD_INFERENCE, _DIRECT, _MAX, _RELU, _USER = 1, 1, 1, 96, 1, 511, 32, 1
-_QUERY_WEIGHTS, _QUERY_SCRATCHPAD = 131, 136
+_QUERY_IMPLEMENTATION, _QUERY_WEIGHTS, _QUERY_SCRATCHPAD = 8, 131, 136
 _DTYPES = {torch.float32: 3, torch.int32: 4, torch.int8: 5, torch.uint8: 6}
 
 
@@ -35,6 +35,10 @@ class _Version(ctypes.Structure):
 
 class _Argument(ctypes.Structure):
     _fields_ = [("role", c_int), ("memory", c_void_p)]
+
+
+class NoKernelError(RuntimeError):
+    """oneDNN would compute this value by value, a thousand times as slowly."""
 
 
 def _load() -> ctypes.CDLL:
@@ -158,20 +162,25 @@ def attributes(
 def convolution(
     x: Owned,
     weight: Owned,
-    bias: Owned,
+    bias: Owned | None,
     y: Owned,
     stride: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
     attr: Owned,
 ) -> Owned:
-    """What an `Operation` is made of, of the descriptions of its tensors and its attributes."""
+    """What an `Operation` is made of, of the descriptions of its tensors and its attributes. Raises NoKernelError."""
     before = behind = _longs(padding)
     sizes = _longs(stride), _longs([step - 1 for step in dilation]), before, behind
-    return Owned(
+    description = Owned(
         "primitive_desc", "convolution_forward_primitive_desc_create", _engine(), _FORWARD_INFERENCE, _DIRECT,
         x, weight, bias, y, *sizes, attr,
     )  # fmt: skip
+    implementation = c_char_p()
+    _call("primitive_desc_query", description, _QUERY_IMPLEMENTATION, 0, byref(implementation))
+    if (implementation.value or b"").startswith(b"ref"):
+        raise NoKernelError("oneDNN has no kernel on this CPU for a convolution like this")
+    return description
 
 
 def max_pooling(x: Memory, y: Memory, kernel: int, stride: int, padding: int) -> Owned:
@@ -184,6 +193,12 @@ def max_pooling(x: Memory, y: Memory, kernel: int, stride: int, padding: int) ->
         "primitive_desc", "pooling_forward_primitive_desc_create", _engine(), _FORWARD_INFERENCE, _MAX,
         x.described, y.described, strides, kernels, dense, *ends, attributes({}),
     )  # fmt: skip
+
+
+def product(left: Memory, right: Memory, y: Memory, attr: Owned) -> Owned:
+    """What an `Operation` is made of: (n, k) times (k, m), or one (1, n, k) times each of (groups, k, m)."""
+    descriptions = left.described, right.described, None, y.described  # the third: no bias
+    return Owned("primitive_desc", "matmul_primitive_desc_create", _engine(), *descriptions, attr)
 
 
 def reorder(x: Memory, y: Memory, attr: Owned) -> Owned:
@@ -216,11 +231,10 @@ class Operation:
     def __init__(self, description: Owned, memories: Mapping[int, Memory]) -> None:
         """memories: by their roles."""
         assert _LIBRARY is not None
+        self._memories = dict(memories)
         needed = c_void_p(_LIBRARY.dnnl_primitive_desc_query_md(description, _QUERY_SCRATCHPAD, 0))
-        scratchpad = Memory(
-            aligned(_LIBRARY.dnnl_memory_desc_get_size(needed)), Owned("memory_desc", "memory_desc_clone", needed)
-        )
-        self._memories = {**memories, SCRATCHPAD: scratchpad}
+        if n_bytes := _LIBRARY.dnnl_memory_desc_get_size(needed):
+            self._memories[SCRATCHPAD] = Memory(aligned(n_bytes), Owned("memory_desc", "memory_desc_clone", needed))
         self._primitive = Owned("primitive", "primitive_create", description)
         roles = [_Argument(role, memory._as_parameter_) for role, memory in self._memories.items()]
         self._arguments = (_Argument * len(roles))(*roles)

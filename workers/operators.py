@@ -12,16 +12,21 @@ from enum import StrEnum
 import torch
 
 from .batch import one_line
-from .fp32 import FusedConv, PlainConv
+from .fp32 import Fp32ResNet, FusedConv, PlainConv
+from .fp32_prepared import PreparedFp32ResNet
 from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, Quantised, Scale, expected_int8
 from .int8_prepared import PreparedInt8ResNet
 from .layout import Block, Conv, Layout
+from .winograd import LEAST_SIDE
 
 log = logging.getLogger("hotpool.workers")
 
 CHANNELS = 24  # not a multiple of 16, so that the operators' handling of rests is tried too
-SIDE = 9
-_CONV = Conv("trial", "", 0.0, (CHANNELS, CHANNELS, 3, 3), [1, 1], [1, 1], [1, 1], 1, SIDE, is_rectified=True)
+SIDE = LEAST_SIDE + 2  # so that float32 goes Winograd's way too, with a rest
+_CONV = Conv("trial", "norm", 0.0, (CHANNELS, CHANNELS, 3, 3), [1, 1], [1, 1], [1, 1], 1, SIDE, is_rectified=True)
+_STEM = Conv("stem", "stem_norm", 0.0, (CHANNELS, 3, 7, 7), [2, 2], [3, 3], [1, 1], 1, 4 * SIDE, is_rectified=True)
+_DOWN = Conv("down", "down_norm", 0.0, (CHANNELS, CHANNELS, 1, 1), [1, 1], [0, 0], [1, 1], 1, SIDE, is_rectified=False)
+_LAYOUT, _PICTURE = Layout(_STEM, (Block((_CONV,), _DOWN),)), (3, _STEM.side, _STEM.side)
 # What torch raises where an operator is missing, takes other arguments, or can't do this on this CPU.
 _ERRORS = (AttributeError, RuntimeError, NotImplementedError, TypeError, ValueError)
 
@@ -29,27 +34,31 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # what came of it, and what should hav
 
 
 class Way(StrEnum):
-    """How a ResNet in int8 computes, the fastest first. They differ where a value lies between two steps."""
+    """How a ResNet computes, the fastest first. In int8 they differ where a value lies between two steps."""
 
     PREPARED = "prepared"  # by oneDNN's own library
     FUSED = "fused"  # by the oneDNN inside torch
-    PLAIN = "plain"  # by public operators, in float32
+    PLAIN = "plain"  # by public operators, int8 in float32 too
 
 
 @functools.cache
-def fastest_int8() -> Way:
+def fastest_fp32() -> Way:
     """That works here. Of each that does not, the log says so, once."""
-    if _works("int8", Way.PREPARED, _prepared_int8, allowed=0.01):
+    if _works("fp32", Way.PREPARED, _prepared_fp32, allowed=1e-3):
         return Way.PREPARED
-    if _works("int8", Way.FUSED, _fused_int8, allowed=1):  # what lies just between two steps may be rounded to either
+    if _works("fp32", Way.FUSED, _fused_fp32, allowed=1e-4):
         return Way.FUSED
     return Way.PLAIN
 
 
 @functools.cache
-def fused_fp32_works() -> bool:
-    """Says so in the log, once, if not."""
-    return _works("fp32", Way.FUSED, _fused_fp32, allowed=1e-4)
+def fastest_int8() -> Way:
+    """As `fastest_fp32`."""
+    if _works("int8", Way.PREPARED, _prepared_int8, allowed=0.01):
+        return Way.PREPARED
+    if _works("int8", Way.FUSED, _fused_int8, allowed=1):  # what lies just between two steps may be rounded to either
+        return Way.FUSED
+    return Way.PLAIN
 
 
 @torch.inference_mode()
@@ -84,21 +93,31 @@ def _fused_int8() -> list[Pair]:
     return [(fused(x), plain(x)), (fused.add(x, x.clone()), plain.add(x, x.clone()))]
 
 
+def _prepared_fp32() -> list[Pair]:
+    """Of a network with one block, for two pictures."""
+    tensors = {"fc.weight": _values(CHANNELS, CHANNELS), "fc.bias": _values(CHANNELS)}
+    for conv in _LAYOUT.convs():
+        n_out = conv.weight_shape[0]
+        tensors |= {f"{conv.name}.weight": _values(*conv.weight_shape), f"{conv.norm}.running_var": torch.ones(n_out)}
+        for part in ("running_mean", "weight", "bias"):
+            tensors[f"{conv.norm}.{part}"] = _values(n_out)
+    prepared, plain = PreparedFp32ResNet(_LAYOUT, tensors), Fp32ResNet(_LAYOUT, tensors, PlainConv)
+    batch = _values(2, *_PICTURE)
+    return [(prepared(batch), plain(batch))]
+
+
 def _prepared_int8() -> list[Pair]:
     """Of a network with one block, for one picture and for two."""
-    stem = Conv("stem", "", 0.0, (CHANNELS, 3, 7, 7), [2, 2], [3, 3], [1, 1], 1, 4 * SIDE, is_rectified=True)
-    down = Conv("down", "", 0.0, (CHANNELS, CHANNELS, 1, 1), [1, 1], [0, 0], [1, 1], 1, SIDE, is_rectified=False)
-    layout = Layout(stem, (Block((_CONV,), down),))
     tensors = {
         name: (_values(*shape) * 127).to(torch.int8) if dtype == "int8" else _values(*shape).abs() * 0.01
-        for name, (shape, dtype) in expected_int8(layout, CHANNELS).items()
+        for name, (shape, dtype) in expected_int8(_LAYOUT, CHANNELS).items()
     }
     # No factor is 1 by chance, and a negative sum would show: below zero point 5 there are values left.
     scales = {"input": (0.01, 128), "stem": (0.03, 0), "down": (0.07, 100), "trial": (0.1, 5)}
     for name, (scale, zero_point) in scales.items():
         tensors[f"{name}.scale"], tensors[f"{name}.zero_point"] = torch.tensor([scale]), torch.tensor([zero_point])
-    prepared, plain = PreparedInt8ResNet(layout, tensors), Int8ResNet(layout, tensors, PlainInt8Conv)
-    return [(prepared(batch), plain(batch)) for batch in (_values(n, 3, 4 * SIDE, 4 * SIDE) for n in (1, 2))]
+    prepared, plain = PreparedInt8ResNet(_LAYOUT, tensors), Int8ResNet(_LAYOUT, tensors, PlainInt8Conv)
+    return [(prepared(batch), plain(batch)) for batch in (_values(n, *_PICTURE) for n in (1, 2))]
 
 
 def _values(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Pure: where the activations of a ResNet in int8 lie: few slots, used again and again, so that they stay in the cache."""
+"""Pure: where the activations of a ResNet lie: few slots, used again and again, so that they stay in the cache."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,23 +14,23 @@ class Place(NamedTuple):
     side: int
 
     @property
-    def n_bytes(self) -> int:
+    def n_values(self) -> int:
         return self.channels * self.side**2
 
 
 class Step(NamedTuple):
-    """A convolution of `x` into `y`. x_scale, residual: whose output's scale x has, and what is in y already, if anything."""
+    """A convolution of `x` into `y`. x_of: whose output x is, maybe pooled. residual: whose output is in y already, if any."""
 
     conv: Conv
     x: Place
     y: Place
-    x_scale: str
+    x_of: str
     residual: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """sizes: of each slot, in bytes for one picture. pooled: the output of the stem after the pooling."""
+    """sizes: of each slot, in values for one picture. pooled: the output of the stem after the pooling."""
 
     sizes: tuple[int, ...]
     stem: Step
@@ -48,7 +48,7 @@ class _Slots:
 
     def take(self, channels: int, side: int) -> Place:
         """The smallest free slot that is large enough; else the largest, made larger; else a new one."""
-        needed = -(-Place(0, channels, side).n_bytes // self._alignment) * self._alignment
+        needed = -(-Place(0, channels, side).n_values // self._alignment) * self._alignment
         if not self._free:
             self._free.add(len(self.sizes))
             self.sizes.append(0)
@@ -66,7 +66,7 @@ class _Slots:
 
 
 def plan_activations(layout: Layout, alignment: int) -> Plan:
-    """Which convolution reads and writes what, in their order. alignment: bytes; the size of each slot is a multiple."""
+    """Which convolution reads and writes what, in their order. The size of each slot is a multiple of `alignment`."""
     slots = _Slots(alignment)
     stem, side = layout.stem, layout.blocks[0].convs[0].side
     picture = slots.take(stem.weight_shape[1], stem.side)
@@ -75,21 +75,21 @@ def plan_activations(layout: Layout, alignment: int) -> Plan:
     pooled = slots.take(stem.weight_shape[0], side)
     slots.give(first.y)
     steps: list[Step] = []
-    x, x_scale = pooled, stem.name
+    x, x_of = pooled, stem.name
     for block in layout.blocks:
-        residual, residual_scale = x, x_scale
+        residual, residual_of = x, x_of
         if down := block.downsample:
-            residual, residual_scale = slots.take(down.weight_shape[0], down.output_side), down.name
-            steps.append(Step(down, x, residual, x_scale))
-        between, between_scale = x, x_scale
+            residual, residual_of = slots.take(down.weight_shape[0], down.output_side), down.name
+            steps.append(Step(down, x, residual, x_of))
+        between, between_of = x, x_of
         for conv in block.convs:
             is_last = conv is block.convs[-1]
             y = residual if is_last else slots.take(conv.weight_shape[0], conv.output_side)
-            steps.append(Step(conv, between, y, between_scale, residual_scale if is_last else None))
+            steps.append(Step(conv, between, y, between_of, residual_of if is_last else None))
             if between is not x:
                 slots.give(between)
-            between, between_scale = y, conv.name
+            between, between_of = y, conv.name
         if residual is not x:
             slots.give(x)
-        x, x_scale = between, between_scale
+        x, x_of = between, between_of
     return Plan(tuple(slots.sizes), first, pooled, tuple(steps))

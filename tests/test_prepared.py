@@ -1,0 +1,229 @@
+"""Engines whose operations are made once: what they keep between passes does no harm, and what they made is given back."""
+
+import threading
+
+import psutil
+import pytest
+import torch
+
+from hotpool.manifest import Preprocessing
+from tests.own_onednn import needs_onednn
+from tests.seen_network import batch_of, seen_network
+from workers import onednn
+from workers.calibration import quantise, read_inputs
+from workers.engine import make_fp32, make_int8, resnet_layout
+from workers.heap import give_back
+from workers.int8_prepared import AT_ONCE
+from workers.operators import Way
+from workers.prepared import PackedConv
+from workers.winograd import pays
+
+ARCH, CLASSES = "resnet18", 5
+# Large enough that float32 goes Winograd's way in the first blocks, with a rest. In int8 each layer of random weights makes
+# more of a value that lies between two steps, so there it is small.
+CROPS = {"fp32": 90, "int8": 32}
+slow = pytest.mark.slow  # a ResNet-18 has 11 million weights
+pytestmark = needs_onednn
+
+
+@pytest.fixture(scope="module")
+def makers():
+    """Precision -> what makes an engine by a way."""
+    _, tensors = seen_network(ARCH)
+    fp32, int8 = ((ARCH, CLASSES, CROPS[precision]) for precision in ("fp32", "int8"))
+    small = Preprocessing(resize=36, crop=CROPS["int8"])
+    stored = quantise(resnet_layout(*int8), tensors, small, read_inputs(None, small).calibration)
+    return {
+        "fp32": lambda way=Way.PREPARED: make_fp32(tensors, *fp32, way=way),
+        "int8": lambda way=Way.PREPARED: make_int8(stored, *int8, way=way),
+    }
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def precision(request):
+    return request.param
+
+
+@pytest.fixture
+def crop(precision):
+    return CROPS[precision]
+
+
+@pytest.fixture
+def make(makers, precision):
+    return makers[precision]
+
+
+@pytest.fixture(scope="module")
+def engines(makers):
+    return {precision: make() for precision, make in makers.items()}
+
+
+@pytest.fixture
+def engine(engines, precision):
+    return engines[precision]
+
+
+# ---- what is kept between two passes
+
+
+@slow
+def test_batches_of_all_sizes_in_any_order_are_computed_as_each_picture_alone(make, crop):
+    engine, batch = make(), batch_of(8, crop)
+    alone = torch.cat([engine(batch[i : i + 1]) for i in range(8)])
+    for n in (1, 4, 2, 8, 1, 8, 3):
+        assert torch.allclose(engine(batch[:n]), alone[:n], atol=1e-5), n  # the last layer adds up in another order
+
+
+@slow
+def test_an_answer_stays_as_it_is_when_the_next_one_is_computed(engine, crop):
+    batch = batch_of(2, crop)
+    first = engine(batch[:1])
+    kept = first.clone()
+    assert not torch.equal(engine(batch[1:]), kept)
+    assert torch.equal(first, kept)
+
+
+@slow
+@pytest.mark.parametrize("n", [1, 3, AT_ONCE, 2 * AT_ONCE + 1])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_computes_what_torchs_operators_do_whatever_the_batch_looks_like(
+    make, engine, precision, crop, n, order, dtype
+):
+    batch = batch_of(n, crop)
+    expected = make(Way.FUSED)(batch)
+    got = engine(batch.to(dtype).contiguous(memory_format=order))
+    allowed = {"fp32": 1e-5, "int8": 0.01}[precision]
+    assert float((got - expected).abs().max()) < allowed * float(expected.abs().max())
+
+
+@slow
+def test_what_has_no_kernel_for_several_pictures_is_computed_one_by_one(makers, monkeypatch):
+    engine, batch, operation = makers["int8"](), batch_of(AT_ONCE + 1, CROPS["int8"]), PackedConv.operation
+    alone = torch.cat([engine(batch[i : i + 1]) for i in range(len(batch))])
+
+    def for_one_alone(self, x, y):
+        if len(x.tensor) > 1:
+            raise onednn.NoKernelError
+        return operation(self, x, y)
+
+    monkeypatch.setattr(PackedConv, "operation", for_one_alone)
+    assert torch.allclose(engine(batch), alone, atol=1e-5)
+    monkeypatch.setattr(PackedConv, "operation", lambda *_: pytest.fail("it was tried again"))
+    assert torch.allclose(engine(batch[:3]), alone[:3], atol=1e-5)
+
+
+@slow
+def test_where_one_picture_has_no_kernel_there_is_no_engine(make, monkeypatch):
+    def none_at_all(*_):
+        raise onednn.NoKernelError("no kernel")
+
+    monkeypatch.setattr(PackedConv, "operation", none_at_all)
+    with pytest.raises(onednn.NoKernelError, match="no kernel"):
+        make()
+
+
+@slow
+def test_of_batches_of_many_sizes_no_more_is_kept_than_of_a_few(makers):
+    """Who asks chooses how many rows a tensor has."""
+    engine = makers["int8"]()
+    for n in (*range(1, 2 * AT_ONCE), *range(2 * AT_ONCE, 0, -1)):
+        engine(batch_of(n, CROPS["int8"]))
+    assert 1 <= len(engine._passes) <= AT_ONCE
+    activations = engine._activations.untyped_storage().data_ptr()
+    assert {ready.output.untyped_storage().data_ptr() for ready in engine._passes.values()} == {activations}
+    assert len(engine._activations) == AT_ONCE * sum(engine._plan.sizes)
+    assert all(ready.input.tensor.is_meta for ready in engine._passes.values())
+
+
+@slow
+@pytest.mark.parametrize("off", [(3, 1, 1), (3, 0, -1), (1, 0, 0)])
+def test_pictures_of_another_size_are_refused_and_the_next_ones_computed(engine, precision, crop, off):
+    channels, *sides = off[0], crop + off[1], crop + off[2]
+    said = {
+        "fp32": rf"this engine computes pictures of \(3, {crop}, {crop}\), not of \({channels}, {sides[0]}, {sides[1]}\)",
+        "int8": "oneDNN: reorder_primitive_desc_create gave status",
+    }
+    expected = engine(batch_of(2, crop))
+    with pytest.raises(RuntimeError, match=said[precision]):
+        engine(torch.zeros(2, channels, *sides))
+    assert torch.equal(engine(batch_of(2, crop)), expected)
+
+
+@slow
+def test_an_engine_made_in_one_thread_computes_the_same_in_another(make, engine, crop):
+    batch, made = batch_of(3, crop), []
+    thread = threading.Thread(target=lambda: made.append(make()))
+    thread.start()
+    thread.join()
+    assert torch.equal(made[0](batch), engine(batch))
+
+
+@slow
+def test_what_an_engine_made_is_given_back_with_it(make, crop):
+    """Its weights alone are 11 or 47 MB, and with each rollout there is another engine."""
+
+    def load_and_drop(times: int) -> int:
+        for _ in range(times):
+            make()(batch_of(2, crop))
+        give_back()
+        return psutil.Process().memory_info().rss
+
+    before = load_and_drop(5)
+    assert load_and_drop(30) - before < 15e6
+
+
+# ---- Winograd's convolutions in a network
+
+
+@slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
+def test_a_network_with_convolutions_of_both_kinds_computes_what_torchvision_computes(arch):
+    model, tensors = seen_network(arch)
+    crop = CROPS["fp32"]
+    layout, batch = resnet_layout(arch, CLASSES, crop), batch_of(2, crop)
+    assert {pays(conv) for conv in layout.convs()} == ({False} if arch.startswith("resnext") else {True, False})
+    with torch.inference_mode():
+        expected = model(batch)
+    engine = make_fp32(tensors, arch, CLASSES, crop, way=Way.PREPARED)
+    assert torch.allclose(engine(batch), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+# ---- the library
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(onednn, "PACKAGE", "no-such-onednn")
+    with pytest.raises(OSError, match="the package no-such-onednn is not installed"):
+        onednn._load()
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch):
+    monkeypatch.setattr(onednn, "MAJOR", 4)
+    with pytest.raises(OSError, match=r"libdnnl.so.3 is oneDNN 3, not 4"):
+        onednn._load()
+
+
+@slow
+def test_without_the_library_an_engine_says_why_it_can_not_be_made(monkeypatch, make):
+    monkeypatch.setattr(onednn, "_LIBRARY", None)
+    monkeypatch.setattr(onednn, "why_missing", "the package is not installed")
+    with pytest.raises(RuntimeError, match="the package is not installed"):
+        make()
+
+
+def test_what_onednn_refuses_is_named():
+    x = onednn.describe(torch.zeros(1, 8, 5, 5, dtype=torch.uint8))
+    weight = onednn.describe(torch.zeros(8, 4, 3, 3, dtype=torch.int8))  # for 4 channels, not for 8
+    bias = onednn.describe(torch.zeros(8))
+    with pytest.raises(RuntimeError, match=r"oneDNN: convolution_forward_primitive_desc_create gave status \d"):
+        onednn.convolution(x, weight, bias, x, [1, 1], [1, 1], [1, 1], onednn.attributes({}))
+
+
+def test_what_onednn_would_compute_value_by_value_is_refused():
+    """With gaps between its values there is no kernel for it."""
+    x = onednn.describe(torch.zeros(1, 8, 5, 10)[..., ::2])
+    weight, y = onednn.describe(torch.zeros(8, 8, 3, 3)), onednn.describe(torch.zeros(1, 8, 5, 5))
+    with pytest.raises(onednn.NoKernelError, match="oneDNN has no kernel on this CPU for a convolution like this"):
+        onednn.convolution(x, weight, None, y, [1, 1], [1, 1], [1, 1], onednn.attributes({}))
