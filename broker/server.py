@@ -12,7 +12,8 @@ import secrets
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
@@ -84,9 +85,16 @@ class Server:
         if hasattr(os, "pidfd_open"):  # Linux: one descriptor for all, or each turn would cost more with each worker
             self._ends = select.epoll()
         self._poller = select.poll()
-        for polled in (self._clients, self._workers, self._admin, self._wakeup, self._ends):
-            if polled is not None:
-                self._poller.register(polled, select.POLLIN)
+        # In this order: what is said of workers, then whose process has ended, then what clients want of those that are left.
+        self._readers: dict[int, Callable[[], None]] = {
+            self._admin.fileno(): self._read_admin,
+            self._workers.fileno(): self._read_workers,
+        }
+        if self._ends is not None:
+            self._readers[self._ends.fileno()] = partial(self._reap, self._ends)
+        self._readers[self._clients.fileno()] = self._read_clients
+        for polled in (self._wakeup.fileno(), *self._readers):
+            self._poller.register(polled, select.POLLIN)
         self._stopping = False
 
     def stop(self, *_: object) -> None:
@@ -101,14 +109,9 @@ class Server:
         gc.freeze()  # what lives from here to the end need not be scanned again
         while not self._stopping:
             ready = self._wait()
-            if self._admin.fileno() in ready:
-                self._read_admin()
-            if self._workers.fileno() in ready:
-                self._read_workers()
-            if self._ends is not None and self._ends.fileno() in ready:
-                self._reap(self._ends)
-            if self._clients.fileno() in ready:
-                self._read_clients()
+            for readable, read in self._readers.items():
+                if readable in ready:
+                    read()
             self._do(self._core.tick(monotonic()))
             for changed in self._core.take_changes(monotonic()):
                 self._announce(changed)

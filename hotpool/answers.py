@@ -1,6 +1,7 @@
 """Pure: a reply as callers get it."""
 
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Prediction:
 def prediction_of(answer: Answer) -> Prediction:
     """Raises RemoteProtocolError."""
     reply, _ = answer
-    classes = tuple(ClassScore(*score) for score in decode_result(reply.result).classes)
+    classes = tuple(starmap(ClassScore, decode_result(reply.result).classes))
     if not classes:
         raise RemoteProtocolError("the reply lists no classes", executed=Executed.YES)
     return Prediction(

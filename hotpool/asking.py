@@ -43,7 +43,8 @@ def new_call(
 ) -> Call[T]:
     """Raises BadInput: an option is not what it may be, or the payload does not lie in one piece."""
     for option in ("model", "version", "route_key"):
-        _check_name(option, options.get(option))
+        if (name := options.get(option)) is not None:
+            _check_name(option, name)
     timeout_s, priority = options.get("timeout_s", DEFAULT_TIMEOUT_S), options.get("priority", "normal")
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise BadInput(f"timeout_s = {timeout_s!r}: expected more than 0, at most {MAX_TIMEOUT_S:g} seconds")
@@ -62,8 +63,6 @@ def new_call(
 
 def _check_name(option: str, value: object) -> None:
     """A name that can't travel would be dropped by the broker without a word."""
-    if value is None:
-        return
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise BadInput(f"{option} = {value!r}: expected a name of 1 to {MAX_NAME} printable characters, or None")
 

@@ -63,7 +63,7 @@ class Client:
             DeadlineExceeded, QueueFull, BrokerUnreachable, WorkerLost: no answer within `timeout_s`, and why.
             PoisonRequest: the request ended two workers.
         """
-        return self._wait(self.call(*picture_work(image, options.pop("top", 3)), prediction_of, options, waits=True))
+        return self._ask(*picture_work(image, options.pop("top", 3)), prediction_of, options)
 
     def classify_many(
         self, images: "Iterable[ImageLike]", *, return_exceptions: bool = False, **options: Unpack[PictureOptions]
@@ -96,7 +96,7 @@ class Client:
 
         Raises: as `classify`.
         """
-        return self._wait(self.call(*tensor_work(array), logits_of, options, waits=True))
+        return self._ask(*tensor_work(array), logits_of, options)
 
     def submit(self, image: "ImageLike", **options: Unpack[PictureOptions]) -> "Future[Prediction]":
         """`classify` without waiting. `future.cancel()`: the caller sees nothing more; the work may still be done.
@@ -132,23 +132,41 @@ class Client:
             return failed
 
     def call(
+        self, work: Work, payload: bytes | memoryview, convert: Callable[[Answer], T], options: Options
+    ) -> "Future[T]":
+        """What `submit` is made of, for who wants the reply as it came.
+
+        Args:
+            payload: must not change any more.
+            convert: the reply and its payload as the caller wants them; runs in the client's thread, so it must be quick.
+
+        Raises: BadInput, when it can't be sent at all.
+        """
+        request_id, future = self._post(work, payload, convert, options, waits=False)
+        future.add_done_callback(lambda done: self._courier.cancel(request_id) if done.cancelled() else None)
+        return future
+
+    def _ask(self, work: Work, payload: bytes | memoryview, convert: Callable[[Answer], T], options: Options) -> T:
+        """`call`, and its outcome. The courier ends every call by its deadline, so there is no timeout here."""
+        request_id, future = self._post(work, payload, convert, options, waits=True)
+        try:
+            self._courier.receive_for(future)
+            return future.result()
+        except BaseException:
+            if future.cancel():  # Ctrl-C while waiting: nobody wants the answer any more
+                self._courier.cancel(request_id)
+            raise
+
+    def _post(
         self,
         work: Work,
         payload: bytes | memoryview,
         convert: Callable[[Answer], T],
         options: Options,
         *,
-        waits: bool = False,
-    ) -> "Future[T]":
-        """What all other calls are made of, for who wants the reply as it came.
-
-        Args:
-            payload: must not change any more.
-            convert: the reply and its payload as the caller wants them; runs in the client's thread, so it must be quick.
-            waits: the caller goes on with `_wait` at once.
-
-        Raises: BadInput, when it can't be sent at all.
-        """
+        waits: bool,
+    ) -> "tuple[bytes, Future[T]]":
+        """The request's id, and what will have its outcome. waits: see `Courier.post`."""
         if self._is_closed:
             raise LocalProtocolError("the client is closed")
         if self._pid != os.getpid():
@@ -157,17 +175,7 @@ class Client:
         future: Future[T] = Future()
         call = new_call(request_id, work, payload, Ticket(future, convert), options, monotonic())
         self._courier.post(call, waits=waits)
-        future.add_done_callback(lambda done: self._courier.cancel(request_id) if done.cancelled() else None)
-        return future
-
-    def _wait(self, future: "Future[T]") -> T:
-        """The courier ends every call by its deadline, so there is no timeout here."""
-        try:
-            self._courier.receive_for(future)
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C while waiting: nobody wants the answer any more
-            raise
+        return request_id, future
 
 
 def _outcome(future: "Future[Prediction]", return_exceptions: bool) -> Prediction | HotpoolError:

@@ -75,6 +75,7 @@ class Courier:
         """Returns when it is done, or at once or later when the thread receives: then the caller waits for the future."""
         link = self._exchange.link
         is_readable = is_nudged = False
+        may_be_done = True
         try:
             while True:
                 with self._lock:
@@ -83,16 +84,18 @@ class Courier:
                     self._receiver = future
                     if is_nudged:
                         self._drain(self._nudged)
-                    if future.done():
+                    if may_be_done and future.done():
                         return
                     ended = self._receive_on_loan() if is_readable or link.has_input else None
                 is_readable = is_nudged = False
                 if ended is not None:
                     ended.resolve()
+                    may_be_done = True
                     continue
                 for fd, _ in self._lent_poller.poll(LOAN_LOOK_MS):
                     is_readable |= fd == self._input_fd
                     is_nudged |= fd != self._input_fd
+                may_be_done = not is_readable  # else what is read will tell
         except BaseException:  # Ctrl-C, perhaps with an answer in hand
             with self._lock:
                 self._begin_anew()
@@ -132,13 +135,14 @@ class Courier:
         return ended
 
     def _receive_on_loan(self) -> Ended:
-        now = monotonic()
-        ended = self._exchange.receive(now)
+        now, exchange = monotonic(), self._exchange
+        ended = exchange.receive(now)
         is_over = bool(ended.answered)  # then nothing is due any sooner than before
-        is_due = not is_over and (self._exchange.has_unsent or self._exchange.looks_at(now) < self._wakes_at)
-        if self._exchange.link.is_lost:
+        is_due = not is_over and (exchange.has_unsent or exchange.looks_at(now) < self._wakes_at)
+        is_lost = exchange.link.is_lost
+        if is_lost:
             self._borrower = None  # who goes on looking would be told of the loss until the thread has seen to it
-        if is_due or self._exchange.link.is_lost or not self._exchange.is_connected:
+        if is_due or is_lost or not exchange.is_connected:
             self._wake()  # refused, or the broker is gone or another one: the thread has something to do
         return ended
 

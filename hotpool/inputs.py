@@ -24,10 +24,10 @@ def picture_work(image: "ImageLike", top: int) -> tuple[Work, bytes | memoryview
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise BadInput(f"top = {top!r}: expected a whole number, at least 1")
-    if isinstance(image, (str, os.PathLike)):
-        return Work("picture", top), _read(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return Work("picture", top), bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        return Work("picture", top), _read(Path(image))
     if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
         from .pictures import to_rgb  # only who passes PIL images needs Pillow
 

@@ -72,14 +72,12 @@ class Decoder(Generic[T]):
         """
         if not 1 <= len(frames) <= 2:
             raise RemoteProtocolError(f"expected 1 or 2 frames, got {len(frames)}")
-        return self._decode_header(frames[0]), frames[1] if len(frames) == 2 else None
-
-    def _decode_header(self, header: bytes) -> T:
+        header = frames[0]
         if len(header) > self._max_header_bytes:
             raise RemoteProtocolError(f"header of {len(header)} bytes, allowed are {self._max_header_bytes}")
         if header[:3] != PREFIX:
             raise RemoteProtocolError(f"expected a header that starts with {PREFIX!r}, got {header[:8]!r}")
-        return _parse(self._decoder, memoryview(header)[3:])
+        return _parse(self._decoder, memoryview(header)[3:]), frames[1] if len(frames) == 2 else None
 
 
 def _parse(decoder: "msgspec.msgpack.Decoder[T]", body: memoryview | msgspec.Raw) -> T:

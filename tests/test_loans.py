@@ -144,6 +144,9 @@ def test_ctrl_c_ends_only_the_call_of_the_caller_that_receives(pool, client):
         with pytest.raises(KeyboardInterrupt):
             ask(client, 1)
         interrupted.result(10)
+        assert not len(client._courier._exchange.calls), (
+            "it is called off: it would be sent again over the next session"
+        )
         later = [client.submit(picture(n), timeout_s=20) for n in range(2, 5)]
         go_on(pool)
     assert [future.result(10).classes[0].index for future in later] == [noop_class(n, "v1") for n in range(2, 5)]
@@ -152,7 +155,7 @@ def test_ctrl_c_ends_only_the_call_of_the_caller_that_receives(pool, client):
 
 def test_a_loan_that_was_never_taken_up_holds_up_nobody(client):
     # As if a Ctrl-C had come between the post and the wait.
-    given_up = client.call(*picture_work(picture(1), 3), lambda answer: answer, {}, waits=True)
+    _, given_up = client._post(*picture_work(picture(1), 3), lambda answer: answer, {}, waits=True)
     assert given_up.result(10)[0].version == "v1"
     assert ask(client, 2) == noop_class(2, "v1")
 
