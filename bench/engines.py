@@ -47,7 +47,7 @@ ORT, VINO, VINO_INT8 = "ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO int8"
 SIDES = (EAGER, LAST, FP32, ORT, VINO, INT8, VINO_INT8)
 BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO_INT8): 1.20}  # at batch 1
 # Batch size -> rounds, timed runs of each side in a round: a minute together.
-ROUNDS = {1: (10, 5), 8: (3, 2)}
+ROUNDS = {1: (10, 5), 8: (2, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
 NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"

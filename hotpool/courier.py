@@ -75,7 +75,6 @@ class Courier:
         """Returns when it is done, or at once or later when the thread receives: then the caller waits for the future."""
         link = self._exchange.link
         is_readable = is_nudged = False
-        may_be_done = True
         try:
             while True:
                 with self._lock:
@@ -84,18 +83,16 @@ class Courier:
                     self._receiver = future
                     if is_nudged:
                         self._drain(self._nudged)
-                    if may_be_done and future.done():
+                    if future.done():
                         return
                     ended = self._receive_on_loan() if is_readable or link.has_input else None
                 is_readable = is_nudged = False
                 if ended is not None:
                     ended.resolve()
-                    may_be_done = True
                     continue
                 for fd, _ in self._lent_poller.poll(LOAN_LOOK_MS):
                     is_readable |= fd == self._input_fd
                     is_nudged |= fd != self._input_fd
-                may_be_done = not is_readable  # else what is read will tell
         except BaseException:  # Ctrl-C, perhaps with an answer in hand
             with self._lock:
                 self._begin_anew()

@@ -24,7 +24,7 @@ def picture_work(image: "ImageLike", top: int) -> tuple[Work, bytes | memoryview
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise BadInput(f"top = {top!r}: expected a whole number, at least 1")
-    if isinstance(image, (bytes, bytearray, memoryview)):
+    if isinstance(image, (bytes, bytearray, memoryview)):  # first: asking for an os.PathLike takes longer
         return Work("picture", top), bytes(image)
     if isinstance(image, (str, os.PathLike)):
         return Work("picture", top), _read(Path(image))

@@ -79,7 +79,7 @@ class Stream:
         if self.is_deaf or len(self._waiting) >= self._high_water:
             return False
         pieces = pack(frames)
-        n_written = 0 if self._waiting or not self._incoming.is_open else self._write(pieces)
+        n_written = 0 if self._waiting or not self.is_open else self._write(pieces)
         if n_written < sum(map(len, pieces)) and not self.is_deaf:
             self._waiting.append(memoryview(b"".join(pieces))[n_written:])
             self._select()

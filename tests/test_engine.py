@@ -102,6 +102,7 @@ def differing(*_):
     return lambda batch: torch.full((len(batch), operators.CHANNELS), torch.nan)
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_the_fastest_way_here_is_by_onednns_own_library(asked_anew, caplog):
     assert type(make_fp32(seen_network("resnet18")[1], "resnet18", CLASSES, 32)) is PreparedFp32ResNet
@@ -187,6 +188,25 @@ def test_every_classifier_takes_plain_tensors_and_none_needs_much_memory_or_torc
     ended = subprocess.run([sys.executable, "-c", ALL_OF_THEM], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 70
+
+
+IMPORTED = """
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Refuse(TorchDispatchMode):
+    def __torch_dispatch__(self, operator, *_):
+        raise AssertionError(f"{operator} runs before a fork")
+
+with Refuse():
+    from workers.template import import_everything
+    import_everything()
+"""
+
+
+@pytest.mark.slow
+def test_nothing_that_the_template_imports_runs_an_operator_of_torch():
+    ended = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 SERVED = """

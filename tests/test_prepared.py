@@ -12,11 +12,12 @@ from tests.seen_network import batch_of, seen_network
 from workers import onednn
 from workers.calibration import quantise, read_inputs
 from workers.engine import make_fp32, make_int8, resnet_layout
+from workers.fp32_prepared import PreparedFp32ResNet
 from workers.heap import give_back
 from workers.int8_prepared import AT_ONCE
 from workers.operators import Way
 from workers.prepared import PackedConv
-from workers.winograd import pays
+from workers.winograd import MORE_WEIGHTS
 
 ARCH, CLASSES = "resnet18", 5
 # Large enough that float32 goes Winograd's way in the first blocks, with a rest. In int8 each layer of random weights makes
@@ -99,17 +100,18 @@ def test_it_computes_what_torchs_operators_do_whatever_the_batch_looks_like(
 
 
 @slow
-def test_what_has_no_kernel_for_several_pictures_is_computed_one_by_one(makers, monkeypatch):
+def test_what_has_no_kernel_for_several_pictures_is_computed_one_by_one(makers, monkeypatch, caplog):
     engine, batch, operation = makers["int8"](), batch_of(AT_ONCE + 1, CROPS["int8"]), PackedConv.operation
     alone = torch.cat([engine(batch[i : i + 1]) for i in range(len(batch))])
 
     def for_one_alone(self, x, y):
         if len(x.tensor) > 1:
-            raise onednn.NoKernelError
+            raise onednn.NoKernelError("no kernel")
         return operation(self, x, y)
 
     monkeypatch.setattr(PackedConv, "operation", for_one_alone)
     assert torch.allclose(engine(batch), alone, atol=1e-5)
+    assert caplog.text.count("event=fallback precision=int8 without=batches") == 1
     monkeypatch.setattr(PackedConv, "operation", lambda *_: pytest.fail("it was tried again"))
     assert torch.allclose(engine(batch[:3]), alone[:3], atol=1e-5)
 
@@ -125,15 +127,38 @@ def test_where_one_picture_has_no_kernel_there_is_no_engine(make, monkeypatch):
 
 
 @slow
-def test_of_batches_of_many_sizes_no_more_is_kept_than_of_a_few(makers):
-    """Who asks chooses how many rows a tensor has."""
-    engine = makers["int8"]()
-    for n in (*range(1, 2 * AT_ONCE), *range(2 * AT_ONCE, 0, -1)):
-        engine(batch_of(n, CROPS["int8"]))
-    assert 1 <= len(engine._passes) <= AT_ONCE
+def test_with_two_threads_batches_of_tiny_pictures_are_what_each_picture_alone_is():
+    """On several processors oneDNN has kernels for one picture of this network, and for more only its reference code."""
+    _, tensors = seen_network("resnet50")
+    size, tiny = ("resnet50", CLASSES, 32), Preprocessing(resize=36, crop=32)
+    stored = quantise(resnet_layout(*size), tensors, tiny, read_inputs(None, tiny).calibration)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engine, batch = make_int8(stored, *size, way=Way.PREPARED), batch_of(3, 32)
+        alone = torch.cat([engine(batch[i : i + 1]) for i in range(3)])
+        assert torch.allclose(engine(batch), alone, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@slow
+def test_of_batches_of_many_sizes_no_more_is_kept_than_of_a_few():
+    """Who asks chooses how many rows a tensor has. With one thread and not so tiny pictures there are kernels for all."""
+    _, tensors = seen_network(ARCH)
+    size, small = (ARCH, CLASSES, 64), Preprocessing(resize=64, crop=64)
+    stored = quantise(resnet_layout(*size), tensors, small, read_inputs(None, small).calibration)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engine = make_int8(stored, *size, way=Way.PREPARED)
+        for n in (*range(1, 2 * AT_ONCE), *range(2 * AT_ONCE, 0, -1)):
+            engine(batch_of(n, 64))
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(shape[0] for shape in engine._passes) == list(range(1, AT_ONCE + 1))
     activations = engine._activations.untyped_storage().data_ptr()
     assert {ready.output.untyped_storage().data_ptr() for ready in engine._passes.values()} == {activations}
-    assert len(engine._activations) == AT_ONCE * sum(engine._plan.sizes)
     assert all(ready.input.tensor.is_meta for ready in engine._passes.values())
 
 
@@ -174,19 +199,39 @@ def test_what_an_engine_made_is_given_back_with_it(make, crop):
     assert load_and_drop(30) - before < 15e6
 
 
+@slow
+def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_operators(precision, monkeypatch, caplog):
+    """Those that are tried first may all have one."""
+    _, tensors = seen_network(ARCH)
+    crop = CROPS["int8"]
+    size, small = (ARCH, CLASSES, crop), Preprocessing(resize=36, crop=crop)
+    if precision == "int8":
+        tensors = quantise(resnet_layout(*size), tensors, small, read_inputs(None, small).calibration)
+    make = {"fp32": make_fp32, "int8": make_int8}[precision]
+    make(tensors, *size)
+
+    def none_at_all(*_):
+        raise onednn.NoKernelError("no kernel")
+
+    monkeypatch.setattr(PackedConv, "operation", none_at_all)
+    engine = make(tensors, *size)
+    assert f"event=fallback precision={precision} without=prepared reason='no kernel'" in caplog.text
+    assert torch.equal(engine(batch_of(2, crop)), make(tensors, *size, way=Way.FUSED)(batch_of(2, crop)))
+
+
 # ---- Winograd's convolutions in a network
 
 
 @slow
+@pytest.mark.parametrize("more_weights", [0, MORE_WEIGHTS, 1])
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
-def test_a_network_with_convolutions_of_both_kinds_computes_what_torchvision_computes(arch):
+def test_a_network_computes_what_torchvision_computes_however_many_are_in_half_the_multiplications(arch, more_weights):
     model, tensors = seen_network(arch)
     crop = CROPS["fp32"]
-    layout, batch = resnet_layout(arch, CLASSES, crop), batch_of(2, crop)
-    assert {pays(conv) for conv in layout.convs()} == ({False} if arch.startswith("resnext") else {True, False})
+    batch = batch_of(2, crop)
     with torch.inference_mode():
         expected = model(batch)
-    engine = make_fp32(tensors, arch, CLASSES, crop, way=Way.PREPARED)
+    engine = PreparedFp32ResNet(resnet_layout(arch, CLASSES, crop), tensors, more_weights)
     assert torch.allclose(engine(batch), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.own_onednn import needs_onednn
 from workers import onednn
 from workers.engine import resnet_layout
-from workers.layout import Conv
+from workers.layout import Block, Conv, Layout
 from workers.onednn import Memory
-from workers.winograd import Room, WinogradConv, pays
+from workers.winograd import LEAST_SIDE, MORE_WEIGHTS, Workspace, choose, convolve
 
 CONV = Conv("conv", "", 0.0, (16, 16, 3, 3), [1, 1], [1, 1], [1, 1], 1, 32, is_rectified=True)
 
@@ -23,14 +23,12 @@ def random(*shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def run(conv, weight, bias, x, there, room):
-    """The output of one picture; `there`: what is in its memory before, and added if it is not None."""
+def run(conv, weight, bias, x, there, space):
+    """The output of one picture. there: what is in its memory before, and added; None: nothing is added."""
     y = torch.zeros(1, conv.weight_shape[0], conv.side, conv.side) if there is None else there.float()
-    y = y.contiguous(memory_format=torch.channels_last)
+    x, y = (one.float().contiguous(memory_format=torch.channels_last) for one in (x, y))
     attributes = onednn.attributes({}, (), None if there is None else (1.0, 0), is_rectified=conv.is_rectified)
-    made = WinogradConv(conv, weight.float(), bias.float(), attributes)
-    x = x.float().contiguous(memory_format=torch.channels_last)
-    for operation in list(made.operations(Memory(x), Memory(y), room)):
+    for operation in list(convolve(conv, weight.float(), bias.float(), attributes, Memory(x), Memory(y), space)):
         operation.run()
     return y
 
@@ -41,32 +39,33 @@ def expected(conv, weight, bias, x, there):
     return y.relu() if conv.is_rectified else y
 
 
+SIZES = st.integers(1, 45), st.integers(1, 40), st.integers(1, 40)
+
+
+@pytest.mark.slow
 @needs_onednn
-@given(st.integers(1, 45), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(0, 2**31))
+@settings(deadline=None)
+@given(*SIZES, st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_a_convolution_computes_what_a_direct_one_does(side, n_in, n_out, is_rectified, adds, seed):
     conv = replace(CONV, weight_shape=(n_out, n_in, 3, 3), side=side, is_rectified=is_rectified)
     weight, bias = random(n_out, n_in, 3, 3, seed=seed), random(n_out, seed=seed + 1)
     x = random(1, n_in, side, side, seed=seed + 2)
     there = random(1, n_out, side, side, seed=seed + 3) if adds else None
     right = expected(conv, weight, bias, x, there)
-    got = run(conv, weight, bias, x, there, Room([conv])).double()
+    got = run(conv, weight, bias, x, there, Workspace([conv])).double()
     largest = float(F.conv2d(x.abs(), weight.abs(), bias.abs(), padding=1).max())  # what rounding errors go by
     assert float((got - right).abs().max()) < 5e-6 * largest
 
 
 @needs_onednn
-def test_what_others_left_in_the_room_does_not_come_into_an_output():
+def test_what_others_left_in_the_workspace_does_not_come_into_an_output():
     convs = [replace(CONV, side=side) for side in (45, 22, 33)]
-    room = Room(convs)
-    for memory in (room.combined, room.convolved):
-        memory.fill_(torch.nan)
+    space = Workspace(convs)
+    space._slots.fill_(torch.nan)
     for conv, seed in itertools.product(convs, (1, 2)):
-        weight, bias, x = (
-            random(16, 16, 3, 3, seed=seed),
-            random(16, seed=seed),
-            random(1, 16, conv.side, conv.side, seed=3),
-        )
-        got, right = run(conv, weight, bias, x, None, room), expected(conv, weight, bias, x, None)
+        weight, bias = random(16, 16, 3, 3, seed=seed), random(16, seed=seed)
+        x = random(1, 16, conv.side, conv.side, seed=3)
+        got, right = run(conv, weight, bias, x, None, space), expected(conv, weight, bias, x, None)
         assert torch.allclose(got.double(), right, atol=1e-4)
 
 
@@ -77,8 +76,18 @@ def test_it_is_off_by_a_few_times_what_a_direct_convolution_is():
     weight, bias, x = random(64, 64, 3, 3, seed=1) / 24, random(64, seed=2), random(1, 64, 56, 56, seed=3)
     right = expected(conv, weight, bias, x, None)
     direct = F.conv2d(x.float(), weight.float(), bias.float(), padding=1)
-    got = run(conv, weight, bias, x, None, Room([conv]))
+    got = run(conv, weight, bias, x, None, Workspace([conv]))
     assert float((got - right).abs().mean()) < 4 * float((direct - right).abs().mean())
+
+
+@needs_onednn
+def test_memory_in_another_order_is_refused_and_not_copied():
+    x = Memory(torch.zeros(1, 16, 32, 32))
+    with pytest.raises(RuntimeError, match="view"):
+        list(convolve(CONV, torch.zeros(16, 16, 3, 3), torch.zeros(16), onednn.attributes({}), x, x, Workspace([CONV])))
+
+
+# ---- which convolutions
 
 
 @pytest.mark.parametrize(
@@ -90,22 +99,42 @@ def test_it_is_off_by_a_few_times_what_a_direct_convolution_is():
         {"stride": [2, 2]},
         {"padding": [0, 0]},
         {"dilation": [2, 2]},
-        {"side": 14},
+        {"side": LEAST_SIDE - 1},
     ],
 )
 def test_other_convolutions_are_computed_directly(off):
-    assert pays(CONV)
-    assert not pays(replace(CONV, **off))
+    conv = replace(CONV, side=LEAST_SIDE)
+    assert choose(Layout(conv, ()), more_weights=1) == {"conv"}
+    assert choose(Layout(replace(conv, **off), ()), more_weights=1) == set()
 
 
-@pytest.mark.parametrize(
-    ("arch", "n"), [("resnet18", 7), ("resnet50", 6), ("resnext50_32x4d", 0), ("wide_resnet50_2", 6)]
-)
-def test_it_pays_in_the_first_two_stages_of_a_resnet(arch, n):
-    convs = [conv for conv in resnet_layout(arch, 1000, 224).convs() if pays(conv)]
-    assert len(convs) == n
-    assert {conv.name.split(".")[0] for conv in convs} <= {"layer1", "layer2"}
+def test_as_many_as_there_is_memory_for_and_the_first_ones_first():
+    convs = [replace(CONV, name=name) for name in ("first", "second", "third", "fourth")]
+    layout = Layout(convs[0], (Block(tuple(convs[1:]), None),))
+    assert choose(layout, more_weights=0.5) == {"first", "second"}
+    assert choose(layout, more_weights=0.2) == set()
 
 
-def test_without_any_such_convolution_there_is_no_room():
-    assert Room([]).combined.numel() == Room([]).convolved.numel() == 0
+STAGES_1_2 = {f"layer1.{i}.conv{j}" for i in (0, 1) for j in (1, 2)} | {
+    "layer2.0.conv2",
+    "layer2.1.conv1",
+    "layer2.1.conv2",
+}
+
+
+def test_of_a_resnet18_it_is_those_of_the_first_two_stages():
+    assert choose(resnet_layout("resnet18", 1000, 224), MORE_WEIGHTS) == STAGES_1_2
+
+
+@pytest.mark.parametrize("crop", [64, 224, 640])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "wide_resnet50_2"])
+def test_whatever_the_size_of_pictures_the_weights_take_a_tenth_more_at_most(arch, crop):
+    layout = resnet_layout(arch, 1000, crop)
+    n_weights = {conv.name: torch.Size(conv.weight_shape).numel() for conv in layout.convs()}
+    chosen = choose(layout, MORE_WEIGHTS)
+    assert sum(n_weights[name] for name in chosen) <= 0.1 * sum(n_weights.values())
+    assert bool(chosen) == (not arch.startswith("resnext"))
+
+
+def test_without_any_such_convolution_there_is_no_workspace():
+    assert Workspace([])._slots.numel() == 0

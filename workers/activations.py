@@ -66,7 +66,7 @@ class _Slots:
 
 
 def plan_activations(layout: Layout, alignment: int) -> Plan:
-    """Which convolution reads and writes what, in their order. The size of each slot is a multiple of `alignment`."""
+    """Which convolution reads and writes what, in their order. The sizes of slots are multiples of `alignment`, in values."""
     slots = _Slots(alignment)
     stem, side = layout.stem, layout.blocks[0].convs[0].side
     picture = slots.take(stem.weight_shape[1], stem.side)

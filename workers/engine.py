@@ -2,8 +2,10 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import logging
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from torchvision.models import ResNet
 from hotpool.errors import BadVersion
 from hotpool.manifest import WEIGHTS, Manifest
 
+from . import onednn
 from .architecture import build_empty, expected_tensors, specs
 from .fp32 import FoldedModule, Fp32ResNet, FusedConv, PlainConv
 from .fp32_prepared import PreparedFp32ResNet
@@ -25,6 +28,9 @@ from .operators import Way, fastest_fp32, fastest_int8
 from .layout import Layout
 from .resnet import Tensors, read_layout
 from .verify import find_misfit
+
+
+log = logging.getLogger("hotpool.workers")
 
 
 class Engine(Protocol):
@@ -66,10 +72,14 @@ def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way 
     model = reference_model(tensors, arch, classes, crop)
     if not isinstance(model, ResNet):
         return FoldedModule(model)
-    layout, way = read_layout(model, crop), way or fastest_fp32()
-    if way is Way.PREPARED:
-        return PreparedFp32ResNet(layout, tensors)
-    return Fp32ResNet(layout, tensors, FusedConv if way is Way.FUSED else PlainConv)
+    layout = read_layout(model, crop)
+
+    def make(way: Way) -> Engine:
+        if way is Way.PREPARED:
+            return PreparedFp32ResNet(layout, tensors)
+        return Fp32ResNet(layout, tensors, FusedConv if way is Way.FUSED else PlainConv)
+
+    return make(way) if way else _make_fastest("fp32", fastest_fp32(), make)
 
 
 def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way | None = None) -> Engine:
@@ -79,10 +89,22 @@ def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way 
         raise BadVersion(f"{WEIGHTS}: {misfit}")
     if off := [name for name, one in tensors.items() if name.endswith(".scale") and not 0 < float(one) < math.inf]:
         raise BadVersion(f"{WEIGHTS}: tensor {off[0]} is {float(tensors[off[0]]):g}; a scale is above 0 and finite")
-    way = way or fastest_int8()
-    if way is Way.PREPARED:
-        return PreparedInt8ResNet(layout, tensors)
-    return Int8ResNet(layout, tensors, FusedInt8Conv if way is Way.FUSED else PlainInt8Conv)
+
+    def make(way: Way) -> Engine:
+        if way is Way.PREPARED:
+            return PreparedInt8ResNet(layout, tensors)
+        return Int8ResNet(layout, tensors, FusedInt8Conv if way is Way.FUSED else PlainInt8Conv)
+
+    return make(way) if way else _make_fastest("int8", fastest_int8(), make)
+
+
+def _make_fastest(precision: str, way: Way, make: Callable[[Way], Engine]) -> Engine:
+    """oneDNN may have no kernel for a convolution of this very network, though it has for those that were tried."""
+    try:
+        return make(way)
+    except onednn.NoKernelError as error:
+        log.warning("event=fallback precision=%s without=%s reason=%r", precision, way, str(error))
+        return make(Way.FUSED)
 
 
 def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> torch.nn.Module:

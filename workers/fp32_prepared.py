@@ -4,7 +4,6 @@ oneDNN, and with half the multiplications where that pays (`winograd.py`)."""
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
 from . import onednn
 from .activations import Step, plan_activations
@@ -12,14 +11,15 @@ from .layout import Layout
 from .onednn import BIAS, Memory, Operation
 from .prepared import PackedConv, activation, allocate, pooling, split
 from .resnet import Tensors, fold
-from .winograd import Room, WinogradConv, pays
+from .winograd import MORE_WEIGHTS, Workspace, choose, convolve
 
 
 class PreparedFp32ResNet:
     """See `fp32.Fp32ResNet`. Not for several threads at once."""
 
-    def __init__(self, layout: Layout, tensors: Tensors) -> None:
-        """tensors: torchvision's state dict.
+    def __init__(self, layout: Layout, tensors: Tensors, more_weights: float = MORE_WEIGHTS) -> None:
+        """tensors: torchvision's state dict. more_weights: how much more memory, of that for all weights, for convolutions in
+        half the multiplications.
 
         Raises:
             RuntimeError: oneDNN is not there, or can't do this on this CPU.
@@ -27,7 +27,8 @@ class PreparedFp32ResNet:
         plan = plan_activations(layout, onednn.ALIGNMENT)
         # As in `Fp32ResNet` a picture at a time: several at once are a little faster, and take so much more memory.
         self._slots = split(allocate(plan, 1, torch.float32), plan, 1)
-        self._room = Room(conv for conv in layout.convs() if pays(conv))
+        self._halved = choose(layout, more_weights)
+        self._space = Workspace([conv for conv in layout.convs() if conv.name in self._halved])
         self._shape = torch.Size((1, layout.stem.weight_shape[1], layout.stem.side, layout.stem.side))
         self._input = Memory(torch.empty(self._shape, device="meta", memory_format=torch.channels_last))
         stem, pooled = (Memory(activation(place, 1, self._slots)) for place in (plan.stem.y, plan.pooled))
@@ -42,17 +43,18 @@ class PreparedFp32ResNet:
         conv = step.conv
         weight, bias = fold(conv, tensors)
         attributes = onednn.attributes({}, (), (1.0, 0) if step.residual else None, is_rectified=conv.is_rectified)
-        if pays(conv):
-            yield from WinogradConv(conv, weight, bias, attributes).operations(x, y, self._room)
+        if conv.name in self._halved:
+            yield from convolve(conv, weight, bias, attributes, x, y, self._space)
         else:
             memories = {BIAS: Memory(bias)}
             yield PackedConv(conv, weight, x.described, y.described, attributes, memories).operation(x, y)
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self._run(row) for row in torch.split(batch, 1)])
+        return torch.stack([self._run(row) for row in torch.split(batch, 1)])
 
     def _run(self, row: torch.Tensor) -> torch.Tensor:
+        """(classes,) logits of a batch of one."""
         if row.shape != self._shape:
             raise RuntimeError(
                 f"this engine computes pictures of {tuple(self._shape[1:])}, not of {tuple(row.shape[1:])}"
@@ -61,4 +63,5 @@ class PreparedFp32ResNet:
         self._input.point_to(row)
         for operation in self._operations:
             operation.run()
-        return F.linear(self._output.mean((2, 3)), *self._fc)
+        # As `F.linear`, for which MKL would keep another 1.4 MB.
+        return torch.addmv(self._fc[1], self._fc[0], self._output[0].mean((1, 2)))

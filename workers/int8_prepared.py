@@ -4,6 +4,7 @@ The numbers are the same, but for a value now and then that lies between two ste
 lie in one piece of memory that each pass writes anew.
 """
 
+import logging
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned
 from .prepared import PackedConv, activation, allocate, describe_one, pooling, split
 from .resnet import Tensors
+
+log = logging.getLogger("hotpool.workers")
 
 AT_ONCE = 8  # pictures; more would not be faster each, and there is something to keep for each number of them
 
@@ -76,8 +79,10 @@ class PreparedInt8ResNet:
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         try:
             means = [self._means(part) for part in torch.split(batch, self._at_once)]
-        except onednn.NoKernelError:
+        except onednn.NoKernelError as error:
             # Weights lie as suits one picture. At 32 x 32 and two threads there is no kernel that takes them so for several.
+            # For good: one by one is nearly as fast, and looking again with each number of pictures is not.
+            log.warning("event=fallback precision=int8 without=batches reason=%r", str(error))
             self._at_once = 1
             return self(batch)
         return F.linear(means[0] if len(means) == 1 else torch.cat(means), *self._fc)

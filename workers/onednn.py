@@ -38,7 +38,7 @@ class _Argument(ctypes.Structure):
 
 
 class NoKernelError(RuntimeError):
-    """oneDNN would compute this value by value, a thousand times as slowly."""
+    """oneDNN would compute this by its reference code, value by value: a whole ResNet-50 took 40 times as long so."""
 
 
 def _load() -> ctypes.CDLL:
