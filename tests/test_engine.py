@@ -89,16 +89,16 @@ def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch
 @pytest.fixture
 def asked_anew():
     """Which way is the fastest is found out once in a process."""
-    operators.fastest_fp32.cache_clear()
+    operators.works.cache_clear()
     yield
-    operators.fastest_fp32.cache_clear()
+    operators.works.cache_clear()
 
 
-def missing(*_):
+def missing(*_, **__):
     raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
 
 
-def differing(*_):
+def differing(*_, **__):
     return lambda batch: torch.full((len(batch), operators.CHANNELS), torch.nan)
 
 
@@ -110,9 +110,12 @@ def test_the_fastest_way_here_is_by_onednns_own_library(asked_anew, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prepared", [missing, differing])
+@pytest.mark.parametrize(
+    ("prepared", "reason"),
+    [(missing, "has no attribute"), (differing, "it differs from the public operators by nan")],
+)
 def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_said_once(
-    asked_anew, monkeypatch, caplog, prepared
+    asked_anew, monkeypatch, caplog, prepared, reason
 ):
     model, tensors = seen_network("resnet18")
     monkeypatch.setattr(operators, "PreparedFp32ResNet", prepared)
@@ -120,6 +123,7 @@ def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_s
     assert (
         caplog.text.count("event=fallback precision=fp32 without=prepared") == caplog.text.count("event=fallback") == 1
     )
+    assert reason in caplog.text
     assert [type(engine._stem) for engine in fused] == [FusedConv] * 2
     assert torch.allclose(fused[0](batch_of(2, 32)), model(batch_of(2, 32)), rtol=1e-4, atol=1e-5)
 
@@ -143,7 +147,7 @@ def test_operators_that_compute_something_else_are_not_used(asked_anew, monkeypa
 
     monkeypatch.setattr(operators, "PreparedFp32ResNet", missing)
     monkeypatch.setattr(operators, "FusedConv", Wrong)
-    assert operators.fastest_fp32() is Way.PLAIN
+    assert list(operators.ways("fp32")) == [Way.PLAIN]
     assert f"it differs from the public operators by {said}" in caplog.text
 
 

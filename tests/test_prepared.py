@@ -9,6 +9,7 @@ import torch
 from hotpool.manifest import Preprocessing
 from tests.own_onednn import needs_onednn
 from tests.seen_network import batch_of, seen_network
+from workers import engine as engine_module
 from workers import onednn
 from workers.calibration import quantise, read_inputs
 from workers.engine import make_fp32, make_int8, resnet_layout
@@ -127,8 +128,16 @@ def test_where_one_picture_has_no_kernel_there_is_no_engine(make, monkeypatch):
 
 
 @slow
-def test_with_two_threads_batches_of_tiny_pictures_are_what_each_picture_alone_is():
-    """On several processors oneDNN has kernels for one picture of this network, and for more only its reference code."""
+def test_batches_of_tiny_pictures_are_not_computed_by_reference_code(monkeypatch):
+    """With two threads, on several processors, oneDNN has kernels for one picture of this network, and for more no other."""
+    made, convolution = [], onednn.convolution
+
+    def noted(*arguments):
+        description = convolution(*arguments)
+        made.append(onednn.implementation(description))
+        return description
+
+    monkeypatch.setattr(onednn, "convolution", noted)
     _, tensors = seen_network("resnet50")
     size, tiny = ("resnet50", CLASSES, 32), Preprocessing(resize=36, crop=32)
     stored = quantise(resnet_layout(*size), tensors, tiny, read_inputs(None, tiny).calibration)
@@ -140,6 +149,8 @@ def test_with_two_threads_batches_of_tiny_pictures_are_what_each_picture_alone_i
         assert torch.allclose(engine(batch), alone, atol=1e-5)
     finally:
         torch.set_num_threads(before)
+    assert made
+    assert not [name for name in made if name.startswith("ref")]
 
 
 @slow
@@ -200,7 +211,10 @@ def test_what_an_engine_made_is_given_back_with_it(make, crop):
 
 
 @slow
-def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_operators(precision, monkeypatch, caplog):
+@pytest.mark.parametrize("are_fused_there", [True, False])
+def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_operators(
+    precision, are_fused_there, monkeypatch, caplog
+):
     """Those that are tried first may all have one."""
     _, tensors = seen_network(ARCH)
     crop = CROPS["int8"]
@@ -208,15 +222,21 @@ def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_ope
     if precision == "int8":
         tensors = quantise(resnet_layout(*size), tensors, small, read_inputs(None, small).calibration)
     make = {"fp32": make_fp32, "int8": make_int8}[precision]
-    make(tensors, *size)
+    monkeypatch.setattr(
+        engine_module, "ways", lambda _: (way for way in Way if are_fused_there or way is not Way.FUSED)
+    )
 
     def none_at_all(*_):
         raise onednn.NoKernelError("no kernel")
 
     monkeypatch.setattr(PackedConv, "operation", none_at_all)
-    engine = make(tensors, *size)
-    assert f"event=fallback precision={precision} without=prepared reason='no kernel'" in caplog.text
-    assert torch.equal(engine(batch_of(2, crop)), make(tensors, *size, way=Way.FUSED)(batch_of(2, crop)))
+    engine, batch = make(tensors, *size), batch_of(2, crop)
+    assert (
+        f"event=fallback precision={precision} without=prepared torch={torch.__version__} reason='no kernel'"
+        in caplog.text
+    )
+    way = Way.FUSED if are_fused_there else Way.PLAIN
+    assert torch.equal(engine(batch), make(tensors, *size, way=way)(batch))
 
 
 # ---- Winograd's convolutions in a network
@@ -270,5 +290,7 @@ def test_what_onednn_would_compute_value_by_value_is_refused():
     """With gaps between its values there is no kernel for it."""
     x = onednn.describe(torch.zeros(1, 8, 5, 10)[..., ::2])
     weight, y = onednn.describe(torch.zeros(8, 8, 3, 3)), onednn.describe(torch.zeros(1, 8, 5, 5))
-    with pytest.raises(onednn.NoKernelError, match="oneDNN has no kernel on this CPU for a convolution like this"):
+    with pytest.raises(
+        onednn.NoKernelError, match="convolution_forward_primitive_desc_create finds no kernel on this CPU, only ref"
+    ):
         onednn.convolution(x, weight, None, y, [1, 1], [1, 1], [1, 1], onednn.attributes({}))

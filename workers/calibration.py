@@ -19,7 +19,7 @@ from .engine import Engine, is_resnet, make_fp32, make_int8, resnet_layout
 from .fp32 import Fp32ResNet, PlainConv
 from .golden import make_inputs
 from .layout import INPUT, Conv, Layout
-from .operators import Way, fastest_int8
+from .operators import Way, ways
 from .pictures import decode, sniff
 from .preprocess import Preprocessor
 from .quantise import N_BINS, best_range, quantise_weight, scale_for
@@ -94,7 +94,7 @@ def choose(tensors: Tensors, arch: str, classes: int, preprocessing: Preprocessi
 
 def _may_be_int8(arch: str) -> bool:
     """By public operators alone, int8 is slower than float32."""
-    return is_resnet(arch) and fastest_int8() is not Way.PLAIN
+    return is_resnet(arch) and next(ways("int8")) is not Way.PLAIN
 
 
 def read_inputs(folder: Path | None, preprocessing: Preprocessing) -> Inputs:

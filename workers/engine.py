@@ -2,7 +2,6 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from torchvision.models import ResNet
 
 from hotpool.errors import BadVersion
-from hotpool.manifest import WEIGHTS, Manifest
+from hotpool.manifest import WEIGHTS, Manifest, Precision
 
 from . import onednn
 from .architecture import build_empty, expected_tensors, specs
@@ -24,13 +23,10 @@ from .fp32 import FoldedModule, Fp32ResNet, FusedConv, PlainConv
 from .fp32_prepared import PreparedFp32ResNet
 from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, expected_int8
 from .int8_prepared import PreparedInt8ResNet
-from .operators import Way, fastest_fp32, fastest_int8
+from .operators import Way, note_fallback, ways
 from .layout import Layout
 from .resnet import Tensors, read_layout
 from .verify import find_misfit
-
-
-log = logging.getLogger("hotpool.workers")
 
 
 class Engine(Protocol):
@@ -79,7 +75,7 @@ def make_fp32(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way 
             return PreparedFp32ResNet(layout, tensors)
         return Fp32ResNet(layout, tensors, FusedConv if way is Way.FUSED else PlainConv)
 
-    return make(way) if way else _make_fastest("fp32", fastest_fp32(), make)
+    return make(way) if way else _make_fastest("fp32", make)
 
 
 def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way | None = None) -> Engine:
@@ -95,16 +91,18 @@ def make_int8(tensors: Tensors, arch: str, classes: int, crop: int, *, way: Way 
             return PreparedInt8ResNet(layout, tensors)
         return Int8ResNet(layout, tensors, FusedInt8Conv if way is Way.FUSED else PlainInt8Conv)
 
-    return make(way) if way else _make_fastest("int8", fastest_int8(), make)
+    return make(way) if way else _make_fastest("int8", make)
 
 
-def _make_fastest(precision: str, way: Way, make: Callable[[Way], Engine]) -> Engine:
-    """oneDNN may have no kernel for a convolution of this very network, though it has for those that were tried."""
-    try:
-        return make(way)
-    except onednn.NoKernelError as error:
-        log.warning("event=fallback precision=%s without=%s reason=%r", precision, way, str(error))
-        return make(Way.FUSED)
+def _make_fastest(precision: Precision, make: Callable[[Way], Engine]) -> Engine:
+    for way in ways(precision):
+        try:
+            return make(way)
+        except (
+            onednn.NoKernelError
+        ) as error:  # for a convolution of this very network; for those that were tried it has some
+            note_fallback(precision, way, str(error))
+    raise AssertionError("public operators are always there")
 
 
 def reference_model(tensors: Tensors, arch: str, classes: int, crop: int) -> torch.nn.Module:

@@ -18,8 +18,8 @@ class PreparedFp32ResNet:
     """See `fp32.Fp32ResNet`. Not for several threads at once."""
 
     def __init__(self, layout: Layout, tensors: Tensors, more_weights: float = MORE_WEIGHTS) -> None:
-        """tensors: torchvision's state dict. more_weights: how much more memory, of that for all weights, for convolutions in
-        half the multiplications.
+        """tensors: torchvision's state dict. more_weights: how much more memory weights may take for convolutions in half the
+        multiplications, as a part of that of all convolutions' weights. What lies between their steps comes on top.
 
         Raises:
             RuntimeError: oneDNN is not there, or can't do this on this CPU.

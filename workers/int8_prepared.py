@@ -80,6 +80,8 @@ class PreparedInt8ResNet:
         try:
             means = [self._means(part) for part in torch.split(batch, self._at_once)]
         except onednn.NoKernelError as error:
+            if self._at_once == 1:
+                raise
             # Weights lie as suits one picture. At 32 x 32 and two threads there is no kernel that takes them so for several.
             # For good: one by one is nearly as fast, and looking again with each number of pictures is not.
             log.warning("event=fallback precision=int8 without=batches reason=%r", str(error))

@@ -23,6 +23,7 @@ SCALES, ZERO_POINTS = 4096, 8192  # added to one of them
 # By which of a tensor's dimensions its scales go.
 PER_TENSOR, PER_OUTPUT_CHANNEL, PER_OUTPUT_CHANNEL_OF_GROUPS = 0b0, 0b1, 0b11
 _CPU, _IN_ORDER, _ANY, _FORWARD_INFERENCE, _DIRECT, _MAX, _RELU, _USER = 1, 1, 1, 96, 1, 511, 32, 1
+_UNIMPLEMENTED = 3  # a status
 _QUERY_IMPLEMENTATION, _QUERY_WEIGHTS, _QUERY_SCRATCHPAD = 8, 131, 136
 _DTYPES = {torch.float32: 3, torch.int32: 4, torch.int8: 5, torch.uint8: 6}
 
@@ -38,7 +39,7 @@ class _Argument(ctypes.Structure):
 
 
 class NoKernelError(RuntimeError):
-    """oneDNN would compute this by its reference code, value by value: a whole ResNet-50 took 40 times as long so."""
+    """oneDNN can't compute this, or only by its reference code, value by value: a ResNet-50 took 40 times as long so."""
 
 
 def _load() -> ctypes.CDLL:
@@ -74,11 +75,11 @@ _LIBRARY, why_missing = _try_to_load()
 
 
 def _call(name: str, *arguments: object) -> None:
-    """Raises RuntimeError: what oneDNN can't do here, or was asked wrongly."""
+    """Raises RuntimeError: oneDNN was asked wrongly, or is not there; NoKernelError."""
     if _LIBRARY is None:
         raise RuntimeError(why_missing)
     if status := getattr(_LIBRARY, f"dnnl_{name}")(*arguments):
-        raise RuntimeError(f"oneDNN: {name} gave status {status}")
+        raise (NoKernelError if status == _UNIMPLEMENTED else RuntimeError)(f"oneDNN: {name} gave status {status}")
 
 
 class Owned:
@@ -172,14 +173,23 @@ def convolution(
     """What an `Operation` is made of, of the descriptions of its tensors and its attributes. Raises NoKernelError."""
     before = behind = _longs(padding)
     sizes = _longs(stride), _longs([step - 1 for step in dilation]), before, behind
-    description = Owned(
-        "primitive_desc", "convolution_forward_primitive_desc_create", _engine(), _FORWARD_INFERENCE, _DIRECT,
+    return _with_kernel(
+        "convolution_forward_primitive_desc_create", _engine(), _FORWARD_INFERENCE, _DIRECT,
         x, weight, bias, y, *sizes, attr,
     )  # fmt: skip
-    implementation = c_char_p()
-    _call("primitive_desc_query", description, _QUERY_IMPLEMENTATION, 0, byref(implementation))
-    if (implementation.value or b"").startswith(b"ref"):
-        raise NoKernelError("oneDNN has no kernel on this CPU for a convolution like this")
+
+
+def implementation(description: Owned) -> str:
+    """oneDNN's name for how it will compute this."""
+    name = c_char_p()
+    _call("primitive_desc_query", description, _QUERY_IMPLEMENTATION, 0, byref(name))
+    return (name.value or b"").decode()
+
+
+def _with_kernel(make: str, *arguments: object) -> Owned:
+    description = Owned("primitive_desc", make, *arguments)
+    if (name := implementation(description)).startswith("ref"):
+        raise NoKernelError(f"{make} finds no kernel on this CPU, only {name}")
     return description
 
 
@@ -196,9 +206,10 @@ def max_pooling(x: Memory, y: Memory, kernel: int, stride: int, padding: int) ->
 
 
 def product(left: Memory, right: Memory, y: Memory, attr: Owned) -> Owned:
-    """What an `Operation` is made of: (n, k) times (k, m), or one (1, n, k) times each of (groups, k, m)."""
+    """What an `Operation` is made of: (n, k) times (k, m), or one (1, n, k) times each of (groups, k, m). Raises
+    NoKernelError."""
     descriptions = left.described, right.described, None, y.described  # the third: no bias
-    return Owned("primitive_desc", "matmul_primitive_desc_create", _engine(), *descriptions, attr)
+    return _with_kernel("matmul_primitive_desc_create", _engine(), *descriptions, attr)
 
 
 def reorder(x: Memory, y: Memory, attr: Owned) -> Owned:

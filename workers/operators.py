@@ -6,11 +6,13 @@ So they are tried once in each process, on two dozen channels, before anything i
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 
 import torch
+
+from hotpool.manifest import Precision
 
 from .batch import one_line
 from .fp32 import Fp32ResNet, FusedConv, PlainConv
@@ -43,28 +45,18 @@ class Way(StrEnum):
     PLAIN = "plain"  # by public operators, int8 in float32 too
 
 
-@functools.cache
-def fastest_fp32() -> Way:
-    """That works here. Of each that does not, the log says so, once."""
-    if _works("fp32", Way.PREPARED, _prepared_fp32, allowed=1e-3):
-        return Way.PREPARED
-    if _works("fp32", Way.FUSED, _fused_fp32, allowed=1e-4):
-        return Way.FUSED
-    return Way.PLAIN
+def ways(precision: Precision) -> Iterator[Way]:
+    """Those that work here, the fastest first. Of each that does not, the log says so, once."""
+    return (way for way in Way if works(precision, way))
 
 
 @functools.cache
-def fastest_int8() -> Way:
-    """As `fastest_fp32`."""
-    if _works("int8", Way.PREPARED, _prepared_int8, allowed=0.01):
-        return Way.PREPARED
-    if _works("int8", Way.FUSED, _fused_int8, allowed=1):  # what lies just between two steps may be rounded to either
-        return Way.FUSED
-    return Way.PLAIN
-
-
 @torch.inference_mode()
-def _works(precision: str, way: Way, compute: Callable[[], Iterable[Pair]], allowed: float) -> bool:
+def works(precision: Precision, way: Way) -> bool:
+    """Tried when it is first asked for, and once."""
+    if way is Way.PLAIN:
+        return True
+    compute, allowed = _TRIALS[precision, way]
     try:
         differences = [float((got.float() - expected.float()).abs().max()) for got, expected in compute()]
     except _ERRORS as error:
@@ -73,10 +65,12 @@ def _works(precision: str, way: Way, compute: Callable[[], Iterable[Pair]], allo
         off = [difference for difference in differences if not difference <= allowed]  # NaN is not
         reason = f"it differs from the public operators by {off[0]:.3g}" if off else ""
     if reason:
-        log.warning(
-            "event=fallback precision=%s without=%s torch=%s reason=%r", precision, way, torch.__version__, reason
-        )
+        note_fallback(precision, way, reason)
     return not reason
+
+
+def note_fallback(precision: Precision, way: Way, reason: str) -> None:
+    log.warning("event=fallback precision=%s without=%s torch=%s reason=%r", precision, way, torch.__version__, reason)
 
 
 def _fused_fp32() -> list[Pair]:
@@ -127,3 +121,12 @@ def _values(*shape: int) -> torch.Tensor:
     """Between -1 and 1, the same each time, no two neighbours alike."""
     n = torch.Size(shape).numel()
     return (torch.arange(n, dtype=torch.float32) * 0.7).sin().reshape(shape)
+
+
+# What is tried, and how much its results may differ.
+_TRIALS: dict[tuple[Precision, Way], tuple[Callable[[], list[Pair]], float]] = {
+    ("fp32", Way.PREPARED): (_prepared_fp32, 1e-3),
+    ("fp32", Way.FUSED): (_fused_fp32, 1e-4),
+    ("int8", Way.PREPARED): (_prepared_int8, 0.01),
+    ("int8", Way.FUSED): (_fused_int8, 1),  # what lies just between two steps may be rounded to either
+}

@@ -21,7 +21,7 @@ from .prepared import PackedConv
 ROWS, TAPS = 4, 3  # of the output in a band; of the kernel
 POINTS = ROWS + TAPS - 1  # and as many rows of the input
 LEAST_SIDE = 12  # below, it takes as long as a direct convolution or longer, unless there are very many channels
-MORE_WEIGHTS = 0.1  # of all the network's weights: so much memory may it take more for its own
+MORE_WEIGHTS = 0.1  # of all convolutions' weights: so much memory may weights take more
 
 # Not tensors: the template imports this, and runs no torch operator.
 _INPUT = (
