@@ -89,7 +89,7 @@ class Stream:
         """The messages that are here; of very many, the first. Goes on with what waits to be written, too."""
         messages: list[list[bytes]] = []
         try:
-            messages = self._incoming.feed(_NOTHING) if self._incoming.has_more else self._read()
+            messages = self._incoming.feed(_NOTHING) if self.has_more else self._read()
         except BlockingIOError:
             pass
         except RemoteProtocolError as error:

@@ -48,12 +48,16 @@ class Incoming:
         """max_bytes: of one message."""
         self.is_open = False  # the other end has said READY: from now on it takes messages
         self._max_bytes = max_bytes
-        self.has_more = False  # feeding nothing would get on
         self._is_greeted = False
         self._rest = bytearray()  # a frame that is not whole yet
         self._needed = _GREETING_BYTES  # so long must the rest be until there is something to do
         self._frames: list[bytes] = []  # of a message that is not whole yet
         self._n_bytes = 0  # of these
+
+    @property
+    def has_more(self) -> bool:
+        """Whether feeding nothing would get on."""
+        return bool(self._rest) and len(self._rest) >= self._needed
 
     def feed(self, data: memoryview) -> list[list[bytes]]:
         """The messages that are whole with this; of very many, the first. Nothing of `data` is kept.
@@ -61,19 +65,18 @@ class Incoming:
         Raises:
             RemoteProtocolError: the other end does not speak ZMTP 3, wants encryption, refuses us, or says too much at once.
         """
-        messages: list[list[bytes]] = []
         if not self._rest and self._is_greeted:
             begin, messages = self._messages(data)
             self._rest += data[begin:]
-        else:
-            self._rest += data
-            if not self._is_greeted:
-                self._check_greeting()
-            if len(self._rest) >= self._needed:
-                with memoryview(self._rest) as rest:
-                    begin, messages = self._messages(rest, self._greet(rest))
-                del self._rest[:begin]
-        self.has_more = bool(self._rest) and len(self._rest) >= self._needed
+            return messages
+        self._rest += data
+        if not self._is_greeted:
+            self._check_greeting()
+        messages = []
+        if len(self._rest) >= self._needed:
+            with memoryview(self._rest) as rest:
+                begin, messages = self._messages(rest, self._greet(rest))
+            del self._rest[:begin]
         return messages
 
     def _messages(self, data: memoryview, i: int = 0) -> tuple[int, list[list[bytes]]]:

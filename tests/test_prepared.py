@@ -128,6 +128,17 @@ def test_where_one_picture_has_no_kernel_there_is_no_engine(make, monkeypatch):
 
 
 @slow
+def test_what_can_not_even_be_computed_one_by_one_is_an_error_and_not_tried_for_ever(makers, monkeypatch):
+    def none_at_all(*_):
+        raise onednn.NoKernelError("no kernel")
+
+    engine = makers["int8"]()
+    monkeypatch.setattr(onednn, "reorder", none_at_all)
+    with pytest.raises(onednn.NoKernelError, match="no kernel"):
+        engine(batch_of(1, CROPS["int8"] + 1))
+
+
+@slow
 def test_batches_of_tiny_pictures_are_not_computed_by_reference_code(monkeypatch):
     """With two threads, on several processors, oneDNN has kernels for one picture of this network, and for more no other."""
     made, convolution = [], onednn.convolution

@@ -98,9 +98,8 @@ def _make_fastest(precision: Precision, make: Callable[[Way], Engine]) -> Engine
     for way in ways(precision):
         try:
             return make(way)
-        except (
-            onednn.NoKernelError
-        ) as error:  # for a convolution of this very network; for those that were tried it has some
+        except onednn.NoKernelError as error:
+            # For a convolution of this very network: for those that were tried there are kernels.
             note_fallback(precision, way, str(error))
     raise AssertionError("public operators are always there")
 

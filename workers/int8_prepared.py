@@ -15,7 +15,7 @@ from .activations import Place, Step, plan_activations
 from .int8 import in_steps_of, read_quantised, read_scale
 from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned
-from .prepared import PackedConv, activation, allocate, describe_one, pooling, split
+from .prepared import PackedConv, activation, allocate, pooling, split
 from .resnet import Tensors
 
 log = logging.getLogger("hotpool.workers")
@@ -127,7 +127,9 @@ class PreparedInt8ResNet:
 
 
 def _describe_one(place: Place) -> Owned:
-    return describe_one(torch.uint8, place.channels, place.side, place.side)
+    """For one picture."""
+    shape = 1, place.channels, place.side, place.side
+    return onednn.describe(torch.empty(shape, dtype=torch.uint8, device="meta", memory_format=torch.channels_last))
 
 
 def _zero_point_memory(zero_point: int) -> Memory:

@@ -58,9 +58,3 @@ def activation(place: Place, n: int, slots: Sequence[torch.Tensor]) -> torch.Ten
     """(n, channels, side, side) in channels_last, at the beginning of its slot."""
     values = slots[place.slot][: n * place.n_values]
     return values.view(n, place.side, place.side, place.channels).permute(0, 3, 1, 2)
-
-
-def describe_one(dtype: torch.dtype, channels: int, height: int, width: int) -> Owned:
-    """A picture in channels_last."""
-    shape = 1, channels, height, width
-    return onednn.describe(torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last))
