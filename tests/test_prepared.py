@@ -101,20 +101,35 @@ def test_it_computes_what_torchs_operators_do_whatever_the_batch_looks_like(
 
 
 @slow
-def test_what_has_no_kernel_for_several_pictures_is_computed_one_by_one(makers, monkeypatch, caplog):
-    engine, batch, operation = makers["int8"](), batch_of(AT_ONCE + 1, CROPS["int8"]), PackedConv.operation
-    alone = torch.cat([engine(batch[i : i + 1]) for i in range(len(batch))])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_what_has_no_kernel_for_so_many_pictures_is_computed_in_parts_and_the_rest_together(makers, monkeypatch, most):
+    batch, operation = batch_of(AT_ONCE + 1, CROPS["int8"]), PackedConv.operation
+    allowed = AT_ONCE
+    made: dict[str, list[int]] = {}
 
-    def for_one_alone(self, x, y):
-        if len(x.tensor) > 1:
+    def not_for_many(self, x, y):
+        name, n = self._conv.name, len(x.tensor)
+        if n > allowed and "layer3" in name:
             raise onednn.NoKernelError("no kernel")
-        return operation(self, x, y)
+        done = operation(self, x, y)
+        made.setdefault(name, []).append(n)
+        return done
 
-    monkeypatch.setattr(PackedConv, "operation", for_one_alone)
-    assert torch.allclose(engine(batch), alone, atol=1e-5)
-    assert caplog.text.count("event=fallback precision=int8 without=batches") == 1
-    monkeypatch.setattr(PackedConv, "operation", lambda *_: pytest.fail("it was tried again"))
-    assert torch.allclose(engine(batch[:3]), alone[:3], atol=1e-5)
+    monkeypatch.setattr(PackedConv, "operation", not_for_many)
+    engine = makers["int8"]()
+    made.clear()
+    engine(batch[:AT_ONCE])
+    before, made, allowed = made, {}, most
+    engine = makers["int8"]()
+    alone = torch.cat([engine(batch[i : i + 1]) for i in range(len(batch))])
+    made.clear()
+    assert torch.allclose(engine(batch[:AT_ONCE]), alone[:AT_ONCE], atol=1e-5)
+    parts = {1: [1] * 8, 2: [2] * 4, 3: [2] * 4}[most]
+    assert len(made) == len(engine._convs) + 1
+    for name, got in made.items():
+        assert got == (parts if "layer3" in name else before[name]), name
+    for n in (7, 5, 3, AT_ONCE + 1):
+        assert torch.allclose(engine(batch[:n]), alone[:n], atol=1e-5), n
 
 
 @slow
@@ -128,19 +143,8 @@ def test_where_one_picture_has_no_kernel_there_is_no_engine(make, monkeypatch):
 
 
 @slow
-def test_what_can_not_even_be_computed_one_by_one_is_an_error_and_not_tried_for_ever(makers, monkeypatch):
-    def none_at_all(*_):
-        raise onednn.NoKernelError("no kernel")
-
-    engine = makers["int8"]()
-    monkeypatch.setattr(onednn, "reorder", none_at_all)
-    with pytest.raises(onednn.NoKernelError, match="no kernel"):
-        engine(batch_of(1, CROPS["int8"] + 1))
-
-
-@slow
 def test_batches_of_tiny_pictures_are_not_computed_by_reference_code(monkeypatch):
-    """With two threads, on several processors, oneDNN has kernels for one picture of this network, and for more no other."""
+    """With two threads, on several processors, oneDNN has kernels for one picture of this network, and for more none."""
     made, convolution = [], onednn.convolution
 
     def noted(*arguments):

@@ -4,7 +4,6 @@ The numbers are the same, but for a value now and then that lies between two ste
 lie in one piece of memory that each pass writes anew.
 """
 
-import logging
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,6 @@ from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned
 from .prepared import PackedConv, activation, allocate, pooling, split
 from .resnet import Tensors
-
-log = logging.getLogger("hotpool.workers")
 
 AT_ONCE = 8  # pictures; more would not be faster each, and there is something to keep for each number of them
 
@@ -69,7 +66,6 @@ class PreparedInt8ResNet:
         self._last = read_scale(tensors, self._plan.steps[-1].conv.name)
         self._fc = tensors["fc.weight"] * tensors["fc.weight_scale"][:, None], tensors["fc.bias"]
         self._activations = allocate(self._plan, AT_ONCE, torch.uint8)  # what no pass writes to takes no memory
-        self._at_once = AT_ONCE
         # For one picture now: which order of the weights has a kernel depends on how many threads this one may use.
         picture = self._plan.stem.x
         one = torch.Size((1, picture.channels, picture.side, picture.side))
@@ -77,16 +73,7 @@ class PreparedInt8ResNet:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        try:
-            means = [self._means(part) for part in torch.split(batch, self._at_once)]
-        except onednn.NoKernelError as error:
-            if self._at_once == 1:
-                raise
-            # Weights lie as suits one picture. At 32 x 32 and two threads there is no kernel that takes them so for several.
-            # For good: one by one is nearly as fast, and looking again with each number of pictures is not.
-            log.warning("event=fallback precision=int8 without=batches reason=%r", str(error))
-            self._at_once = 1
-            return self(batch)
+        means = [self._means(part) for part in torch.split(batch, AT_ONCE)]
         return F.linear(means[0] if len(means) == 1 else torch.cat(means), *self._fc)
 
     def _means(self, batch: torch.Tensor) -> torch.Tensor:
@@ -110,16 +97,19 @@ class PreparedInt8ResNet:
         n, plan = shape[0], self._plan
         slots = split(self._activations, plan, n)
 
-        def memory(place: Place) -> Memory:
-            return Memory(activation(place, n, slots))
+        def at(place: Place) -> torch.Tensor:
+            return activation(place, n, slots)
 
-        picture, stem, pooled = map(memory, (plan.stem.x, plan.stem.y, plan.pooled))
+        picture, stem, pooled = map(at, (plan.stem.x, plan.stem.y, plan.pooled))
         given = Memory(torch.empty(shape, device="meta", memory_format=torch.channels_last))
-        first = (self._quantise(given, picture), self._stem.operation(picture, stem), pooling(stem, pooled))
-        rest = tuple(
-            conv.operation(memory(step.x), memory(step.y)) for conv, step in zip(self._convs, plan.steps, strict=True)
-        )
-        return _Pass(given, first + rest, activation(plan.steps[-1].y, n, slots))
+        operations = [
+            self._quantise(given, Memory(picture)),
+            *self._stem.operations(picture, stem),
+            pooling(Memory(stem), Memory(pooled)),
+        ]
+        for conv, step in zip(self._convs, plan.steps, strict=True):
+            operations += conv.operations(at(step.x), at(step.y))
+        return _Pass(given, tuple(operations), at(plan.steps[-1].y))
 
     def _quantise(self, real: Memory, stored: Memory) -> Operation:
         attr = onednn.attributes({DST: onednn.PER_TENSOR}, (DST,))

@@ -8,7 +8,7 @@ import torch
 from . import onednn
 from .activations import Place, Plan
 from .layout import Conv
-from .onednn import BIAS, DST, SRC, WEIGHTS, Memory, Operation, Owned
+from .onednn import BIAS, DST, SRC, WEIGHTS, Memory, NoKernelError, Operation, Owned
 
 
 class PackedConv:
@@ -19,13 +19,25 @@ class PackedConv:
     ) -> None:
         """weight: shaped as conv says. memories: by their roles; what the operations read besides.
 
-        x, y: what they are for one picture. Its time matters most, so the weight gets the order that suits it; other numbers of
-        pictures make do with that.
+        x, y: what they are for one picture. Its time matters most, so the weight gets the order that suits it.
         """
         self._conv, self._attributes = conv, attributes
         self._bias = memories[BIAS].described if BIAS in memories else None
         grouped = weight if conv.groups == 1 else weight.view(conv.groups, -1, *weight.shape[1:])
         self._memories = {**memories, WEIGHTS: onednn.pack(grouped, self._describe(x, y, onednn.describe_any(grouped)))}
+
+    def operations(self, x: torch.Tensor, y: torch.Tensor) -> list[Operation]:
+        """One for all pictures, or one for each part of them: weights lie as suits one picture, and for many such pictures at
+        once there may be no kernel (none for four in a ResNet-18's third stage with AMX).
+
+        Raises NoKernelError: there is none for one picture.
+        """
+        try:
+            return [self.operation(Memory(x), Memory(y))]
+        except NoKernelError:
+            if (half := len(x) // 2) == 0:
+                raise
+        return self.operations(x[:half], y[:half]) + self.operations(x[half:], y[half:])
 
     def operation(self, x: Memory, y: Memory) -> Operation:
         """Raises NoKernelError."""
