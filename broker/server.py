@@ -29,6 +29,7 @@ from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
 from .dispatch import Limits
+from .rehearsal import Rehearsal
 
 log = logging.getLogger("hotpool.broker")
 
@@ -72,6 +73,7 @@ class Server:
     def __init__(self, home: Home, config: Config) -> None:
         raise_file_limit()
         self._core = Core(core_settings(home, config), monotonic())
+        self._rehearsal = Rehearsal(monotonic())
         max_bytes = config.pictures.max_bytes + HEADER_SLACK_BYTES
         self._clients = Router(home.endpoint("clients"), max_bytes=max_bytes, high_water=1000)
         self._workers = Router(
@@ -132,7 +134,8 @@ class Server:
     def _wait(self) -> set[int]:
         """The descriptors of those that have something to read, as soon as there is one, or a timer is due."""
         if not (self._workers.has_input or self._clients.has_input or self._admin.has_input):
-            return wait(self._poller, self._core.next_tick(), self._core.dispatch.next_answer() or NEVER)
+            awake = self._core.dispatch.next_answer() or NEVER
+            return wait(self._poller, self._core.next_tick(), awake, self._rehearsal.run)
         left_over = {router.fileno() for router in (self._clients, self._workers, self._admin) if router.has_input}
         return left_over | wait(self._poller, monotonic())
 

@@ -7,6 +7,7 @@ times as long as on one that was awake. So whoever knows when something will com
 
 import os
 import select
+from collections.abc import Callable
 from math import ceil, inf
 from time import monotonic
 
@@ -15,15 +16,21 @@ Window = tuple[float, float]  # from and until when (monotonic seconds)
 NEVER: Window = -inf, -inf
 
 
-def wait(poller: "select.poll", until: float, awake: Window = NEVER) -> set[int]:
+def wait(
+    poller: "select.poll", until: float, awake: Window = NEVER, rehearse: Callable[[float], object] | None = None
+) -> set[int]:
     """The descriptors that can be read, as soon as there is one; none at `until` (monotonic seconds).
 
-    A poll counts whole milliseconds, so the caller is awake up to one before the window begins.
+    A poll counts whole milliseconds, so the caller is awake up to one before the window begins. If it slept until then, it
+    rehearses first what it will do with what comes: that takes the time.
     """
     begin, end = awake
     if begin < until:
-        if (early_s := begin - monotonic()) > 0 and (ready := poller.poll(int(early_s * 1000))):
-            return {fd for fd, _ in ready}
+        if (early_s := begin - monotonic()) >= 0.001:
+            if ready := poller.poll(int(early_s * 1000)):
+                return {fd for fd, _ in ready}
+            if rehearse is not None:
+                rehearse(monotonic())
         while monotonic() < min(end, until):
             if ready := poller.poll(0):
                 return {fd for fd, _ in ready}

@@ -32,12 +32,13 @@ def pipes() -> Iterator[list[tuple[int, int]]]:
 
 class Clock:
     """In place of the system's: a poll sleeps as long as it is told to, a look takes 0.2 ms. arrives_at: from when on something
-    can be read."""
+    can be read. rehearsed: when it began to."""
 
     def __init__(self, monkeypatch) -> None:
         self.now, self.arrives_at = 100.0, inf
         self.asleep: list[tuple[float, float]] = []  # from when, until when
         self.looks: list[float] = []
+        self.rehearsed: list[float] = []
         for module in (lookout, workers.lookout):
             monkeypatch.setattr(module, "monotonic", lambda: self.now)
         monkeypatch.setattr(os, "sched_yield", self.look)
@@ -54,8 +55,14 @@ class Clock:
         self.now = until
         return [(7, select.POLLIN)] if self.now >= self.arrives_at else []
 
+    def rehearse(self, now: float) -> None:
+        """Takes 0.1 ms."""
+        assert now == self.now
+        self.rehearsed.append(now)
+        self.now += 0.0001
+
     def wait(self, until: float, awake: Window = lookout.NEVER) -> set[int]:
-        return wait(cast(select.poll, self), until, awake)
+        return wait(cast(select.poll, self), until, awake, self.rehearse)
 
 
 @pytest.fixture
@@ -67,8 +74,9 @@ def test_who_expects_something_sleeps_until_then_is_awake_until_it_is_over_and_s
     assert clock.wait(100.05, awake=(100.0104, 100.0124)) == set()
     first, second = clock.asleep
     assert first == (100.0, pytest.approx(100.010)), "whole milliseconds, none of them of the window"
-    assert clock.looks[0] == pytest.approx(100.010)
-    assert clock.looks[-1] == pytest.approx(100.0122, abs=0.0002)
+    assert clock.rehearsed == [pytest.approx(100.010)], "once, as soon as it is awake"
+    assert clock.looks[0] == pytest.approx(100.0101)
+    assert clock.looks[-1] == pytest.approx(100.0123, abs=0.0002)
     assert second[0] == pytest.approx(100.0124, abs=0.0002)
     assert 100.05 <= second[1] < 100.0511
 
@@ -80,10 +88,19 @@ def test_what_comes_is_seen_when_it_comes(clock, arrives_at):
     assert clock.now == pytest.approx(arrives_at, abs=0.0002)
 
 
+def test_who_did_not_sleep_does_not_rehearse(clock):
+    assert clock.wait(100.05, awake=(100.0009, 100.0124)) == set()
+    assert clock.looks
+    clock.arrives_at = clock.now + 0.004
+    assert clock.wait(clock.now + 0.05, awake=(clock.now + 0.01, clock.now + 0.012)) == {7}
+    assert not clock.rehearsed, "it came before"
+
+
 @pytest.mark.parametrize("awake", [lookout.NEVER, (90.0, 99.9), (100.02, 100.03)], ids=["never", "over", "later"])
 def test_nobody_is_awake_out_of_the_window_and_who_has_to_look_by_then_is_not_late(clock, awake):
     assert clock.wait(100.0104, awake) == set()
     assert not clock.looks
+    assert not clock.rehearsed
     assert 100.0104 <= clock.now < 100.0115
 
 
@@ -131,8 +148,8 @@ def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     server, windows = Server(Home(tmp_path), Config()), []
 
-    def note(_poller, until, awake):
-        windows.append((until, awake))
+    def note(_poller, until, awake, rehearse):
+        windows.append((until, awake, rehearse))
         server.stop()
         return set()
 
@@ -143,5 +160,5 @@ def test_the_broker_is_awake_when_it_expects_an_answer(tmp_path, monkeypatch):
     finally:
         gc.unfreeze()
         server.close()
-    assert windows == [(server._core.next_tick(), (5.0, 6.0))]
+    assert windows == [(server._core.next_tick(), (5.0, 6.0), server._rehearsal.run)]
     assert signal.set_wakeup_fd(-1) == -1, "its sockets are closed, so nothing may be written to them"
