@@ -9,9 +9,10 @@ cores on which the two bare processes have nothing to share.
 import json
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -23,7 +24,7 @@ from hotpool.home import Home
 from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios
 from .measure import Asked, asked, closed_loop
-from .pool import add_versions, make_jpeg, running_pool
+from .pool import add_versions, make_jpeg, running_pool, wait_until_ready
 
 WORKERS, IN_FLIGHT = 2, 16
 POOL, BARE, BATCHES = "pool", "bare processes", f"bare processes, {MAX_BATCH} at once"
@@ -32,12 +33,21 @@ POOL, BARE, BATCHES = "pool", "bare processes", f"bare processes, {MAX_BATCH} at
 LIVES, QUICK_LIVES = 4, 1
 TURN_S, ROUNDS = 1.2, 2
 # One in flight: what is looked for is less than a tenth, so more and shorter turns.
-SHORT_TURN_S, SHORT_ROUNDS = 0.6, 3
+SHORT_TURN_S, SHORT_ROUNDS = 0.4, 5
 
 # Pictures a second: of the pool, of bare processes, of those that compute several at once.
 Rates = tuple[float, float, float]
 # Milliseconds: the pool's p50, its computing, its way, and a bare process's p50.
 Times = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """beside: by worker, the bare process on its core. Cores of one machine may differ, by what else the host runs on them."""
+
+    client: Client
+    bare: Sequence[Asked]
+    beside: Mapping[str, Asked]
 
 
 def run(quick: bool = False) -> Findings:
@@ -46,9 +56,9 @@ def run(quick: bool = False) -> Findings:
     times: list[Times] = []
     lives = QUICK_LIVES if quick else LIVES
     for _ in range(lives):
-        with _sides(picture) as (client, bare):
-            rates += [_rates(client, bare, picture) for _ in range(ROUNDS)]
-            times += [_times(client, bare, picture) for _ in range(SHORT_ROUNDS)]
+        with _sides(picture) as sides:
+            rates += [_rates(sides, picture) for _ in range(ROUNDS)]
+            times += [_times(sides, picture) for _ in range(SHORT_ROUNDS)]
     cores = sorted(os.sched_getaffinity(0))[:WORKERS]
     notes = (
         f"int8 ResNet-18 at 224, JPEG of {len(picture) / 1e3:.0f} KB, {WORKERS} workers of one thread, {IN_FLIGHT} in flight",
@@ -60,13 +70,13 @@ def run(quick: bool = False) -> Findings:
     return Findings((*_rate_figures(rates), *_time_figures(times)), notes)
 
 
-def _rates(client: Client, bare: Sequence[Asked], picture: bytes) -> Rates:
+def _rates(sides: Sides, picture: bytes) -> Rates:
     """One round, all sides in turn."""
 
     def submit() -> "Future[Prediction]":
-        return client.submit(picture, timeout_s=60)
+        return sides.client.submit(picture, timeout_s=60)
 
-    alone, batches = bare_rate(bare, TURN_S), bare_rate(bare, TURN_S, MAX_BATCH)
+    alone, batches = bare_rate(sides.bare, TURN_S), bare_rate(sides.bare, TURN_S, MAX_BATCH)
     return closed_loop(submit, int(alone * TURN_S), IN_FLIGHT), alone, batches
 
 
@@ -82,10 +92,11 @@ def _rate_figures(found: Sequence[Rates]) -> list[Figure]:
     ]
 
 
-def _times(client: Client, bare: Sequence[Asked], picture: bytes) -> Times:
-    """One round, both sides in turn, as who has one picture at a time asks, and waits in the call."""
-    alone = statistics.median(ask_bare(bare[:1], SHORT_TURN_S)[0])
-    whole, computing = _round_trips(client, picture, max(20, int(SHORT_TURN_S * 1e3 / alone)))
+def _times(sides: Sides, picture: bytes) -> Times:
+    """One round, both sides in turn on one core, as who has one picture at a time asks, and waits in the call."""
+    worker = sides.client.classify(picture, timeout_s=60).worker  # of idle ones the last to compute is asked again
+    alone = statistics.median(ask_bare([sides.beside[worker]], SHORT_TURN_S)[0])
+    whole, computing = _round_trips(sides.client, picture, max(20, int(SHORT_TURN_S * 1e3 / alone)))
     ways = [one - other for one, other in zip(whole, computing, strict=True)]
     return statistics.median(whole), statistics.median(computing), statistics.median(ways), alone
 
@@ -114,7 +125,7 @@ def _round_trips(client: Client, picture: bytes, n: int) -> tuple[list[float], l
 
 
 @contextmanager
-def _sides(picture: bytes) -> Iterator[tuple[Client, Sequence[Asked]]]:
+def _sides(picture: bytes) -> Iterator[Sides]:
     """Both stand ready; who is not asked is idle."""
     with TemporaryDirectory(prefix="hp") as folder, ExitStack() as stack:
         home = Home(Path(folder))
@@ -125,7 +136,9 @@ def _sides(picture: bytes) -> Iterator[tuple[Client, Sequence[Asked]]]:
         ask_bare(bare, 0.2, MAX_BATCH)
         for _ in range(20):
             client.classify(picture, timeout_s=60)
-        yield client, bare
+        on_core = dict(zip(sorted(os.sched_getaffinity(0)), bare, strict=False))
+        workers = wait_until_ready(home, WORKERS).workers
+        yield Sides(client, bare, {one.worker: on_core.get(one.cores[0], bare[0]) for one in workers})
 
 
 @contextmanager
