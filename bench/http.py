@@ -44,7 +44,7 @@ def _served(rounds: int) -> list[Figure]:
         bare = stack.enter_context(bare_processes(home, picture))
         url = wait_for_answer(f"http://127.0.0.1:{port}/predict", load)
         for _ in range(rounds):
-            found["bare"].append(bare_rate(bare, TURN_S))
+            found["bare"].append(bare_rate(list(bare.values()), TURN_S))
             found["http"].append(load.run(url, CLIENTS, TURN_S).rate)
             found["client p50"].append(
                 statistics.median(round_trips_ms(lambda: client.classify(picture, timeout_s=60), N_ALONE))

@@ -60,7 +60,10 @@ class Load:
         return cls(body, kind, script)
 
     def run(self, url: str, clients: int, seconds: int) -> Answered:
-        """Returns when whoever was asked is idle again. Raises RuntimeError: not every request was answered with 2xx."""
+        """Returns after a pause, when whoever was asked should be idle again.
+
+        Raises RuntimeError: not every request was answered with 2xx.
+        """
         command: Sequence[str] = (
             "wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", str(self.script), url
         )  # fmt: skip

@@ -7,7 +7,6 @@ cores on which the two bare processes have nothing to share.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -43,11 +42,10 @@ Times = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """beside: by worker, the bare process on its core. Cores of one machine may differ, by what else the host runs on them."""
+    """bare: by the worker on whose core it is. Cores of one machine may differ, by what else the host runs on them."""
 
     client: Client
-    bare: Sequence[Asked]
-    beside: Mapping[str, Asked]
+    bare: Mapping[str, Asked]
 
 
 def run(quick: bool = False) -> Findings:
@@ -59,10 +57,10 @@ def run(quick: bool = False) -> Findings:
         with _sides(picture) as sides:
             rates += [_rates(sides, picture) for _ in range(ROUNDS)]
             times += [_times(sides, picture) for _ in range(SHORT_ROUNDS)]
-    cores = sorted(os.sched_getaffinity(0))[:WORKERS]
     notes = (
         f"int8 ResNet-18 at 224, JPEG of {len(picture) / 1e3:.0f} KB, {WORKERS} workers of one thread, {IN_FLIGHT} in flight",
-        f"bare: {WORKERS} processes on cores {cores}, one picture after another, no server and no client",
+        f"bare: {WORKERS} processes on the workers' cores, one picture after another, no server and no client",
+        "one in flight: beside the bare process on the core of the worker that answers",
         f"the pool computes up to {MAX_BATCH} pictures at once; so does '{BATCHES}'",
         "the way: what a round trip takes beyond the time that the worker says it computed for",
         f"{lives} pools and as many pairs of bare processes, one after another, with {ROUNDS} and {SHORT_ROUNDS} rounds each",
@@ -76,7 +74,8 @@ def _rates(sides: Sides, picture: bytes) -> Rates:
     def submit() -> "Future[Prediction]":
         return sides.client.submit(picture, timeout_s=60)
 
-    alone, batches = bare_rate(sides.bare, TURN_S), bare_rate(sides.bare, TURN_S, MAX_BATCH)
+    bare = list(sides.bare.values())
+    alone, batches = bare_rate(bare, TURN_S), bare_rate(bare, TURN_S, MAX_BATCH)
     return closed_loop(submit, int(alone * TURN_S), IN_FLIGHT), alone, batches
 
 
@@ -95,8 +94,8 @@ def _rate_figures(found: Sequence[Rates]) -> list[Figure]:
 def _times(sides: Sides, picture: bytes) -> Times:
     """One round, both sides in turn on one core, as who has one picture at a time asks, and waits in the call."""
     worker = sides.client.classify(picture, timeout_s=60).worker  # of idle ones the last to compute is asked again
-    alone = statistics.median(ask_bare([sides.beside[worker]], SHORT_TURN_S)[0])
-    whole, computing = _round_trips(sides.client, picture, max(20, int(SHORT_TURN_S * 1e3 / alone)))
+    alone = statistics.median(ask_bare([sides.bare[worker]], SHORT_TURN_S)[0])
+    whole, computing = _round_trips(sides.client, picture, worker, max(20, int(SHORT_TURN_S * 1e3 / alone)))
     ways = [one - other for one, other in zip(whole, computing, strict=True)]
     return statistics.median(whole), statistics.median(computing), statistics.median(ways), alone
 
@@ -113,13 +112,14 @@ def _time_figures(found: Sequence[Times]) -> list[Figure]:
     ]
 
 
-def _round_trips(client: Client, picture: bytes, n: int) -> tuple[list[float], list[float]]:
+def _round_trips(client: Client, picture: bytes, worker: str, n: int) -> tuple[list[float], list[float]]:
     """Milliseconds of n requests one after another, and what their workers say they computed for."""
     whole, computing = [], []
     for _ in range(n):
         begin = perf_counter()
         prediction = client.classify(picture, timeout_s=60)
         whole.append((perf_counter() - begin) * 1e3)
+        assert prediction.worker == worker, "another worker has answered, on another core"
         computing.append(prediction.service_ms)
     return whole, computing
 
@@ -133,27 +133,25 @@ def _sides(picture: bytes) -> Iterator[Sides]:
         stack.enter_context(running_pool(home, WORKERS))
         client = stack.enter_context(Client(home.endpoint("clients")))
         bare = stack.enter_context(bare_processes(home, picture))
-        ask_bare(bare, 0.2, MAX_BATCH)
+        ask_bare(list(bare.values()), 0.2, MAX_BATCH)
         for _ in range(20):
             client.classify(picture, timeout_s=60)
-        on_core = dict(zip(sorted(os.sched_getaffinity(0)), bare, strict=False))
-        workers = wait_until_ready(home, WORKERS).workers
-        yield Sides(client, bare, {one.worker: on_core.get(one.cores[0], bare[0]) for one in workers})
+        yield Sides(client, bare)
 
 
 @contextmanager
-def bare_processes(home: Home, picture: bytes) -> Iterator[Sequence[Asked]]:
-    """One for each worker, on a core of its own, with the home's version; warm."""
-    file, (version,), cores = home.root / "picture.jpg", list_versions(home), sorted(os.sched_getaffinity(0))
+def bare_processes(home: Home, picture: bytes) -> Iterator[Mapping[str, Asked]]:
+    """One for each worker of the pool that runs there, on the worker's core, with the home's version; warm."""
+    file, (version,) = home.root / "picture.jpg", list_versions(home)
     file.write_bytes(picture)
     with ExitStack() as stack:
-        bare = [
-            stack.enter_context(
-                asked("bench.alone", str(home.root), version.digest, str(cores[i % len(cores)]), str(file))
+        bare = {
+            one.worker: stack.enter_context(
+                asked("bench.alone", str(home.root), version.digest, str(one.cores[0]), str(file))
             )
-            for i in range(WORKERS)
-        ]
-        ask_bare(bare, 0.2)
+            for one in wait_until_ready(home, WORKERS).workers
+        }
+        ask_bare(list(bare.values()), 0.2)
         yield bare
 
 

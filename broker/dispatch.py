@@ -324,7 +324,9 @@ class Dispatcher:
         return ToClient(pending.client, error_reply(pending.id, error))
 
     def _note_deadline(self, pending: Pending) -> None:
-        if len(self._deadlines) > 2 * len(self._pending) + 1000:  # mostly answered: they must not fill the memory
+        if len(self._pending) == 1:  # all others are answered, and would wake us for nothing while we wait for this one
+            self._deadlines = [(pending.deadline, pending.id)]
+        elif len(self._deadlines) > 2 * len(self._pending) + 1000:  # mostly answered: they must not fill the memory
             self._deadlines = [(waiting.deadline, waiting.id) for waiting in self._pending.values()]
             heapq.heapify(self._deadlines)
         else:

@@ -21,16 +21,16 @@ def wait(
 ) -> set[int]:
     """The descriptors that can be read, as soon as there is one; none at `until` (monotonic seconds).
 
-    A poll counts whole milliseconds, so the caller is awake up to one before the window begins. If it slept until then, it
-    rehearses first what it will do with what comes: that takes the time.
+    A poll counts whole milliseconds, so the caller is awake up to one before the window begins. Whoever has slept until then
+    calls `rehearse` first, with the time. What comes meanwhile waits for it.
     """
     begin, end = awake
     if begin < until:
         if (early_s := begin - monotonic()) >= 0.001:
             if ready := poller.poll(int(early_s * 1000)):
                 return {fd for fd, _ in ready}
-            if rehearse is not None:
-                rehearse(monotonic())
+            if rehearse is not None and (now := monotonic()) < end:
+                rehearse(now)
         while monotonic() < min(end, until):
             if ready := poller.poll(0):
                 return {fd for fd, _ in ready}

@@ -116,6 +116,18 @@ def test_a_request_is_leased_at_once_and_its_answer_names_version_worker_and_tim
     assert (reply.worker, reply.attempt, reply.queue_us, reply.service_us) == ("worker-0", 1, 0, 5_000)
 
 
+def test_whoever_waits_for_one_request_is_not_woken_by_the_deadlines_of_answered_ones():
+    bench = Bench()
+    for _ in range(3):
+        bench.submit(timeout_s=0.04)
+        bench.answer()
+        bench.now += 0.001
+    bench.submit(timeout_s=5.0)
+    assert bench.core.dispatch.next_deadline() == bench.now + 5.0
+    bench.submit(timeout_s=0.5)
+    assert bench.core.dispatch.next_deadline() == bench.now + 0.5
+
+
 def answers_took(*seconds: float, cores: tuple[int, ...] = (0,), batch: int = 1) -> Bench:
     """Two workers, of which the second, on core 1, has answered after so long each time; at 1.0 it has the next request."""
     bench = Bench(workers=0)

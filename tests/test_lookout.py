@@ -35,7 +35,7 @@ class Clock:
     can be read. rehearsed: when it began to."""
 
     def __init__(self, monkeypatch) -> None:
-        self.now, self.arrives_at = 100.0, inf
+        self.now, self.arrives_at, self.oversleeps_s = 100.0, inf, 0.0
         self.asleep: list[tuple[float, float]] = []  # from when, until when
         self.looks: list[float] = []
         self.rehearsed: list[float] = []
@@ -49,7 +49,7 @@ class Clock:
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
         assert isinstance(timeout_ms, int)
-        until = max(self.now, min(self.now + timeout_ms / 1000, self.arrives_at))
+        until = max(self.now, min(self.now + timeout_ms / 1000 + self.oversleeps_s, self.arrives_at))
         if timeout_ms:
             self.asleep.append((self.now, until))
         self.now = until
@@ -74,8 +74,8 @@ def test_who_expects_something_sleeps_until_then_is_awake_until_it_is_over_and_s
     assert clock.wait(100.05, awake=(100.0104, 100.0124)) == set()
     first, second = clock.asleep
     assert first == (100.0, pytest.approx(100.010)), "whole milliseconds, none of them of the window"
-    assert clock.rehearsed == [pytest.approx(100.010)], "once, as soon as it is awake"
-    assert clock.looks[0] == pytest.approx(100.0101)
+    assert clock.rehearsed == [pytest.approx(100.010, abs=1e-6)], "once, as soon as it is awake"
+    assert clock.looks[0] == pytest.approx(100.0101, abs=1e-6)
     assert clock.looks[-1] == pytest.approx(100.0123, abs=0.0002)
     assert second[0] == pytest.approx(100.0124, abs=0.0002)
     assert 100.05 <= second[1] < 100.0511
@@ -91,9 +91,21 @@ def test_what_comes_is_seen_when_it_comes(clock, arrives_at):
 def test_who_did_not_sleep_does_not_rehearse(clock):
     assert clock.wait(100.05, awake=(100.0009, 100.0124)) == set()
     assert clock.looks
-    clock.arrives_at = clock.now + 0.004
-    assert clock.wait(clock.now + 0.05, awake=(clock.now + 0.01, clock.now + 0.012)) == {7}
-    assert not clock.rehearsed, "it came before"
+    assert not clock.rehearsed
+
+
+def test_who_has_slept_for_a_millisecond_rehearses(clock):
+    clock.wait(100.05, awake=(100.0011, 100.0124))
+    assert clock.rehearsed
+
+
+def test_nobody_rehearses_for_what_has_come_or_is_overdue(clock):
+    clock.arrives_at = 100.004
+    assert clock.wait(100.05, awake=(100.01, 100.012)) == {7}
+    clock.oversleeps_s = 0.003
+    clock.arrives_at = inf
+    assert clock.wait(100.1, awake=(100.05, 100.052)) == set()
+    assert not clock.rehearsed
 
 
 @pytest.mark.parametrize("awake", [lookout.NEVER, (90.0, 99.9), (100.02, 100.03)], ids=["never", "over", "later"])

@@ -1,4 +1,4 @@
-"""The broker's rehearsal: the whole way of a real request, over and over, and nothing is left of it."""
+"""The broker's rehearsal: what its core does for a real request, over and over, and nothing is left of it."""
 
 import sys
 from types import CodeType
@@ -21,8 +21,10 @@ def test_each_time_one_request_is_answered():
 
 def test_it_goes_on_after_a_pause_of_any_length():
     rehearsal = Rehearsal(0.0)
+    now = 0.0
     for pause_s in (0.01, 10.0, 3_600.0, 4 * 3_600.0 + 1, A_DAY):
-        (reply,) = rehearsal.run(pause_s)
+        now += pause_s
+        (reply,) = rehearsal.run(now)
         assert isinstance(reply, Reply), f"after {pause_s} s"
 
 
@@ -33,7 +35,7 @@ def test_nothing_grows_however_often_it_is_run():
     core = rehearsal._core
     core.check()
     assert core.dispatch.n_pending == 0
-    assert len(core.dispatch._deadlines) <= 101, "a budget of one second, 100 times a second"
+    assert len(core.dispatch._deadlines) == 1
     assert not core.roster.changes
     assert not rehearsal._incoming.has_more
 

@@ -13,7 +13,7 @@ from tests.own_onednn import needs_onednn
 from workers import onednn
 from workers.engine import resnet_layout
 from workers.layout import Block, Conv, Layout
-from workers.onednn import Memory
+from workers.onednn import Memory, Program
 from workers.winograd import LEAST_SIDE, MORE_WEIGHTS, Workspace, choose, convolve
 
 CONV = Conv("conv", "", 0.0, (16, 16, 3, 3), [1, 1], [1, 1], [1, 1], 1, 32, is_rectified=True)
@@ -28,8 +28,7 @@ def run(conv, weight, bias, x, there, space):
     y = torch.zeros(1, conv.weight_shape[0], conv.side, conv.side) if there is None else there.float()
     x, y = (one.float().contiguous(memory_format=torch.channels_last) for one in (x, y))
     attributes = onednn.attributes({}, (), None if there is None else (1.0, 0), is_rectified=conv.is_rectified)
-    for operation in list(convolve(conv, weight.float(), bias.float(), attributes, Memory(x), Memory(y), space)):
-        operation.run()
+    Program(list(convolve(conv, weight.float(), bias.float(), attributes, Memory(x), Memory(y), space))).run()
     return y
 
 

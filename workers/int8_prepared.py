@@ -13,7 +13,7 @@ from . import onednn
 from .activations import Place, Step, plan_activations
 from .int8 import in_steps_of, read_quantised, read_scale
 from .layout import INPUT, Layout
-from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned
+from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned, Program
 from .prepared import PackedConv, activation, allocate, pooling, split
 from .resnet import Tensors
 
@@ -24,7 +24,7 @@ class _Pass(NamedTuple):
     """For one number of pictures."""
 
     input: Memory
-    operations: tuple[Operation, ...]
+    program: Program
     output: torch.Tensor
 
 
@@ -83,8 +83,7 @@ class PreparedInt8ResNet:
             self._passes[batch.shape] = self._make_pass(batch.shape)
         ready = self._passes[batch.shape]
         ready.input.point_to(batch)
-        for operation in ready.operations:
-            operation.run()
+        ready.program.run()
         # Behind a rectifier the zero point is 0.
         return ready.output.mean((2, 3), dtype=torch.float32).mul_(self._last.scale)
 
@@ -109,7 +108,7 @@ class PreparedInt8ResNet:
         ]
         for conv, step in zip(self._convs, plan.steps, strict=True):
             operations += conv.operations(at(step.x), at(step.y))
-        return _Pass(given, tuple(operations), at(plan.steps[-1].y))
+        return _Pass(given, Program(operations), at(plan.steps[-1].y))
 
     def _quantise(self, real: Memory, stored: Memory) -> Operation:
         attr = onednn.attributes({DST: onednn.PER_TENSOR}, (DST,))

@@ -1,5 +1,6 @@
 """Shell: what engines whose operations are made once have in common: convolutions by oneDNN, activations in few slots."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
@@ -22,6 +23,7 @@ class PackedConv:
         x, y: what they are for one picture. Its time matters most, so the weight gets the order that suits it.
         """
         self._conv, self._attributes = conv, attributes
+        self._at_once = sys.maxsize  # pictures, as far as is known: for more there is no kernel
         self._bias = memories[BIAS].described if BIAS in memories else None
         grouped = weight if conv.groups == 1 else weight.view(conv.groups, -1, *weight.shape[1:])
         self._memories = {**memories, WEIGHTS: onednn.pack(grouped, self._describe(x, y, onednn.describe_any(grouped)))}
@@ -32,12 +34,15 @@ class PackedConv:
 
         Raises NoKernelError: there is none for one picture.
         """
+        at_once = min(len(x), self._at_once)
         try:
-            return [self.operation(Memory(x), Memory(y))]
+            parts = zip(torch.split(x, at_once), torch.split(y, at_once), strict=True)
+            return [self.operation(Memory(x_part), Memory(y_part)) for x_part, y_part in parts]
         except NoKernelError:
-            if (half := len(x) // 2) == 0:
+            if at_once == 1:
                 raise
-        return self.operations(x[:half], y[:half]) + self.operations(x[half:], y[half:])
+        self._at_once = at_once // 2
+        return self.operations(x, y)
 
     def operation(self, x: Memory, y: Memory) -> Operation:
         """Raises NoKernelError."""
