@@ -17,8 +17,9 @@ demo: $(INSTALLED)
 
 # Several files at once; what the tests of a file share is made once. In the order of their names: by their number of tests, which is
 # xdist's way, files of few long tests come last, and one of them keeps a process busy when the others are done.
-# One more at once than there are cores: many tests wait for processes of theirs, and two cores were idle for a third of the time.
-BESIDE = -n $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder
+# Four at once at most, and else one more than there are cores: many tests wait for processes of theirs, and two cores were idle
+# for a third of the time.
+BESIDE = -n $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder
 
 ## test: all tests: those that bear company first, then the others one by one
 test: $(INSTALLED) browser

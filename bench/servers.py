@@ -29,7 +29,7 @@ from .rival_work import NOTHING, VARIABLE, describe_version
 
 WORKERS, CLIENTS = 2, 16
 ROUNDS, FEW_ROUNDS, QUICK_ROUNDS, TURN_S = 3, 2, 1, 1
-# With a model: what is under way when a turn ends counts for nobody, and of batches that is more, so turns are longer.
+# Of many clients with a model: what is under way when a turn ends counts for nobody, and of batches that is more.
 LONG_TURN_S = 2
 # Neither may tell its makers over the network that it runs.
 SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -17,7 +17,7 @@ from .dispatch import Limits
 
 CLIENT, WORKER, MODEL = b"client", b"worker", "model"
 LONG_S, MAX_BYTES = 3600.0, 64 * 1024  # nothing here takes so long, or is so large
-BUDGET_US = 1_000_000  # short: until then the core remembers when a request would have expired
+BUDGET_US = 1_000_000
 WORK = encode_body(Work("picture", 3))
 RESULT = encode_body(Result(tuple((index, f"class {index}", 0.3) for index in range(3))))
 

@@ -29,7 +29,7 @@ def wait(
         if (early_s := begin - monotonic()) >= 0.001:
             if ready := poller.poll(int(early_s * 1000)):
                 return {fd for fd, _ in ready}
-            if rehearse is not None and (now := monotonic()) < end:
+            if rehearse is not None and (now := monotonic()) < begin:
                 rehearse(now)
         while monotonic() < min(end, until):
             if ready := poller.poll(0):

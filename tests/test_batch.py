@@ -168,9 +168,17 @@ def test_an_error_of_ours_keeps_its_code():
     assert failed(1, BadImage("cut off"), 5).message == Failed(1, 5, "bad_image", "cut off", Executed.NO)
 
 
-def test_output_that_is_not_finite_is_no_answer():
-    logits = np.array([[1.0, np.nan]], np.float32)
-    assert reply_to(lease(1, 0), logits, ["a", "b"])[0].code == "model_error"
+@pytest.mark.parametrize("others", [(np.nan,), (np.inf,), (-np.inf,), (np.inf, -np.inf), (np.nan, np.inf)])
+@pytest.mark.parametrize("kind", ["picture", "tensor"])
+def test_output_that_is_not_finite_is_no_answer(kind, others):
+    logits = np.array([[1.0, *others]], np.float32)
+    assert reply_to(lease(1, 0, kind=kind), logits, ["a", "b", "c"])[0].code == "model_error"
+
+
+def test_the_largest_numbers_that_there_are_are_an_answer():
+    largest = np.finfo(np.float32).max
+    message = reply_to(lease(1, 0), np.array([[largest, -largest, largest]], np.float32), ["a", "b", "c"])[0]
+    assert isinstance(message, Done)
 
 
 def test_an_endless_message_is_cut_to_what_the_wire_takes():

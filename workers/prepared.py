@@ -1,6 +1,5 @@
 """Shell: what engines whose operations are made once have in common: convolutions by oneDNN, activations in few slots."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
@@ -23,26 +22,23 @@ class PackedConv:
         x, y: what they are for one picture. Its time matters most, so the weight gets the order that suits it.
         """
         self._conv, self._attributes = conv, attributes
-        self._at_once = sys.maxsize  # pictures, as far as is known: for more there is no kernel
         self._bias = memories[BIAS].described if BIAS in memories else None
         grouped = weight if conv.groups == 1 else weight.view(conv.groups, -1, *weight.shape[1:])
         self._memories = {**memories, WEIGHTS: onednn.pack(grouped, self._describe(x, y, onednn.describe_any(grouped)))}
 
     def operations(self, x: torch.Tensor, y: torch.Tensor) -> list[Operation]:
-        """One for all pictures, or one for each part of them: weights lie as suits one picture, and for many such pictures at
-        once there may be no kernel (none for four in a ResNet-18's third stage with AMX).
+        """One for all pictures, or for each half of them, and so on: weights lie as suits one picture, and for many pictures at
+        once there may be no kernel that takes them so (none for four in a ResNet-18's third stage with AMX).
 
         Raises NoKernelError: there is none for one picture.
         """
-        at_once = min(len(x), self._at_once)
         try:
-            parts = zip(torch.split(x, at_once), torch.split(y, at_once), strict=True)
-            return [self.operation(Memory(x_part), Memory(y_part)) for x_part, y_part in parts]
+            return [self.operation(Memory(x), Memory(y))]
         except NoKernelError:
-            if at_once == 1:
+            if len(x) <= 1:
                 raise
-        self._at_once = at_once // 2
-        return self.operations(x, y)
+        half = len(x) // 2
+        return self.operations(x[:half], y[:half]) + self.operations(x[half:], y[half:])
 
     def operation(self, x: Memory, y: Memory) -> Operation:
         """Raises NoKernelError."""
