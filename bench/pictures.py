@@ -42,7 +42,7 @@ SEED = 1
 MAX_BYTES = MAX_PIXELS = 100_000_000
 MODEL_FOLDER = Path("var/demo/model")
 BATCH = 50
-N_PICTURES, ROUNDS, PAIRS = 1000, 2, 5
+N_PICTURES, ROUNDS, PAIRS = 1000, 2, 4
 MODULE = "bench.pictures"
 FAST, REFERENCE = "hotpool", "torchvision's transforms"
 
