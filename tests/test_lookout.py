@@ -89,14 +89,16 @@ def test_what_comes_is_seen_when_it_comes(clock, arrives_at):
 
 
 def test_who_did_not_sleep_does_not_rehearse(clock):
-    assert clock.wait(100.05, awake=(100.0009, 100.0124)) == set()
+    assert clock.wait(100.05, awake=(100.00129, 100.0124)) == set()
     assert clock.looks
     assert not clock.rehearsed
 
 
-def test_who_has_slept_for_a_millisecond_rehearses(clock):
-    clock.wait(100.05, awake=(100.0011, 100.0124))
-    assert clock.rehearsed
+@pytest.mark.parametrize("begin", [100.00131, 100.0093, 100.0107, 100.0109])
+def test_who_has_slept_for_a_millisecond_rehearses_and_is_done_with_it_when_the_window_begins(clock, begin):
+    clock.wait(100.05, awake=(begin, begin + 0.002))
+    (began,) = clock.rehearsed
+    assert 0 <= begin - lookout.REHEARSAL_S - began < 0.001
 
 
 def test_nobody_rehearses_for_what_has_come_or_is_overdue(clock):

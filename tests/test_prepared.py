@@ -26,10 +26,8 @@ ARCH, CLASSES = "resnet18", 5
 CROPS = {"fp32": 90, "int8": 32}
 slow = pytest.mark.slow  # a ResNet-18 has 11 million weights
 pytestmark = needs_onednn
-SPLIT = (
-    "conv1",
-    "layer3",
-)  # what begins so has no kernel for many pictures, in a test: the first convolution and some in the middle
+# What begins so has no kernel for many pictures, in a test: the first convolution and some in the middle.
+SPLIT = ("conv1", "layer3")
 
 
 @pytest.fixture(scope="module")
