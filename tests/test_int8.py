@@ -2,6 +2,10 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import platform
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -18,7 +22,7 @@ from hotpool.digest import digest_tensors
 from tests import small_versions
 from tests.own_onednn import HAS_ONEDNN, needs_onednn
 from tests.seen_network import batch_of, seen_network
-from workers import operators
+from workers import engine, operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
@@ -27,6 +31,7 @@ from workers.int8_prepared import PreparedInt8ResNet
 from workers.loading import load_verified
 from workers.operators import Way
 from workers.layout import Conv
+from workers.quantise import fits_pairs, quantise_weight
 from workers.scratch import check
 from hotpool.logits import TOLERANCES
 
@@ -93,7 +98,8 @@ def test_an_int8_convolution_is_the_nearest_to_the_real_one(operator, groups, is
     generator = torch.Generator().manual_seed(7)
     x, y, residual = Scale(0.02, 3), Scale(0.07, 0 if is_rectified else 11), Scale(0.03, 5)
     conv = Conv("", "", 0.0, (32, 16 // groups, 3, 3), [1, 1], [1, 1], [1, 1], groups, 9, is_rectified)
-    weight = torch.randint(-127, 128, conv.weight_shape, dtype=torch.int8, generator=generator)
+    random = torch.rand(conv.weight_shape, generator=generator) * 2 - 1
+    weight = torch.from_numpy(quantise_weight(random.numpy(), in_pairs=True)[0])
     weight_scale, bias = torch.rand(32, generator=generator) * 0.003 + 0.001, torch.rand(32, generator=generator) - 0.5
     stored = torch.randint(0, 256, (3, 16, 9, 9), dtype=torch.uint8, generator=generator)
     added = torch.randint(0, 256, (3, 32, 9, 9), dtype=torch.uint8, generator=generator)
@@ -115,11 +121,39 @@ def test_an_int8_convolution_is_the_nearest_to_the_real_one(operator, groups, is
 
 
 def test_rows_of_a_batch_do_not_mix_and_the_order_in_memory_is_no_matter(stored):
-    engine, batch = make_int8(stored, *SIZE), batch_of(4, CROP)
-    together = engine(batch)
+    computed, batch = make_int8(stored, *SIZE), batch_of(4, CROP)
+    together = computed(batch)
     for i in range(4):
-        assert float((engine(batch[i : i + 1]) - together[i]).abs().max()) < 0.01 * float(together.abs().max())
-    assert torch.equal(engine(batch.contiguous(memory_format=torch.channels_last)), together)
+        assert float((computed(batch[i : i + 1]) - together[i]).abs().max()) < 0.01 * float(together.abs().max())
+    assert torch.equal(computed(batch.contiguous(memory_format=torch.channels_last)), together)
+
+
+def test_weights_are_stored_so_that_a_cpu_without_vnni_adds_their_products_rightly(stored):
+    names = [conv.name for conv in resnet_layout(*SIZE).convs()]
+    assert all(fits_pairs(stored[f"{name}.weight"].numpy()) for name in names)
+
+
+def has_vnni():
+    return bool({"avx512_vnni", "avx_vnni"} & set(Path("/proc/cpuinfo").read_text().split()))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="tells VNNI by /proc/cpuinfo")
+def test_whether_this_cpu_adds_larger_products_rightly_is_found_by_trying():
+    ways = [way for way in (Way.PREPARED, Way.FUSED) if operators.works("int8", way)]
+    assert [operators.adds_pairs(way) for way in ways] == [has_vnni() for _ in ways]
+    assert operators.adds_pairs(Way.PLAIN)
+
+
+def test_larger_weights_are_computed_by_public_operators_where_the_others_cut_sums_off(stored, monkeypatch, caplog):
+    monkeypatch.setattr(engine, "adds_pairs", lambda way: way is Way.PLAIN)
+    make_int8(stored, *SIZE)
+    assert not caplog.text
+    large = {name: tensor.clone() for name, tensor in stored.items()}
+    large["layer2.0.conv1.weight"][3, :2, 1, 1] = 127
+    made = make_int8(large, *SIZE)
+    assert type(made._stem) is PlainInt8Conv
+    assert "layer2.0.conv1.weight is from an earlier hotpool" in caplog.text
+    assert "add the version again" in caplog.text
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(2, 17), st.integers(2, 17), st.integers(0, 2**31))
@@ -163,7 +197,7 @@ def test_where_onednns_own_library_is_missing_or_wrong_torchs_serves_and_it_is_s
     assert (
         caplog.text.count("event=fallback precision=int8 without=prepared") == caplog.text.count("event=fallback") == 1
     )
-    assert [type(engine._stem) for engine in fused] == [FusedInt8Conv] * 2
+    assert [type(one._stem) for one in fused] == [FusedInt8Conv] * 2
     assert float((fused[0](batch) - expected(batch)).abs().max()) < 0.01 * float(expected(batch).abs().max())
 
 
@@ -175,7 +209,7 @@ def test_where_all_fused_operators_are_missing_the_same_answers_come_more_slowly
     monkeypatch.setattr(operators, "FusedInt8Conv", missing)
     plain = [make_int8(stored, *SIZE) for _ in range(2)]
     assert [caplog.text.count(f"precision=int8 without={way}") for way in Way] == [1, 1, 0]
-    assert [type(engine._stem) for engine in plain] == [PlainInt8Conv] * 2
+    assert [type(one._stem) for one in plain] == [PlainInt8Conv] * 2
     assert float((plain[0](batch) - expected).abs().max()) < 0.01 * float(expected.abs().max())
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workers.quantise import LEVELS, N_BINS, best_range, quantise_weight, scale_for
+from workers.quantise import LEVELS, N_BINS, best_range, fits_pairs, quantise_weight, scale_for
 
 SEED = 31
 
@@ -21,6 +23,39 @@ def test_a_weight_is_kept_to_half_a_step_of_its_own_output_channel():
     lost = np.abs(stored * scale.reshape(4, 1, 1, 1) - weight).reshape(4, -1).max(axis=1)
     assert (lost <= scale * 0.5001).all()
     assert np.abs(stored).reshape(4, -1).max(axis=1).tolist() == [127] * 4, "all of the range is used"
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 3, 8])
+@given(seed=st.integers(0, 2**31), heavy=st.floats(0, 1))
+def test_two_neighbours_products_fit_into_16_bits_and_weights_are_kept_to_half_a_step(n_in, seed, heavy):
+    weight = values(6 * n_in * 9, seed).reshape(6, n_in, 3, 3)
+    weight[0, :2, 1, 1] = [5 * heavy, 5 - 5 * heavy][:n_in]  # rounds up twice, if anything does
+    stored, scale = quantise_weight(weight, in_pairs=True)
+    assert fits_pairs(stored)
+    extremes = np.array([[0, 0], [0, 255], [255, 0], [255, 255]])
+    wide = np.concatenate([stored, np.zeros_like(stored[:, : n_in % 2])], axis=1).astype(np.int64)
+    sums = np.einsum("ea,opahw->eophw", extremes, wide.reshape(6, -1, 2, 3, 3))
+    assert -(2**15) <= sums.min() <= sums.max() < 2**15
+    lost = np.abs(stored * scale.reshape(6, 1, 1, 1) - weight).reshape(6, -1).max(axis=1)
+    assert (lost <= scale * 0.5001).all()
+
+
+def test_a_large_weight_beside_a_small_one_costs_the_others_little():
+    weight = np.full((1, 4, 1, 1), 0.01, dtype=np.float32)
+    weight[0, 2] = 1
+    stored, _ = quantise_weight(weight, in_pairs=True)
+    assert stored.flatten().tolist() == [1, 1, 126, 1]
+
+
+def test_it_is_seen_where_two_neighbours_of_one_sign_are_too_large():
+    stored = np.zeros((2, 3, 1, 1), dtype=np.int8)
+    stored[1, :, 0, 0] = 127, 1, 127
+    assert fits_pairs(stored)
+    stored[1, 0] = -127
+    stored[1, 1] = 127
+    assert fits_pairs(stored), "of two signs"
+    stored[1, 1] = -2
+    assert not fits_pairs(stored)
 
 
 def test_a_channel_of_zeros_stays_zero():

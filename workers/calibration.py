@@ -185,7 +185,7 @@ def quantise(
         stored[f"{name}.scale"] = torch.tensor([scale], dtype=torch.float32)
         stored[f"{name}.zero_point"] = torch.tensor([zero_point], dtype=torch.int32)
     for name, (weight, bias) in {**folded, "fc": (tensors["fc.weight"], tensors["fc.bias"])}.items():
-        whole, weight_scale = quantise_weight(weight.numpy())
+        whole, weight_scale = quantise_weight(weight.numpy(), in_pairs=name in folded)  # `fc` computes in float32
         stored[f"{name}.weight"] = torch.from_numpy(whole)
         stored[f"{name}.weight_scale"] = torch.from_numpy(weight_scale)
         stored[f"{name}.bias"] = bias.clone()

@@ -20,6 +20,7 @@ from .fp32_prepared import PreparedFp32ResNet
 from .int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, Quantised, Scale, expected_int8
 from .int8_prepared import PreparedInt8ResNet
 from .layout import Block, Conv, Layout
+from .quantise import quantise_weight
 from .winograd import LEAST_SIDE
 
 log = logging.getLogger("hotpool.workers")
@@ -69,6 +70,19 @@ def works(precision: Precision, way: Way) -> bool:
     return not reason
 
 
+@functools.cache
+@torch.inference_mode()
+def adds_pairs(way: Way) -> bool:
+    """Whether int8 weights beyond `quantise.PAIR` are computed with rightly too: a CPU without VNNI cuts sums off. For a way
+    that works."""
+    if way is Way.PLAIN:
+        return True
+    compute, allowed = _TRIALS["int8", way]
+    return all(
+        float((got.float() - expected.float()).abs().max()) <= allowed for got, expected in compute(in_pairs=False)
+    )
+
+
 def note_fallback(precision: Precision, way: Way, reason: str) -> None:
     log.warning("event=fallback precision=%s without=%s torch=%s reason=%r", precision, way, torch.__version__, reason)
 
@@ -80,8 +94,9 @@ def _fused_fp32() -> list[Pair]:
     return [(fused(x), plain(x)), (fused.add(x, x.clone()), plain.add(x, x.clone()))]
 
 
-def _fused_int8() -> list[Pair]:
-    weight = (_values(CHANNELS, CHANNELS, 3, 3) * 127).to(torch.int8)
+def _fused_int8(in_pairs: bool = True) -> list[Pair]:
+    """in_pairs: as for `quantise_weight`."""
+    weight = _whole(in_pairs, CHANNELS, CHANNELS, 3, 3)
     quantised = Quantised(weight, torch.full((CHANNELS,), 0.01), _values(CHANNELS))
     scales = Scale(0.01, 128), Scale(0.05, 0), Scale(0.02, 5)
     fused, plain = FusedInt8Conv(_CONV, quantised, *scales), PlainInt8Conv(_CONV, quantised, *scales)
@@ -103,10 +118,10 @@ def _prepared_fp32() -> list[Pair]:
     return [(prepared(batch), plain(batch))]
 
 
-def _prepared_int8() -> list[Pair]:
-    """Of a network with one block, for one picture and for two."""
+def _prepared_int8(in_pairs: bool = True) -> list[Pair]:
+    """Of a network with one block, for one picture and for two. in_pairs: as for `quantise_weight`."""
     tensors = {
-        name: (_values(*shape) * 127).to(torch.int8) if dtype == "int8" else _values(*shape).abs() * 0.01
+        name: _whole(in_pairs, *shape) if dtype == "int8" else _values(*shape).abs() * 0.01
         for name, (shape, dtype) in expected_int8(_LAYOUT, CHANNELS).items()
     }
     # No factor is 1 by chance, and a negative sum would show: below zero point 5 there are values left.
@@ -117,6 +132,10 @@ def _prepared_int8() -> list[Pair]:
     return [(prepared(batch), plain(batch)) for batch in (_values(n, *_PICTURE) for n in (1, 2))]
 
 
+def _whole(in_pairs: bool, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(quantise_weight(_values(*shape).numpy(), in_pairs=in_pairs)[0])
+
+
 def _values(*shape: int) -> torch.Tensor:
     """Between -1 and 1, the same each time, no two neighbours alike."""
     n = torch.Size(shape).numel()
@@ -124,7 +143,7 @@ def _values(*shape: int) -> torch.Tensor:
 
 
 # What is tried, and how much its results may differ.
-_TRIALS: dict[tuple[Precision, Way], tuple[Callable[[], list[Pair]], float]] = {
+_TRIALS: dict[tuple[Precision, Way], tuple[Callable[..., list[Pair]], float]] = {
     ("fp32", Way.PREPARED): (_prepared_fp32, 1e-3),
     ("fp32", Way.FUSED): (_fused_fp32, 1e-4),
     ("int8", Way.PREPARED): (_prepared_int8, 0.01),
