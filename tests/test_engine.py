@@ -80,7 +80,7 @@ def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch
     for batch in (batch_of(1, 33), batch_of(3, 64)):
         with torch.inference_mode():
             expected = model(batch)
-        engine = Fp32ResNet(resnet_layout(arch, CLASSES, 64), tensors, make)
+        engine = Fp32ResNet(resnet_layout(arch, CLASSES, batch.shape[-1]), tensors, make)
         assert torch.allclose(engine(batch), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
         in_other_memory = engine(batch.contiguous(memory_format=torch.channels_last))
         assert torch.equal(in_other_memory, engine(batch)), "the order of the input in memory is no matter"

@@ -42,8 +42,7 @@ class FusedInt8Conv:
         options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         # In the order that oneDNN wants for one picture of this size. Without the size it may choose another one and bring the
         # weights into the right order again in each call: a twelfth of the time at batch 1, and nothing lost at larger ones.
-        shape = [1, conv.weight_shape[1] * conv.groups, conv.side, conv.side]
-        packed = torch.ops.onednn.qconv_prepack(q.weight, factor, 1.0, x.zero_point, *options, shape)
+        packed = torch.ops.onednn.qconv_prepack(q.weight, factor, 1.0, x.zero_point, *options, conv.x_shape)
         weight_zero_point = torch.zeros(len(q.bias), dtype=torch.int32)
         # All but x and the residual, as the operators want them: nothing is put together for each picture.
         self._before = (1.0, x.zero_point, packed, factor, weight_zero_point)

@@ -28,6 +28,11 @@ class Conv:
     is_rectified: bool
 
     @property
+    def x_shape(self) -> Ints:
+        """Of its input for one picture."""
+        return [1, self.weight_shape[1] * self.groups, self.side, self.side]
+
+    @property
     def output_side(self) -> int:
         reach = self.dilation[0] * (self.weight_shape[2] - 1)
         return (self.side + 2 * self.padding[0] - reach - 1) // self.stride[0] + 1
