@@ -34,7 +34,6 @@ BATCH, MEMORY_MB = 50, 8192
 
 
 def run(quick: bool = False) -> Findings:
-    torch.set_num_threads(1)
     make_model(MODEL_FOLDER, Console(stderr=True))
     files = sorted((MODEL_FOLDER / PICTURES).iterdir())[:: 10 if quick else 1]
     right = torch.tensor([LABELS.index(file.name.split("-")[0]) for file in files])

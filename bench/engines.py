@@ -49,7 +49,7 @@ BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO
 # Batch size -> rounds, timed runs of each side in a round: a minute together.
 ROUNDS = {1: (10, 5), 8: (2, 2)}
 QUICK = {1: (2, 2), 8: (1, 1)}
-N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 64, 64
+N_CALIBRATION, N_HELD_OUT, N_PICTURES = 128, 32, 64
 NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"
 PICTURES, HELD_OUT, LOGITS = "pictures", "held-out.npy", "logits"
 # What a side needs that may be missing.
@@ -68,7 +68,6 @@ class Agreement:
 
 
 def run(quick: bool = False) -> Findings:
-    torch.set_num_threads(1)
     lacking = {side: packages for side in SIDES if (packages := missing_packages(side))}
     with TemporaryDirectory(prefix="hp") as name, ExitStack() as stack:
         folder, sides = Path(name), [side for side in SIDES if side not in lacking]
