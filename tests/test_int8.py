@@ -2,7 +2,9 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,29 +133,64 @@ def test_rows_of_a_batch_do_not_mix_and_the_order_in_memory_is_no_matter(stored)
 def test_weights_are_stored_so_that_a_cpu_without_vnni_adds_their_products_rightly(stored):
     names = [conv.name for conv in resnet_layout(*SIZE).convs()]
     assert all(fits_pairs(stored[f"{name}.weight"].numpy()) for name in names)
+    assert stored["fc.weight"].abs().amax(1).tolist() == [127] * CLASSES, "computed in float32"
 
 
-def has_vnni():
-    return bool({"avx512_vnni", "avx_vnni"} & set(Path("/proc/cpuinfo").read_text().split()))
+x86 = pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="VNNI is of x86-64")
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="tells VNNI by /proc/cpuinfo")
-def test_whether_this_cpu_adds_larger_products_rightly_is_found_by_trying():
-    ways = [way for way in (Way.PREPARED, Way.FUSED) if operators.works("int8", way)]
-    assert [operators.adds_pairs(way) for way in ways] == [has_vnni() for _ in ways]
-    assert operators.adds_pairs(Way.PLAIN)
+@x86
+@needs_onednn
+def test_whether_this_cpu_cuts_sums_off_is_found_by_trying():
+    assert [way for way in Way if operators.works("int8", way)] == list(Way)
+    has_vnni = {"avx512_vnni", "avx_vnni"} & set(Path("/proc/cpuinfo").read_text().split())
+    assert operators.cuts_sums() == (not has_vnni)
 
 
-def test_larger_weights_are_computed_by_public_operators_where_the_others_cut_sums_off(stored, monkeypatch, caplog):
-    monkeypatch.setattr(engine, "adds_pairs", lambda way: way is Way.PLAIN)
-    make_int8(stored, *SIZE)
-    assert not caplog.text
+WITHOUT_VNNI = """
+import sys, safetensors.torch, torch
+from workers import operators
+from workers.engine import make_int8
+from workers.operators import Way
+
+torch.set_num_threads(1)
+tensors = safetensors.torch.load_file(sys.argv[1])
+batch = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+plain = make_int8(tensors, "resnet18", 5, 32, way=Way.PLAIN)(batch)
+for way in operators.ways("int8"):
+    difference = make_int8(tensors, "resnet18", 5, 32, way=way)(batch) - plain
+    print(way, operators.cuts_sums(), float(difference.abs().max() / plain.abs().max()) < 0.01)
+"""
+
+
+@x86
+@needs_onednn
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_without_vnni_the_fast_ways_work_with_stored_weights_and_are_known_to_cut_others_off(
+    stored, tmp_path, instructions
+):
+    """oneDNN uses no newer instructions than it is told, in a process that has not asked it yet."""
+    safetensors.torch.save_file(stored, tmp_path / WEIGHTS)
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
+    command = [sys.executable, "-c", WITHOUT_VNNI, str(tmp_path / WEIGHTS)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stdout.splitlines() == [f"{way} True True" for way in Way], ran.stderr
+
+
+@pytest.mark.parametrize("name", ["conv1", "layer2.0.downsample.0", "layer4.1.conv2"])
+def test_larger_weights_are_computed_by_public_operators_where_the_others_cut_sums_off(
+    stored, monkeypatch, caplog, name
+):
+    monkeypatch.setattr(engine, "cuts_sums", lambda: True)
     large = {name: tensor.clone() for name, tensor in stored.items()}
-    large["layer2.0.conv1.weight"][3, :2, 1, 1] = 127
+    large[f"{name}.weight"][3, :2, 0, 0] = 127
+    make_int8(stored, *SIZE)
+    assert "cuts off" not in caplog.text
     made = make_int8(large, *SIZE)
     assert type(made._stem) is PlainInt8Conv
-    assert "layer2.0.conv1.weight is from an earlier hotpool" in caplog.text
-    assert "add the version again" in caplog.text
+    assert f"cuts off sums of {name}.weight: int8 is slow until the version is added anew" in caplog.text
+    monkeypatch.setattr(engine, "cuts_sums", lambda: False)
+    assert not HAS_ONEDNN or type(make_int8(large, *SIZE)) is PreparedInt8ResNet
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(2, 17), st.integers(2, 17), st.integers(0, 2**31))
@@ -167,9 +204,12 @@ def test_max_pooling_of_bytes_is_that_of_torch(n, channels, height, width, seed)
 @pytest.fixture
 def asked_anew():
     """Which way is the fastest is found out once in a process."""
-    operators.works.cache_clear()
+    caches = operators.works, operators.cuts_sums
+    for cached in caches:
+        cached.cache_clear()
     yield
-    operators.works.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def missing(*_):

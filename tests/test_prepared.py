@@ -98,7 +98,7 @@ def test_it_computes_what_torchs_operators_do_whatever_the_batch_looks_like(
     batch = batch_of(n, crop)
     expected = make(Way.FUSED)(batch)
     got = engine(batch.to(dtype).contiguous(memory_format=order))
-    allowed = {"fp32": 1e-4, "int8": 0.01}[precision]  # sums in another order: 1.1e-5 was seen
+    allowed = {"fp32": 3e-5, "int8": 0.01}[precision]  # sums in another order: 1.1e-5 was seen
     assert float((got - expected).abs().max()) < allowed * float(expected.abs().max())
 
 

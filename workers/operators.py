@@ -72,14 +72,14 @@ def works(precision: Precision, way: Way) -> bool:
 
 @functools.cache
 @torch.inference_mode()
-def adds_pairs(way: Way) -> bool:
-    """Whether int8 weights beyond `quantise.PAIR` are computed with rightly too: a CPU without VNNI cuts sums off. For a way
-    that works."""
-    if way is Way.PLAIN:
-        return True
-    compute, allowed = _TRIALS["int8", way]
-    return all(
-        float((got.float() - expected.float()).abs().max()) <= allowed for got, expected in compute(in_pairs=False)
+def cuts_sums() -> bool:
+    """Whether int8's fastest way computes wrongly with weights that don't `quantise.fits_pairs`: without VNNI it does."""
+    fastest = next(ways("int8"))
+    if fastest is Way.PLAIN:
+        return False
+    compute, allowed = _TRIALS["int8", fastest]
+    return any(
+        float((got.float() - expected.float()).abs().max()) > allowed for got, expected in compute(in_pairs=False)
     )
 
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 LEVELS = 255  # steps between the 256 values of a byte
-# Steps that two neighbouring input channels' weights of one sign reach together at most: without VNNI a CPU adds their products
-# in 16 bits and cuts off what is more. 255 times one step more, from rounding, still fits.
-PAIR = 127
+# Steps that the largest weight of an output channel reaches. Those of two neighbouring input channels reach it together, if of
+# one sign: without VNNI (which sums up in 32 bits) a CPU adds two products in 16 bits and cuts off what is more than 32,767.
+# Rounding adds a step: 255 * 128 is 32,640.
+MOST = 127
 N_BINS = 2048
 # How much of the range seen is tried, at each end: from a fifth to all of it. Min-max is one of them, so the result never has a
 # larger error than that.
@@ -20,18 +21,18 @@ _KEPT = np.linspace(0.2, 1.0, 33)
 def quantise_weight(weight: FloatArray, *, in_pairs: bool = False) -> tuple[NDArray[np.int8], FloatArray]:
     """Weights as int8 and the scale of each output channel, the first axis; symmetric, so that 0 stays 0.
 
-    in_pairs: so that `fits_pairs`. It makes a step a third longer, and answers were as near to float32 as without.
+    in_pairs: so that `fits_pairs`. A step gets up to twice as long, see "Int8 without VNNI" in docs/performance.md.
     """
     reached = _pairs(weight) if in_pairs else np.abs(weight)
     largest = reached.reshape(len(weight), -1).max(axis=1)
-    scale = (np.where(largest > 0, largest, 1) / PAIR).astype(np.float32)
+    scale = (np.where(largest > 0, largest, 1) / MOST).astype(np.float32)
     stored = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    return np.clip(stored, -127, 127).astype(np.int8), scale
+    return np.clip(stored, -MOST, MOST).astype(np.int8), scale
 
 
 def fits_pairs(stored: NDArray[np.int8]) -> bool:
     """Whether a CPU without VNNI computes with these weights what others do, whatever the activations are."""
-    return bool(_pairs(stored.astype(np.int16)).max() <= PAIR + 1)
+    return bool(_pairs(stored.astype(np.int16)).max() <= MOST + 1)
 
 
 def _pairs(weight: NDArray[Any]) -> NDArray[Any]:
