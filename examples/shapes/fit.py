@@ -32,11 +32,12 @@ Prepare = Callable[[Image.Image], Tensor]
 
 def main() -> None:
     settings = TypeAdapter(Settings).validate_json(sys.stdin.read())
-    torch.manual_seed(settings.seed)
+    seed = int(sys.argv[2])
+    torch.manual_seed(seed)
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
     with _bars(Console(stderr=True)) as bars:
-        accuracy = _fit(Path(sys.argv[1]), settings, bars)
+        accuracy = _fit(Path(sys.argv[1]), settings, seed, bars)
     print(json.dumps(accuracy))
 
 
@@ -45,14 +46,14 @@ def _bars(console: Console) -> Progress:
     return Progress(text[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text[1], console=console)
 
 
-def _fit(out: Path, settings: Settings, bars: Progress) -> dict[str, float]:
+def _fit(out: Path, settings: Settings, seed: int, bars: Progress) -> dict[str, float]:
     # The workers' own code, so that the model is trained on what it will be asked.
     prepare = Preprocessor(Preprocessing(resize=settings.resolution, crop=settings.resolution)).picture
     # Two seeds, so no held-out picture is a training picture.
     n_training = max(stage.n_pictures for stage in settings.stages)
-    drawn = draw_many(n_training, 2 * settings.seed)
+    drawn = draw_many(n_training, 2 * seed)
     training = _stack(_track(bars, drawn, n_training, "training"), prepare)
-    drawn = draw_many(settings.n_held_out, 2 * settings.seed + 1)
+    drawn = draw_many(settings.n_held_out, 2 * seed + 1)
     held_out = _stack(_saved(out / PICTURES, _track(bars, drawn, settings.n_held_out, "held-out")), prepare)
     model = resnet18(num_classes=len(LABELS))
     accuracy = {}

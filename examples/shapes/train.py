@@ -74,7 +74,9 @@ class Settings:
     batch: int = 20
     weight_decay: float = 0.05
     warm_up: float = 0.15  # share of a stage in which the learning rate rises
-    seed: int = 0
+    # The first of them with which each version is as accurate as its stage says: another CPU adds up in another order, and the
+    # model gets another one, v2 one of 0.97 to 0.99 with the same seed.
+    seeds: tuple[int, ...] = (0, 1, 2)
     threads: int = 2  # fixed: another number adds up in another order and gives another model
 
 
@@ -94,7 +96,7 @@ def make_model(out: Path, console: Console, settings: Settings | None = None) ->
     """Fills the folder, unless it was made from the same code and settings already. Returns each version's accuracy.
 
     Raises:
-        UnexpectedAccuracy: a version's accuracy is not within its stage's limits.
+        UnexpectedAccuracy: with every seed a version's accuracy is not within its stage's limits.
     """
     settings = settings or Settings()
     key, begin = _key(settings), monotonic()
@@ -102,10 +104,7 @@ def make_model(out: Path, console: Console, settings: Settings | None = None) ->
     if accuracy is not None:
         console.print(f"the demo model in {out} is up to date: {_in_words(accuracy)}", soft_wrap=True)
         return accuracy
-    _empty(out)
-    (out / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS))
-    accuracy = _fit(out, settings)
-    _check(accuracy, settings)
+    accuracy = _fit_well(out, settings, console)
     report = {**accuracy, "resolution": settings.resolution, "held_out": settings.n_held_out, "key": key}
     write_atomically(out / ACCURACY, json.dumps(report, indent=2).encode() + b"\n")  # last: it says all is there
     console.print(f"made the demo model in {monotonic() - begin:.0f} s: {_in_words(accuracy)}", soft_wrap=True)
@@ -132,11 +131,28 @@ def _empty(out: Path) -> None:
     (out / ACCURACY).unlink(missing_ok=True)
     shutil.rmtree(out / PICTURES, ignore_errors=True)
     (out / PICTURES).mkdir(parents=True)
+    (out / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS))
 
 
-def _fit(out: Path, settings: Settings) -> dict[str, float]:
+def _fit_well(out: Path, settings: Settings, console: Console) -> dict[str, float]:
+    """Raises UnexpectedAccuracy."""
+    misfit = ""
+    for seed in settings.seeds:
+        if misfit:
+            console.print(f"{misfit}; once more with another seed", soft_wrap=True)
+        _empty(out)
+        accuracy = _fit(out, settings, seed)
+        misfit = _misfit(accuracy, settings)
+        if not misfit:
+            return accuracy
+    raise UnexpectedAccuracy(
+        f"{misfit}, with each of {len(settings.seeds)} seeds; change the stages in {Path(__file__).name}"
+    )
+
+
+def _fit(out: Path, settings: Settings, seed: int) -> dict[str, float]:
     """In a process of its own, because the environment counts only if it is set before torch is loaded."""
-    command = [sys.executable, "-m", "examples.shapes.fit", str(out.absolute())]
+    command = [sys.executable, "-m", "examples.shapes.fit", str(out.absolute()), str(seed)]
     accuracy: dict[str, float] = json.loads(
         subprocess.run(
             command,
@@ -150,13 +166,15 @@ def _fit(out: Path, settings: Settings) -> dict[str, float]:
     return accuracy
 
 
-def _check(accuracy: dict[str, float], settings: Settings) -> None:
+def _misfit(accuracy: dict[str, float], settings: Settings) -> str:
+    """Which version is less or more accurate than its stage says, or empty."""
     for stage in settings.stages:
         if not stage.least <= accuracy[stage.name] <= stage.most:
-            raise UnexpectedAccuracy(
+            return (
                 f"{stage.name} names {accuracy[stage.name]:.1%} of the held-out pictures rightly, expected were "
-                f"{stage.least:.0%} to {stage.most:.0%}; change the stages in {Path(__file__).name}"
+                f"{stage.least:.0%} to {stage.most:.0%}"
             )
+    return ""
 
 
 def _in_words(accuracy: dict[str, float]) -> str:
