@@ -1,7 +1,6 @@
 """Pure: pictures for benchmarks, drawn here: the same seed draws the same file."""
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -39,20 +38,19 @@ def jpeg(picture: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def varied(n: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """n files of the demo's shapes, each with what it is. File i depends on (seed, i) only.
+def varied(i: int, seed: int) -> tuple[str, bytes]:
+    """A file of the demo's shapes, and what it is; depends on (seed, i) only.
 
     They vary in size from 100 to 1,500 pixels, aspect ratio up to 2, noise, format, mode, quality, subsampling, order of scans
     and EXIF orientation.
     """
-    for i in range(n):
-        rng = np.random.default_rng((seed, i))
-        longer, ratio = 10 ** rng.uniform(2, np.log10(1500)), rng.uniform(0.5, 1)
-        width, height = round(longer), max(100, round(longer * ratio))
-        size = (width, height) if rng.random() < 0.5 else (height, width)
-        picture = draw(LABELS[i % len(LABELS)], (seed, i)).resize(size, Image.Resampling.BICUBIC)
-        noisy = np.asarray(picture) + rng.normal(0, rng.uniform(0, 20), (picture.height, picture.width, 3))
-        yield _file(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), rng)
+    rng = np.random.default_rng((seed, i))
+    longer, ratio = 10 ** rng.uniform(2, np.log10(1500)), rng.uniform(0.5, 1)
+    width, height = round(longer), max(100, round(longer * ratio))
+    size = (width, height) if rng.random() < 0.5 else (height, width)
+    picture = draw(LABELS[i % len(LABELS)], (seed, i)).resize(size, Image.Resampling.BICUBIC)
+    noisy = np.asarray(picture) + rng.normal(0, rng.uniform(0, 20), (picture.height, picture.width, 3))
+    return _file(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), rng)
 
 
 # (format, mode): two thirds are JPEG in colour, as what pools get.
