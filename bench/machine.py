@@ -27,7 +27,7 @@ def describe_machine() -> dict[str, str]:
     flags = cpu.get("flags", "").split()
     return {
         "CPU": cpu.get("model name") or platform.processor() or platform.machine(),
-        "cores": f"{psutil.cpu_count()}, {len(_usable_cores())} usable here",
+        "cores": f"{psutil.cpu_count()}, {len(usable_cores())} usable here",
         "flags": " ".join(flag for flag in FLAGS if flag in flags) or "unknown",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
@@ -50,12 +50,12 @@ def pin_to_one_core() -> str:
     """This thread and what it starts from now on; says where to. Only Linux can."""
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned to a core: only Linux can"
-    core = max(_usable_cores())  # the first core is where most interrupts go
+    core = max(usable_cores())  # the first core is where most interrupts go
     os.sched_setaffinity(0, {core})
     return f"pinned to core {core}"
 
 
-def _usable_cores() -> set[int]:
+def usable_cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 

@@ -37,6 +37,7 @@ from workers.preprocess import Preprocessor
 
 from .drawn import jpeg, photo, varied
 from .figures import Bar, Figure, Findings, ratios
+from .machine import usable_cores
 from .measure import asked
 
 LEAST_AGREEMENT = 0.995
@@ -158,7 +159,9 @@ def compare_answers(n: int) -> tuple[Figure, str]:
     """The share of n varied pictures that get the same class by both paths, and which don't. Not timed, so by all cores."""
     make_model(MODEL_FOLDER, Console(stderr=True))
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as processes:
+    with ProcessPoolExecutor(
+        len(usable_cores()), mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
+    ) as processes:
         differ = [kind for kind, fast, exact in processes.map(classify, range(n), chunksize=20) if fast != exact]
     bar = Bar("same class by the fast path and by torchvision's transforms", "≥", LEAST_AGREEMENT)
     note = f"{n} varied pictures, the demo's model; another class for {', '.join(differ) or 'none'}"

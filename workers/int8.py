@@ -64,7 +64,8 @@ class FusedInt8Conv:
 
 
 class PlainInt8Conv:
-    """See `ConvOperator`: the same numbers by torch's public operators in float32, where the fused ones are missing.
+    """See `ConvOperator`: the same numbers by torch's public operators in float32, where the fused ones are missing
+    or would cut off sums of an earlier version's weights.
 
     Slower than a float32 engine; it is there so that a version answers alike on every machine, and to check the fused one.
     """

@@ -59,11 +59,10 @@ def works(precision: Precision, way: Way) -> bool:
         return True
     compute, allowed = _TRIALS[precision, way]
     try:
-        differences = [float((got.float() - expected.float()).abs().max()) for got, expected in compute()]
+        off = _beyond(allowed, compute())
     except _ERRORS as error:
         reason = one_line(error)
     else:
-        off = [difference for difference in differences if not difference <= allowed]  # NaN is not
         reason = f"it differs from the public operators by {off[0]:.3g}" if off else ""
     if reason:
         note_fallback(precision, way, reason)
@@ -78,9 +77,13 @@ def cuts_sums() -> bool:
     if fastest is Way.PLAIN:
         return False
     compute, allowed = _TRIALS["int8", fastest]
-    return any(
-        float((got.float() - expected.float()).abs().max()) > allowed for got, expected in compute(in_pairs=False)
-    )
+    return bool(_beyond(allowed, compute(in_pairs=False)))
+
+
+def _beyond(allowed: float, pairs: list[Pair]) -> list[float]:
+    """Differences that are larger."""
+    differences = [float((got.float() - expected.float()).abs().max()) for got, expected in pairs]
+    return [difference for difference in differences if not difference <= allowed]  # NaN is not
 
 
 def note_fallback(precision: Precision, way: Way, reason: str) -> None:

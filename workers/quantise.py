@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 LEVELS = 255  # steps between the 256 values of a byte
-# Steps that the largest weight of an output channel reaches. Those of two neighbouring input channels reach it together, if of
-# one sign: without VNNI (which sums up in 32 bits) a CPU adds two products in 16 bits and cuts off what is more than 32,767.
-# Rounding adds a step: 255 * 128 is 32,640.
+# Steps that the largest weight of an output channel reaches; in pairs, the sum of input channels 2i and 2i + 1 (of a group), if
+# of one sign. oneDNN puts those side by side, and without VNNI (which sums up in 32 bits) a CPU adds their products in 16 bits
+# and cuts off what is more than 32,767. Rounding adds a step: 255 * 128 is 32,640.
 MOST = 127
 N_BINS = 2048
 # How much of the range seen is tried, at each end: from a fifth to all of it. Min-max is one of them, so the result never has a
@@ -36,7 +36,7 @@ def fits_pairs(stored: NDArray[np.int8]) -> bool:
 
 
 def _pairs(weight: NDArray[Any]) -> NDArray[Any]:
-    """(output channels, pairs, ...): of two neighbouring input channels' weights the larger; their sum if of one sign."""
+    """(output channels, pairs, ...): of input channels 2i and 2i + 1 the larger weight, or their sum if of one sign."""
     if weight.shape[1] % 2:
         weight = np.concatenate([weight, np.zeros_like(weight[:, :1])], axis=1)
     first, second = weight[:, 0::2], weight[:, 1::2]

@@ -1,5 +1,7 @@
 """Shell: the training itself: settings as JSON from stdin, accuracies as JSON to stdout, progress to stderr.
 
+    python -m examples.shapes.fit FOLDER SEED
+
 Started by `train.py`; see there for what it writes into the folder.
 """
 
