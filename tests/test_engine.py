@@ -4,6 +4,7 @@ import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,6 +85,31 @@ def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch
         assert torch.allclose(engine(batch), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
         in_other_memory = engine(batch.contiguous(memory_format=torch.channels_last))
         assert torch.equal(in_other_memory, engine(batch)), "the order of the input in memory is no matter"
+
+
+class Shaped(PlainConv):
+    """Notes the shape that its layout names, and that of what comes."""
+
+    def __init__(self, noted, conv, *tensors):
+        super().__init__(conv, *tensors)
+        self._noted, self._expected = noted, conv.x_shape
+
+    def __call__(self, x):
+        self._noted.append((self._expected, list(x.shape)))
+        return super().__call__(x)
+
+    def add(self, x, residual):
+        self._noted.append((self._expected, list(x.shape)))
+        return super().add(x, residual)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d"])
+def test_weights_are_packed_for_the_shape_that_each_convolution_gets(arch):
+    noted, layout = [], resnet_layout(arch, CLASSES, 33)
+    Fp32ResNet(layout, seen_network(arch)[1], partial(Shaped, noted))(batch_of(1, 33))
+    assert len(noted) == len(list(layout.convs()))
+    assert all(expected == came for expected, came in noted), noted
 
 
 @pytest.fixture

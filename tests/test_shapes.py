@@ -17,9 +17,12 @@ SEED = 7
 
 def make_tiny(out, least=0.0):
     """The accuracies, and what was said."""
-    stages = (Stage("v1", 20, 1, 1e-3, 0.0, 1.0), Stage("v2", 30, 1, 1e-3, least, 1.0))
+    return make(out, (Stage("v1", 20, 1, 1e-3, 0.0, 1.0), Stage("v2", 30, 1, 1e-3, least, 1.0)), (0,))
+
+
+def make(out, stages, seeds):
     console = Console(file=StringIO(), width=200)
-    accuracy = make_model(out, console, Settings(stages, n_held_out=60, resolution=32, batch=10, seeds=(0, 1)))
+    accuracy = make_model(out, console, Settings(stages, n_held_out=60, resolution=32, batch=10, seeds=seeds))
     return accuracy, console.file.getvalue()
 
 
@@ -124,10 +127,8 @@ def test_a_missing_file_or_another_setting_makes_it_anew(tmp_path):
 
 def make_tinier(out, seeds, least=0.0, most=1.0):
     """Of one version: its accuracy, and what was said."""
-    console = Console(file=StringIO(), width=200)
-    stages = (Stage("v1", 20, 1, 1e-3, least, most),)
-    accuracy = make_model(out, console, Settings(stages, n_held_out=60, resolution=32, batch=10, seeds=seeds))
-    return accuracy["v1"], console.file.getvalue()
+    accuracy, said = make(out, (Stage("v1", 20, 1, 1e-3, least, most),), seeds)
+    return accuracy["v1"], said
 
 
 @pytest.mark.slow
