@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from sys import intern
 from types import TracebackType
 from typing import Any, Self
 
@@ -157,7 +158,8 @@ class Journal:
     def _event(self, row: Any) -> Event:
         try:
             seq, ts, epoch, kind, model, rollout, operator, body = row
-            return Event(seq, ts, epoch, EventKind(kind), model, rollout, operator, json.loads(body))
+            body = _BODIES.decode(body)
+            return Event(seq, ts, epoch, EventKind(kind), intern(model), rollout, intern(operator), body)
         except ValueError as error:
             raise JournalCorrupt(f"{self._path}: row {row[0]} can't be read: {error}") from None
 
@@ -182,6 +184,15 @@ def _alone(path: Path) -> Iterator[None]:
     with path.with_name(f"{path.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _once(read: dict[str, Any]) -> dict[str, Any]:
+    """With strings that are one object wherever they come again, as digests and names of workers do: ledgers keep those of all
+    rollouts."""
+    return {key: intern(value) if isinstance(value, str) else value for key, value in read.items()}
+
+
+_BODIES = json.JSONDecoder(object_hook=_once)
 
 
 def _row(event: Event) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ What to do next is not here: `decide.py`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from hotpool.states import FINAL_PHASES, Phase, Strategy
@@ -230,13 +231,19 @@ def created(event: Event, now: float) -> Rollout:
         target=body["target"],
         target_name=body["target_name"],
         workers=tuple(body["workers"]),
-        settings=Settings(**body["settings"]),
+        settings=_once(Settings(**body["settings"])),
         is_stable_wrong=body.get("is_stable_wrong", False),
         operator=event.operator,
         reason=body["reason"],
         created_ts=event.ts,
         since=now,
     )
+
+
+@lru_cache
+def _once(settings: Settings) -> Settings:
+    """The same object for all rollouts that have equal ones, as most have: ledgers keep every rollout."""
+    return settings
 
 
 def advance(rollout: Rollout, event: Event, now: float) -> Rollout:
