@@ -94,6 +94,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def wait_until_free(port: int) -> None:
+    """Of a server that was told to end, its processes that listened may be there a little longer."""
+    deadline = monotonic() + PATIENCE_S
+    while monotonic() < deadline:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            sleep(0.01)
+        else:
+            return
+    raise TimeoutError(f"port {port} is still in use after {PATIENCE_S:g} s")
+
+
 def wait_for_answer(url: str, load: Load) -> str:
     """The URL, once a picture is answered there."""
     deadline = monotonic() + PATIENCE_S

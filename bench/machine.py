@@ -10,7 +10,9 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyzmq", "onnxruntime", "openvino", "nncf")
+# What hotpool computes and serves with, then what is measured beside it.
+PACKAGES = ("torch", "torchvision", "onednn-cpu-gomp", "numpy", "pillow", "simplejpeg", "pyzmq")
+BESIDE = ("onnxruntime", "openvino", "nncf", "mosec", "litserve", "bentoml", "ray")
 FLAGS = (
     "avx2",
     "avx512f",
@@ -32,7 +34,7 @@ def describe_machine() -> dict[str, str]:
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **{package: _version(package) for package in (*PACKAGES, *BESIDE)},
     }
 
 

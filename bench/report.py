@@ -54,9 +54,18 @@ def bar_rows(entries: Mapping[str, Entry]) -> list[tuple[str, str, str, str]]:
 
 
 def total_row(entries: Mapping[str, Entry]) -> tuple[str, str, str, str]:
-    """What all took together that were not run by hand."""
-    took_s = sum(entry.took_s for name, entry in entries.items() if name not in BY_HAND)
-    return (ALL.what, *_judge([(Figure("all", "took", (took_s,), "s", ALL), ALL)]))
+    """What all took together that were not run by hand; not known where they are of several commits or machines."""
+    run = [entry for name, entry in entries.items() if name not in BY_HAND]
+    is_one_run = all((entry.commit, entry.machine) == (run[0].commit, run[0].machine) for entry in run)
+    took_s = (sum(entry.took_s for entry in run),) if is_one_run else ()
+    return (ALL.what, *_judge([(Figure("all", "took", took_s, "s", ALL), ALL)]))
+
+
+def figure_lines(findings: Findings) -> list[str]:
+    """For a terminal: side, name, median and range of each."""
+    rows = [(figure.side, figure.name, f"{write_spread(figure)} {figure.unit}") for figure in findings.figures]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def write_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -3,9 +3,11 @@
 python -m bench.rival_mosec --port PORT --address 127.0.0.1
 """
 
+from typing import Any
+
 from mosec import Server, Worker
 
-from .rival_work import make_work
+from .rival_work import at_once, make_work
 
 
 class Classifier(Worker):
@@ -16,11 +18,13 @@ class Classifier(Worker):
     def deserialize(self, data: bytes) -> bytes:
         return data
 
-    def forward(self, data: bytes) -> int:
-        return self._work([data])[0]
+    def forward(self, data: Any) -> Any:
+        """data: one picture; a list of them where it hands over several."""
+        return self._work([data])[0] if at_once() == 1 else self._work(data)
 
 
 if __name__ == "__main__":
     server = Server()  # it reads the arguments itself
-    server.append_worker(Classifier, num=2)
+    # In ms, the least there is: nobody waits for more than there is.
+    server.append_worker(Classifier, num=2, max_batch_size=at_once(), max_wait_time=1)
     server.run()

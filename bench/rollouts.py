@@ -92,6 +92,9 @@ def run(quick: bool = False) -> Findings:
                 f"{precision}: rollouts {ends}; {got.sent} requests, {got.lost} lost, {len(got.errors)} errors; "
                 f"one eager pass {played.unit_s * 1e3:.1f} ms"
             )
+    notes.append(
+        f"a killed worker had lived {LIVED_S:g} s, nobody was asking: younger ones wait before they are started again"
+    )
     return Findings(tuple(figures), tuple(notes))
 
 

@@ -8,24 +8,28 @@ with hotpool, so that a server that is not measured takes no processor time. Ben
 installed (requirements-servers.txt); TorchServe is not: it wants a Java machine, and its makers have ended it.
 """
 
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+
 from control.versions import list_versions
 from hotpool.home import Home
 from hotpool.manifest import write_stable
 
+from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios
 from .load import Load, free_port, require_wrk, wait_for_answer
 from .measure import running
 from .noop import MODEL as NOOP
 from .noop import noop_manifest
 from .pool import add_versions, make_jpeg, running_pool, wait_until_ready
-from .rival_work import NOTHING, VARIABLE, describe_version
+from .rival_work import AT_ONCE, NOTHING, WORK, describe_version
 
 WORKERS, CLIENTS = 2, 16
 ROUNDS, QUICK_ROUNDS, TURN_S = 3, 1, 1
@@ -39,7 +43,10 @@ SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
 class Server:
     """command: of a module, by its port. takes_form: pictures come in a form's field `file`, not as bytes of the body.
 
+    at_once: how many pictures its workers compute together: as many as ours may, with which all of these are faster; of Mosec
+        first one, as it does by itself. The bar is beside the first.
     no_op: what is promised of our rate as part of its rate, with a model that does nothing.
+    takes_over: a line of input is what it computes from then on. The others have to be ended and started for that.
     """
 
     name: str
@@ -47,7 +54,9 @@ class Server:
     command: Callable[[int], Sequence[str]]
     path: str
     takes_form: bool = False
+    at_once: tuple[int, ...] = (MAX_BATCH,)
     no_op: float | None = None
+    takes_over: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -57,7 +66,7 @@ class Server:
 SERVERS = (
     Server(
         "Mosec", "mosec", lambda port: ("bench.rival_mosec", "--port", str(port), "--address", "127.0.0.1"), "/inference",
-        no_op=0.35,
+        at_once=(1, MAX_BATCH), no_op=0.35,
     ),
     Server("LitServe", "litserve", lambda port: ("bench.rival_litserve", str(port)), "/predict", True, no_op=2.0),
     Server(
@@ -65,7 +74,7 @@ SERVERS = (
         lambda port: ("bentoml", "serve", "bench.rival_bentoml:Classifier", "--host", "127.0.0.1", "--port", str(port)),
         "/predict", True,
     ),
-    Server("Ray Serve", "ray", lambda port: ("bench.rival_ray", str(port)), "/"),
+    Server("Ray Serve", "ray", lambda port: ("bench.rival_ray", str(port)), "/", takes_over=True),
 )  # fmt: skip
 
 
@@ -77,6 +86,32 @@ class Ours:
     work: str
 
 
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """A server that answers."""
+
+    url: str
+    pid: int
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Its processes do nothing meanwhile: LitServe's workers look for work all the time when they make batches."""
+        processes = processes_of(self.pid)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+
+def processes_of(pid: int) -> list[psutil.Process]:
+    """It and all that it has started."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
 def run(quick: bool = False) -> Findings:
     require_wrk()
     rounds, picture, figures = QUICK_ROUNDS if quick else ROUNDS, make_jpeg(0), list[Figure]()
@@ -85,7 +120,8 @@ def run(quick: bool = False) -> Findings:
         loads = {True: Load.of_form(Path(folder), picture), False: Load.of_bytes(Path(folder), picture)}
         with _classifying_pool(Path(folder) / "classify") as ours:
             for server in present:
-                figures += _classify(server, ours, loads[server.takes_form], rounds)
+                for n in server.at_once:
+                    figures += _classify(server, n, ours, loads[server.takes_form], rounds)
         with _idling_pool(Path(folder) / "nothing") as ours:
             for server in present:
                 if server.no_op is not None:
@@ -93,25 +129,27 @@ def run(quick: bool = False) -> Findings:
     missing = [server.name for server in SERVERS if not server.is_installed]
     notes = (
         f"JPEG of 45 KB; wrk with one thread; {WORKERS} workers of one thread each; ours beside: hotpool in the same rounds",
-        "others compute one picture at a time, with hotpool's engine; hotpool takes what waits, up to four at once",
+        f"all compute with hotpool's engine; hotpool takes what waits, up to {MAX_BATCH} at once",
         "no-op: the picture is received and not looked into",
         f"not installed: {', '.join(missing) or 'none'}",
     )
     return Findings(tuple(figures), notes)
 
 
-def _classify(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figure]:
-    rates: list[tuple[float, float]] = []
-    with _running(server, ours.work, load) as url:
-        for _ in range(rounds):
-            rates.append((load.run(ours.url, CLIENTS, LONG_TURN_S).rate, load.run(url, CLIENTS, LONG_TURN_S).rate))
-        our_ms, their_ms = load.run(ours.url, 1, TURN_S).p50_ms, load.run(url, 1, TURN_S).p50_ms
-    our_rates, their_rates = zip(*rates, strict=True)
-    row, ahead = server.name, Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / {server.name}'s", "≥", 1.0)
+def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int) -> list[Figure]:
+    row = f"{server.name}, {at_once} at once"
+    ahead = Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / that of {row}", "≥", 1.0)
+    with _running(server, ours.work, load, at_once) as theirs:
+        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, LONG_TURN_S)
+        their_ms = load.run(theirs.url, 1, TURN_S).p50_ms
+        with theirs.halted():
+            our_ms = load.run(ours.url, 1, TURN_S).p50_ms
     return [
         Figure(row, "16 clients", their_rates, "pictures/s"),
         Figure(row, "ours beside", our_rates, "pictures/s"),
-        Figure(row, "ours / theirs", ratios(our_rates, their_rates), bar=ahead),
+        Figure(
+            row, "ours / theirs", ratios(our_rates, their_rates), bar=ahead if at_once == server.at_once[0] else None
+        ),
         Figure(row, "p50, one client", (their_ms,), "ms"),
         Figure(row, "our p50 beside", (our_ms,), "ms"),
         Figure(row, "our p50 / theirs", (our_ms / their_ms,)),
@@ -120,11 +158,8 @@ def _classify(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figur
 
 def _do_nothing(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figure]:
     assert server.no_op is not None
-    rates = []
-    with _running(server, NOTHING, load) as url:
-        for _ in range(rounds):
-            rates.append((load.run(ours.url, CLIENTS, TURN_S).rate, load.run(url, CLIENTS, TURN_S).rate))
-    our_rates, their_rates = zip(*rates, strict=True)
+    with _running(server, NOTHING, load, at_once=1) as theirs:
+        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, TURN_S)
     row = f"{server.name}, no-op"
     bar = Bar(f"no-op, 45 KB over HTTP, 16 clients: rate / {server.name}'s", "≥", server.no_op)
     return [
@@ -134,15 +169,39 @@ def _do_nothing(server: Server, ours: Ours, load: Load, rounds: int) -> list[Fig
     ]
 
 
+def _take_turns(ours: Ours, theirs: Theirs, load: Load, rounds: int, turn_s: int) -> tuple[tuple[float, ...], ...]:
+    """Requests a second of each round, ours and theirs."""
+    rates = []
+    for _ in range(rounds):
+        with theirs.halted():
+            our_rate = load.run(ours.url, CLIENTS, turn_s).rate
+        rates.append((our_rate, load.run(theirs.url, CLIENTS, turn_s).rate))
+    return tuple(zip(*rates, strict=True))
+
+
 @contextmanager
-def _running(server: Server, work: str, load: Load) -> Iterator[str]:
-    """Its URL; it and hotpool have answered a warm-up."""
+def _running(server: Server, work: str, load: Load, at_once: int) -> Iterator[Theirs]:
+    """It has answered a warm-up."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}{server.path}"
-    with running(*server.command(port), environment={**SILENT, VARIABLE: work}):
-        wait_for_answer(url, load)
-        load.run(url, CLIENTS, TURN_S)
-        yield url
+    with started(server, port, work, at_once) as process:
+        theirs = Theirs(wait_for_answer(url_of(server, port), load), process.pid)
+        load.run(theirs.url, CLIENTS, TURN_S)
+        yield theirs
+
+
+@contextmanager
+def started(server: Server, port: int, work: str, at_once: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """It may not answer yet. In the end all of its processes are told, as systemd does: some of LitServe's would go on."""
+    environment = {**SILENT, WORK: work, AT_ONCE: str(at_once)}
+    with running(*server.command(port), environment=environment) as process:
+        yield process
+        for one in processes_of(process.pid):
+            with suppress(psutil.NoSuchProcess):
+                one.terminate()
+
+
+def url_of(server: Server, port: int) -> str:
+    return f"http://127.0.0.1:{port}{server.path}"
 
 
 @contextmanager

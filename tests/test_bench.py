@@ -5,17 +5,19 @@ from bench import engines  # noqa: I001  must come before torchvision
 import errno
 import importlib
 import os
+from dataclasses import replace
 from time import monotonic
 
 import msgspec
 import pytest
 
-from bench.__main__ import BENCHMARKS, Benchmark, run_all, run_one
+from bench.__main__ import BENCHMARKS, Benchmark, all_well, run_all, run_one
+from bench.changes import Change, Seen, class_of, judge
 from bench.figures import Bar, Figure, Findings, ratios, write_number, write_spread
 from bench.measure import asked
 from bench.pool import MADE, homes
 from bench.record import read_entries
-from bench.report import Entry, bar_rows, write_results
+from bench.report import Entry, bar_rows, figure_lines, total_row, write_results
 from control.versions import list_versions
 from hotpool.manifest import WEIGHTS, version_folder
 
@@ -139,6 +141,52 @@ def test_figures_of_another_machine_say_so():
     text = write_results({"old": old, "new": entry(Figure("ours", "ms", (1.0,)))})
     assert "| CPU | abacus |" in text
     assert text.count("Not measured on the machine above but with CPU: slide rule.") == 1
+
+
+def test_how_long_all_of_it_took_is_known_of_one_run_alone():
+    one = entry(Figure("ours", "ms", (1.0,)))
+    assert total_row({"first": one, "second": one, "soak": replace(one, commit="fed4321", took_s=1800.0)}) == (
+        "`make bench`, all of it", "≤ 600 s", "24.0 s", "yes",
+    )  # fmt: skip
+    for other in (replace(one, commit="fed4321"), replace(one, machine={"CPU": "slide rule"})):
+        assert total_row({"first": one, "second": other})[2:] == ("not measured", "not measured")
+
+
+def test_a_run_is_well_when_nothing_failed_and_no_bar_was_missed():
+    good, missed = (Figure("ours", "ratio", (value,), bar=HALF) for value in (0.6, 0.4))
+    not_measured = Figure("ours", "ratio", (), bar=Bar("another", "≥", 1))
+    assert all_well({"broker": entry(good, not_measured)}, quick=False)
+    assert not all_well({"broker": entry(good), "scale": entry(missed)}, quick=False)
+    assert all_well({"broker": entry(missed)}, quick=True), "a few rounds say nothing"
+    assert not all_well({"broker": entry(failed="exit code 3")}, quick=True)
+    assert not all_well({"broker": entry(failed="exit code 3")}, quick=False)
+
+
+def test_figures_are_told_one_a_line_with_their_names_below_one_another():
+    figures = (Figure("ours", "p50", (1.0, 2.0, 4.0), "ms"), Figure("bare process", "rate", (250.0,), "pictures/s"))
+    assert figure_lines(Findings(figures)) == [
+        "ours          p50   2.00 (1.00 to 4.00) ms",
+        "bare process  rate  250 pictures/s",
+    ]
+    assert figure_lines(Findings(())) == []
+
+
+def test_a_change_of_model_is_judged_by_failures_silence_and_when_the_old_one_was_last_heard():
+    """Ordered at 10; the old model (7) is heard until 12, the new one (9) alone from 14 on."""
+    old = [(9.0, 7), (9.5, 7), (10.2, 7), (12.0, 7)]
+    new = [(11.0, 9), (14.0, 9), (14.5, 9), (15.0, 9)]
+    seen = Seen([*old, *new], failures=[9.9, 10.0, 13.0])
+    assert judge(seen, since=8.0, ordered=10.0, old=7) == Change(failed=2, silence_s=2.0, taken_s=4.0, rate=0.75)
+
+
+def test_a_silence_that_was_over_when_the_change_was_ordered_is_not_its_own():
+    seen = Seen([(1.0, 7), (9.0, 7), (11.0, 7), (11.5, 9)])
+    assert judge(seen, since=0.0, ordered=10.0, old=7).silence_s == 2.0
+
+
+@pytest.mark.parametrize("answer", [3, [3], {"class": 3}, {"predictions": [{"index": 3}, {"index": 1}]}])
+def test_the_class_is_found_in_each_servers_answer(answer):
+    assert class_of(answer) == 3
 
 
 @pytest.mark.slow

@@ -1,0 +1,229 @@
+"""Shell: hotpool and other servers change their model under four clients: who is turned away, how long nobody is answered, and
+how long it takes until all are answered by the new model.
+
+    python -m bench changes
+
+Two int8 ResNet-18, two workers of one thread each, one picture, to which the two give different classes. hotpool rolls out, Ray
+Serve is told to deploy anew, and the others are ended and started again, since they can't change their model.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from control.versions import list_versions
+from hotpool.home import Home
+from hotpool.states import Strategy
+
+from .alone import Alone
+from .figures import Bar, Figure, Findings
+from .load import Load, free_port, wait_for_answer, wait_until_free
+from .pool import add_versions, make_jpeg, roll_out, running_pool
+from .rival_work import describe_version
+from .servers import SERVERS, WORKERS, Server, started, url_of
+
+CLIENTS, N_PICTURES = 4, 12
+BEFORE_S, QUICK_BEFORE_S, AFTER_S, PATIENCE_S = 2.0, 0.5, 1.0, 60.0
+LOST_S = 5.0  # without an answer, where one takes 20 ms: it will not come
+PAUSE_S = 0.01  # after a request that failed: whoever is refused at once would do nothing but ask
+
+Changes = dict[str, "Change"]  # by who made it
+
+
+@dataclass
+class Seen:
+    """What all clients got. answers: when, and which class. failures: when one was refused, cut off, or told of an error."""
+
+    answers: list[tuple[float, int]] = field(default_factory=list)
+    failures: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """taken_s: from the order until nobody is answered by the old model any more, but by the new one. silence_s: the longest
+    time without any answer. rate: answers a second while it is made, as part of those before."""
+
+    failed: int
+    silence_s: float
+    taken_s: float
+    rate: float
+
+
+def judge(seen: Seen, since: float, ordered: float, old: int) -> Change:
+    """Pure. since: when all was at rest; there are answers before and after."""
+    answers = sorted(seen.answers)
+    last_old = max(at for at, index in answers if index == old)
+    settled = min(at for at, _ in answers if at > last_old)
+    times = [at for at, _ in answers]
+    before = sum(since <= at < ordered for at in times) / (ordered - since)
+    during = sum(ordered <= at < settled for at in times) / (settled - ordered)
+    silence = max(later - earlier for earlier, later in pairwise(times) if later >= ordered)
+    return Change(sum(at >= ordered for at in seen.failures), silence, settled - ordered, during / before)
+
+
+def run(quick: bool = False) -> Findings:
+    before_s = QUICK_BEFORE_S if quick else BEFORE_S
+    present = [server for server in SERVERS if server.is_installed]
+    with TemporaryDirectory(prefix="hp") as folder:
+        home = Home(Path(folder) / "home")
+        add_versions(home, "int8", 2)
+        digests = [manifest.digest for manifest in sorted(list_versions(home), key=lambda manifest: manifest.name)]
+        picture, classes = tell_apart(home, digests)
+        loads = {True: Load.of_form(Path(folder), picture), False: Load.of_bytes(Path(folder), picture)}
+        ours = _change_ours(home, loads[False], classes, before_s)
+        works = [describe_version(home, digest) for digest in digests]
+        theirs = {
+            server.name: _change_theirs(server, loads[server.takes_form], works, classes, before_s)
+            for server in present
+        }
+    missing = [server.name for server in SERVERS if server not in present]
+    notes = (
+        f"{CLIENTS} clients over HTTP; one that fails asks again after {PAUSE_S * 1e3:g} ms: a longer silence is more failures",
+        "Mosec, LitServe and BentoML are ended and started again with the new model; Ray Serve is told to deploy it",
+        "hotpool tries the new model beside the pool first and verifies it in each worker; the others take what they get",
+        f"not installed: {', '.join(missing) or 'none'}",
+    )
+    return Findings(tuple(figures_of(ours, theirs)), notes)
+
+
+def figures_of(ours: Changes, theirs: Changes) -> list[Figure]:
+    figures = []
+    shortest_s = min((change.silence_s for change in theirs.values()), default=None)
+    for row, change in {**ours, **theirs}.items():
+        what, is_ours = f"change of the model by {row}, 4 HTTP clients", row in ours
+        none, least = (
+            Bar(f"{what}: requests lost or failed", "≤", 0),
+            Bar(f"{what}: longest silence / others' least", "≤", 1),
+        )
+        figures += [
+            Figure(row, "lost or failed", (change.failed,), bar=none if is_ours else None),
+            Figure(row, "longest silence", (change.silence_s * 1e3,), "ms"),
+            Figure(row, "the change takes", (change.taken_s,), "s"),
+            Figure(row, "rate meanwhile / before", (change.rate,)),
+        ]
+        if is_ours:
+            ratio = (change.silence_s / shortest_s,) if shortest_s else ()
+            figures.append(Figure(row, "silence / others' least", ratio, bar=least))
+    return figures
+
+
+def tell_apart(home: Home, digests: list[str]) -> tuple[bytes, tuple[int, int]]:
+    """The picture of which both versions are surest, of those to which they give different classes; and these."""
+    pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
+    versions = [Alone(home, digest) for digest in digests]
+    logits = np.array([[version.logits([picture])[0] for version in versions] for picture in pictures])
+    classes, best = logits.argmax(axis=2), np.sort(logits, axis=2)
+    margins = np.where(classes[:, 0] == classes[:, 1], 0.0, (best[:, :, -1] - best[:, :, -2]).min(axis=1))
+    chosen = int(margins.argmax())
+    return pictures[chosen], (int(classes[chosen, 0]), int(classes[chosen, 1]))
+
+
+def _change_ours(home: Home, load: Load, classes: tuple[int, int], before_s: float) -> Changes:
+    """To v2 by one strategy, and back to v1 by the other."""
+    port, services, changes = free_port(), ("broker", "workers", "control", "gateway"), Changes()
+    with running_pool(home, WORKERS, services, settings=f"[gateway]\nport = {port}"):
+        url = wait_for_answer(f"http://127.0.0.1:{port}/predict", load)
+        for version, strategy, (old, new) in (("v2", Strategy.DRAIN, classes), ("v1", Strategy.BESIDE, classes[::-1])):
+            change = partial(roll_out, home, version, strategy)
+            changes[f"hotpool, {strategy}"] = watch(url, load, change, old, new, before_s)
+    return changes
+
+
+def _change_theirs(server: Server, load: Load, works: list[str], classes: tuple[int, int], before_s: float) -> Change:
+    port = free_port()
+    with ExitStack() as stack:
+        process = stack.enter_context(started(server, port, works[0], server.at_once[-1]))
+        url = wait_for_answer(url_of(server, port), load)
+
+        def change() -> None:
+            if server.takes_over:
+                assert process.stdin
+                process.stdin.write(works[1].encode() + b"\n")
+                process.stdin.flush()
+            else:
+                stack.close()
+                wait_until_free(port)
+                stack.enter_context(started(server, port, works[1], server.at_once[-1]))
+
+        return watch(url, load, change, *classes, before_s)
+
+
+def watch(url: str, load: Load, change: Callable[[], object], old: int, new: int, before_s: float) -> Change:
+    """Clients ask before, while and after the change is made."""
+    with asking(url, load) as seen:
+        since = monotonic()
+        sleep(before_s)
+        ordered = monotonic()
+        change()
+        _wait_until_settled(seen, old)
+    if odd := {index for _, index in seen.answers} - {old, new}:
+        raise RuntimeError(f"{url}: neither model gives this picture class {odd}")
+    return judge(seen, since, ordered, old)
+
+
+def _wait_until_settled(seen: Seen, old: int) -> None:
+    """The new model answers, and for a second now the old one did not."""
+    deadline = monotonic() + PATIENCE_S
+    while monotonic() < deadline:
+        sleep(0.02)
+        answers, lately = list(seen.answers), monotonic() - AFTER_S
+        is_late = {index == old for at, index in answers if at > lately}
+        if is_late == {False} and any(index != old for at, index in answers if at <= lately):
+            return
+    raise TimeoutError(f"the new model does not answer everybody within {PATIENCE_S:g} s")
+
+
+@contextmanager
+def asking(url: str, load: Load) -> Iterator[Seen]:
+    """Clients that never stop asking, each over a connection that it keeps; what they get."""
+    seen, stopping = Seen(), threading.Event()
+    clients = [threading.Thread(target=_ask, args=(url, load, seen, stopping)) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        yield seen
+    finally:
+        stopping.set()
+        for client in clients:
+            client.join()
+
+
+def _ask(url: str, load: Load, seen: Seen, stopping: threading.Event) -> None:
+    parts = urlsplit(url)
+    connection = HTTPConnection(str(parts.hostname), parts.port, timeout=LOST_S)
+    while not stopping.is_set():
+        try:
+            connection.request("POST", parts.path, load.body, {"Content-Type": load.kind})
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                raise HTTPException(f"status {response.status}")
+        except (OSError, HTTPException):
+            seen.failures.append(monotonic())
+            connection.close()
+            sleep(PAUSE_S)
+        else:
+            seen.answers.append((monotonic(), class_of(json.loads(body))))
+    connection.close()
+
+
+def class_of(answer: Any) -> int:
+    """The most probable class, as each server's answer has it."""
+    match answer:
+        case {"predictions": [{"index": int(index)}, *_]}:  # hotpool
+            return index
+        case {"class": int(index)} | [int(index)] | int(index):  # LitServe and Ray Serve; BentoML with batches; Mosec
+            return index
+    raise ValueError(f"no class in {answer}")
