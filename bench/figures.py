@@ -1,6 +1,6 @@
 """Pure: the one shape of what a benchmark found: figures, the bars they are held against, and notes.
 
-Every benchmark in the table of bench/__main__.py has a `run(quick: bool = False) -> Findings`; quick means few rounds:
+Every benchmark in bench/table.py has a `run(quick: bool = False) -> Findings`; quick means few rounds:
 
     Findings(
         figures=(

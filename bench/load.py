@@ -94,17 +94,17 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until_free(port: int) -> None:
-    """Of a server that was told to end, its processes that listened may be there a little longer."""
+def wait_until_taken(port: int) -> None:
+    """Until somebody listens there."""
     deadline = monotonic() + PATIENCE_S
     while monotonic() < deadline:
         try:
-            socket.create_server(("127.0.0.1", port)).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             sleep(0.01)
         else:
             return
-    raise TimeoutError(f"port {port} is still in use after {PATIENCE_S:g} s")
+    raise TimeoutError(f"nobody listens at port {port} after {PATIENCE_S:g} s")
 
 
 def wait_for_answer(url: str, load: Load) -> str:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from workers.__main__ import plan_for
 from workers.supervisor import Supervisor
 
 from .figures import Bar, Figure, Findings, ratios
-from .load import free_port
+from .load import free_port, wait_until_taken
 from .measure import closed_loop
 from .pool import add_versions, make_jpeg, running_pool
 
@@ -41,7 +42,7 @@ BUILT, SAME = "as built", "same priority"
 SIDES = {BUILT: "workers", SAME: "bench.priority"}
 ASKED = ("broker", "controller", "gateway")
 WORKERS_PER_CORE, IN_FLIGHT = 3, 16
-N_ROUNDS, N_REQUESTS = 3, 80
+N_ROUNDS, N_REQUESTS = 3, 160
 MOST_P99_MS = 20
 PAUSE_S = 0.005  # between two looks, so that looking is no load of its own
 
@@ -57,7 +58,7 @@ class Round:
         return statistics.median(self.times_ms[asked])
 
     def p99(self, asked: str) -> float:
-        return statistics.quantiles(self.times_ms[asked], n=100)[98]
+        return statistics.quantiles(self.times_ms[asked], n=100, method="inclusive")[98]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _start(stack: ExitStack, home: Home, workers_module: str, n_workers: int) ->
     stack.enter_context(running_pool(home, n_workers, modules, settings=settings, own_sessions=False))
     admin = stack.enter_context(Admin(home.endpoint("admin")))
     control = stack.enter_context(ControlClient(home.endpoint("control")))
+    wait_until_taken(port)
     gateway = HTTPConnection("127.0.0.1", port, timeout=60)
     stack.callback(gateway.close)
 
@@ -134,11 +136,13 @@ def _round(pool: Pool) -> Round:
                 question()
                 times_ms[asked].append((perf_counter() - begin) * 1e3)
 
-    looker = threading.Thread(target=look)
-    looker.start()
-    rate = closed_loop(lambda: pool.client.submit(jpeg, timeout_s=60), N_REQUESTS, IN_FLIGHT)
-    stop.set()
-    looker.join()
+    with ThreadPoolExecutor(1) as thread:
+        looker = thread.submit(look)
+        try:
+            rate = closed_loop(lambda: pool.client.submit(jpeg, timeout_s=60), N_REQUESTS, IN_FLIGHT)
+        finally:
+            stop.set()
+        looker.result()
     return Round(rate, times_ms)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .figures import NOT_MEASURED, Bar, Figure, Findings, write_spread
+from .table import BENCHMARKS
 
 BY_HAND = ("soak",)  # takes half an hour and has a command of its own, bench/soak.py; its results stay
 ALL = Bar("`make bench`, all of it", "≤", 600)  # s
@@ -54,9 +55,10 @@ def bar_rows(entries: Mapping[str, Entry]) -> list[tuple[str, str, str, str]]:
 
 
 def total_row(entries: Mapping[str, Entry]) -> tuple[str, str, str, str]:
-    """What all took together that were not run by hand; not known where they are of several commits or machines."""
-    run = [entry for name, entry in entries.items() if name not in BY_HAND]
-    is_one_run = all((entry.commit, entry.machine) == (run[0].commit, run[0].machine) for entry in run)
+    """What all took together that are not run by hand; not known where some are missing, or of another commit or machine."""
+    run = [entries[name] for name in BENCHMARKS if name in entries]
+    is_whole = len(run) == len(BENCHMARKS)
+    is_one_run = is_whole and all((entry.commit, entry.machine) == (run[0].commit, run[0].machine) for entry in run)
     took_s = (sum(entry.took_s for entry in run),) if is_one_run else ()
     return (ALL.what, *_judge([(Figure("all", "took", took_s, "s", ALL), ALL)]))
 

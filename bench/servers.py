@@ -9,12 +9,13 @@ installed (requirements-servers.txt); TorchServe is not: it wants a Java machine
 """
 
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 
 import psutil
 
@@ -24,11 +25,11 @@ from hotpool.manifest import write_stable
 
 from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios
-from .load import Load, free_port, require_wrk, wait_for_answer
+from .load import SETTLE_S, Load, free_port, require_wrk, wait_for_answer
 from .measure import running
 from .noop import MODEL as NOOP
 from .noop import noop_manifest
-from .pool import add_versions, make_jpeg, running_pool, wait_until_ready
+from .pool import STOP_S, add_versions, make_jpeg, running_pool, wait_until_ready
 from .rival_work import AT_ONCE, NOTHING, WORK, describe_version
 
 WORKERS, CLIENTS = 2, 16
@@ -43,8 +44,8 @@ SILENT = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
 class Server:
     """command: of a module, by its port. takes_form: pictures come in a form's field `file`, not as bytes of the body.
 
-    at_once: how many pictures its workers compute together: as many as ours may, with which all of these are faster; of Mosec
-        first one, as it does by itself. The bar is beside the first.
+    at_once: how many pictures its workers compute together, and what is promised of our rate as part of its rate then. As many
+        as ours may, with which none is slower; Mosec, which comes closest, also one at a time, as it does by itself.
     no_op: what is promised of our rate as part of its rate, with a model that does nothing.
     takes_over: a line of input is what it computes from then on. The others have to be ended and started for that.
     """
@@ -54,7 +55,7 @@ class Server:
     command: Callable[[int], Sequence[str]]
     path: str
     takes_form: bool = False
-    at_once: tuple[int, ...] = (MAX_BATCH,)
+    at_once: Mapping[int, float] = field(default_factory=lambda: {MAX_BATCH: 1.0})
     no_op: float | None = None
     takes_over: bool = False
 
@@ -66,7 +67,7 @@ class Server:
 SERVERS = (
     Server(
         "Mosec", "mosec", lambda port: ("bench.rival_mosec", "--port", str(port), "--address", "127.0.0.1"), "/inference",
-        at_once=(1, MAX_BATCH), no_op=0.35,
+        at_once={1: 1.0, MAX_BATCH: 0.9}, no_op=0.35,
     ),
     Server("LitServe", "litserve", lambda port: ("bench.rival_litserve", str(port)), "/predict", True, no_op=2.0),
     Server(
@@ -97,13 +98,18 @@ class Theirs:
     def halted(self) -> Iterator[None]:
         """Its processes do nothing meanwhile: LitServe's workers look for work all the time when they make batches."""
         processes = processes_of(self.pid)
-        for process in processes:
-            process.suspend()
         try:
+            _tell(processes, psutil.Process.suspend)
             yield
         finally:
-            for process in processes:
-                process.resume()
+            _tell(processes, psutil.Process.resume)
+            sleep(SETTLE_S)
+
+
+def _tell(processes: Iterable[psutil.Process], what: Callable[[psutil.Process], None]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a helper that has ended by itself
+            what(process)
 
 
 def processes_of(pid: int) -> list[psutil.Process]:
@@ -138,7 +144,7 @@ def run(quick: bool = False) -> Findings:
 
 def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int) -> list[Figure]:
     row = f"{server.name}, {at_once} at once"
-    ahead = Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / that of {row}", "≥", 1.0)
+    bar = Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / that of {row}", "≥", server.at_once[at_once])
     with _running(server, ours.work, load, at_once) as theirs:
         our_rates, their_rates = _take_turns(ours, theirs, load, rounds, LONG_TURN_S)
         their_ms = load.run(theirs.url, 1, TURN_S).p50_ms
@@ -147,9 +153,7 @@ def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int)
     return [
         Figure(row, "16 clients", their_rates, "pictures/s"),
         Figure(row, "ours beside", our_rates, "pictures/s"),
-        Figure(
-            row, "ours / theirs", ratios(our_rates, their_rates), bar=ahead if at_once == server.at_once[0] else None
-        ),
+        Figure(row, "ours / theirs", ratios(our_rates, their_rates), bar=bar),
         Figure(row, "p50, one client", (their_ms,), "ms"),
         Figure(row, "our p50 beside", (our_ms,), "ms"),
         Figure(row, "our p50 / theirs", (our_ms / their_ms,)),
@@ -191,13 +195,17 @@ def _running(server: Server, work: str, load: Load, at_once: int) -> Iterator[Th
 
 @contextmanager
 def started(server: Server, port: int, work: str, at_once: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """It may not answer yet. In the end all of its processes are told, as systemd does: some of LitServe's would go on."""
+    """It may not answer yet. It is told to end, and what it leaves behind is killed, as systemd's `KillMode=mixed` does it:
+    some of LitServe's processes would go on, and take the next one's time."""
     environment = {**SILENT, WORK: work, AT_ONCE: str(at_once)}
     with running(*server.command(port), environment=environment) as process:
-        yield process
-        for one in processes_of(process.pid):
-            with suppress(psutil.NoSuchProcess):
-                one.terminate()
+        try:
+            yield process
+        finally:
+            _, *others = processes_of(process.pid)
+            process.terminate()
+            process.wait(STOP_S)
+            _tell(others, psutil.Process.kill)
 
 
 def url_of(server: Server, port: int) -> str:

@@ -113,7 +113,7 @@ class Journal:
             seq, epoch, previous = last or (0, 0, "")
             epoch += kind is EventKind.CONTROLLER_STARTED
             ts = datetime.now(UTC).isoformat(timespec="milliseconds")
-            event = Event(seq + 1, ts, epoch, kind, model, rollout, operator, body)
+            event = Event(seq + 1, ts, epoch, kind, intern(model), rollout, intern(operator), _once(body))
             row = (*_row(event), previous, seal(event, previous))
             self._connection.execute(f"INSERT INTO events VALUES ({', '.join('?' * len(row))})", row)
         return event
@@ -158,7 +158,7 @@ class Journal:
     def _event(self, row: Any) -> Event:
         try:
             seq, ts, epoch, kind, model, rollout, operator, body = row
-            body = _BODIES.decode(body)
+            body = _once(json.loads(body))
             return Event(seq, ts, epoch, EventKind(kind), intern(model), rollout, intern(operator), body)
         except ValueError as error:
             raise JournalCorrupt(f"{self._path}: row {row[0]} can't be read: {error}") from None
@@ -186,13 +186,15 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _once(read: dict[str, Any]) -> dict[str, Any]:
-    """With strings that are one object wherever they come again, as digests and names of workers do: ledgers keep those of all
-    rollouts."""
-    return {key: intern(value) if isinstance(value, str) else value for key, value in read.items()}
-
-
-_BODIES = json.JSONDecoder(object_hook=_once)
+def _once(value: Any) -> Any:
+    """The same, with strings that are one object wherever they come again, as digests and names of workers do: ledgers keep
+    those of all rollouts."""
+    match value:
+        case list():
+            return [_once(one) for one in value]
+        case dict():
+            return {_once(key): _once(one) for key, one in value.items()}
+    return intern(value) if type(value) is str else value  # not members of an enum, which are there once as they are
 
 
 def _row(event: Event) -> tuple[object, ...]:

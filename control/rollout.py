@@ -289,15 +289,15 @@ def _step_withdrawn(rollout: Rollout, event: Event, now: float) -> Rollout:
 
 
 def _step_drained(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return _next_part(rollout, event, now, Part.LOAD, "drain_s")
+    return _next_part(rollout, event, now, Part.LOAD, "drain")
 
 
 def _step_loaded(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return _next_part(rollout, event, now, Part.REJOIN, "load_s", "verify_s")
+    return _next_part(rollout, event, now, Part.REJOIN, "load", "verify")
 
 
 def _step_finished(rollout: Rollout, event: Event, now: float) -> Rollout:
-    return _end_step(rollout, event, Outcome.FINISHED, "rejoin_s")
+    return _end_step(rollout, event, Outcome.FINISHED, "rejoin")
 
 
 def _step_failed(rollout: Rollout, event: Event, now: float) -> Rollout:
@@ -408,7 +408,7 @@ def _end_step(rollout: Rollout, event: Event, outcome: Outcome, *measured: str) 
 
 def _seconds(body: dict[str, Any], measured: tuple[str, ...]) -> dict[str, float]:
     """`load_s` of a body becomes `load`."""
-    return {name.removesuffix("_s"): body[name] for name in measured}
+    return {name: body[f"{name}_s"] for name in measured}
 
 
 def _open_step(rollout: Rollout, event: Event) -> Step:

@@ -11,13 +11,14 @@ from time import monotonic
 import msgspec
 import pytest
 
-from bench.__main__ import BENCHMARKS, Benchmark, all_well, run_all, run_one
-from bench.changes import Change, Seen, class_of, judge
+from bench.__main__ import all_well, run_all, run_one
+from bench.changes import Change, Seen, class_of, figures_of, judge
 from bench.figures import Bar, Figure, Findings, ratios, write_number, write_spread
 from bench.measure import asked
 from bench.pool import MADE, homes
 from bench.record import read_entries
 from bench.report import Entry, bar_rows, figure_lines, total_row, write_results
+from bench.table import BENCHMARKS, Benchmark
 from control.versions import list_versions
 from hotpool.manifest import WEIGHTS, version_folder
 
@@ -145,11 +146,14 @@ def test_figures_of_another_machine_say_so():
 
 def test_how_long_all_of_it_took_is_known_of_one_run_alone():
     one = entry(Figure("ours", "ms", (1.0,)))
-    assert total_row({"first": one, "second": one, "soak": replace(one, commit="fed4321", took_s=1800.0)}) == (
-        "`make bench`, all of it", "≤ 600 s", "24.0 s", "yes",
-    )  # fmt: skip
+    whole = dict.fromkeys(BENCHMARKS, one)
+    seen = f"{12 * len(BENCHMARKS)} s"
+    by_hand = {"soak": replace(one, commit="fed4321", took_s=1800.0)}
+    assert total_row(whole | by_hand) == ("`make bench`, all of it", "≤ 600 s", seen, "yes")
     for other in (replace(one, commit="fed4321"), replace(one, machine={"CPU": "slide rule"})):
-        assert total_row({"first": one, "second": other})[2:] == ("not measured", "not measured")
+        assert total_row(whole | {"engines": other})[2:] == ("not measured", "not measured")
+    for part in ({"engines": one}, by_hand, {}):
+        assert total_row(part)[2:] == ("not measured", "not measured")
 
 
 def test_a_run_is_well_when_nothing_failed_and_no_bar_was_missed():
@@ -187,6 +191,23 @@ def test_a_silence_that_was_over_when_the_change_was_ordered_is_not_its_own():
 @pytest.mark.parametrize("answer", [3, [3], {"class": 3}, {"predictions": [{"index": 3}, {"index": 1}]}])
 def test_the_class_is_found_in_each_servers_answer(answer):
     assert class_of(answer) == 3
+
+
+@pytest.mark.parametrize("answer", [None, "3", [], [3, 1], {"classes": 3}, {"predictions": []}])
+def test_an_answer_without_a_class_is_an_error(answer):
+    with pytest.raises(ValueError, match="no class in"):
+        class_of(answer)
+
+
+def test_hotpools_silence_is_held_against_ray_serves_where_there_is_one():
+    ours, mosec, ray = Change(0, 0.03, 6.0, 0.8), Change(1000, 3.0, 3.0, 0.0), Change(0, 0.06, 5.0, 0.7)
+
+    def bars(theirs):
+        return [row[2:] for row in bar_rows({"changes": entry(*figures_of({"hotpool, drain": ours}, theirs))})]
+
+    assert bars({"Mosec": mosec, "Ray Serve": ray}) == [("0", "yes"), ("0.500", "yes")]
+    assert bars({"Mosec": mosec}) == [("0", "yes"), ("not measured", "not measured")]
+    assert bars({"Ray Serve": replace(ray, silence_s=0.02)}) == [("0", "yes"), ("1.50", "no")]
 
 
 @pytest.mark.slow

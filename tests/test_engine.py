@@ -114,13 +114,10 @@ def test_weights_are_packed_for_the_shape_that_each_convolution_gets(arch):
 
 @pytest.fixture
 def asked_anew():
-    """Which way is the fastest is found out, and said, once in a process."""
-    caches = operators.works, operators.note_fallback
-    for cached in caches:
-        cached.cache_clear()
+    """Which way is the fastest is found out once in a process."""
+    operators.works.cache_clear()
     yield
-    for cached in caches:
-        cached.cache_clear()
+    operators.works.cache_clear()
 
 
 def missing(*_, **__):

@@ -219,8 +219,8 @@ def test_max_pooling_of_bytes_is_that_of_torch(n, channels, height, width, seed)
 
 @pytest.fixture
 def asked_anew():
-    """Which way is the fastest is found out, and said, once in a process."""
-    caches = operators.works, operators.cuts_sums, operators.note_fallback
+    """Which way is the fastest is found out once in a process."""
+    caches = operators.works, operators.cuts_sums
     for cached in caches:
         cached.cache_clear()
     yield

@@ -47,6 +47,24 @@ def test_events_come_back_as_they_were_appended(journal: Journal) -> None:
     assert second.ts.endswith("+00:00")
 
 
+def test_a_word_that_comes_again_is_one_object_in_what_was_appended_and_in_what_is_read(journal: Journal) -> None:
+    """A controller keeps those of all rollouts."""
+
+    def fresh(word: str) -> str:
+        return "".join(list(word))
+
+    def append():
+        body = {"worker": fresh("worker-9"), "more": [fresh("worker-9"), {"of": fresh("worker-9")}]}
+        return journal.append(K.STEP_STARTED, model=fresh("worker-9"), rollout=7, operator=fresh("worker-9"), body=body)
+
+    events = [append(), append(), *journal.events()]
+    words = [
+        (one.model, one.operator, one.body["worker"], one.body["more"][0], one.body["more"][1]["of"]) for one in events
+    ]
+    assert {word for found in words for word in found} == {"worker-9"}
+    assert len({id(word) for found in words for word in found}) == 1
+
+
 def test_of_a_rollout_there_are_its_events_and_the_controllers_started_meanwhile(journal: Journal) -> None:
     def append(kind: EventKind, rollout: int | None = None):
         return journal.append(kind, model="shapes", rollout=rollout, operator="controller", body={})

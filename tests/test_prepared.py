@@ -16,7 +16,7 @@ from workers.engine import make_fp32, make_int8, resnet_layout
 from workers.fp32_prepared import PreparedFp32ResNet
 from workers.heap import give_back
 from workers.int8_prepared import AT_ONCE
-from workers.operators import Way, note_fallback
+from workers.operators import Way
 from workers.prepared import PackedConv
 from workers.winograd import MORE_WEIGHTS
 
@@ -254,7 +254,7 @@ def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_ope
         raise onednn.NoKernelError("no kernel")
 
     monkeypatch.setattr(PackedConv, "operation", none_at_all)
-    note_fallback.cache_clear()
+    engine_module._note_once.cache_clear()
     batch = batch_of(2, crop)
     engine, _ = (make(tensors, *size) for _ in range(2))  # as in two rollouts
     said = f"event=fallback precision={precision} without=prepared torch={torch.__version__} reason='no kernel'"

@@ -2,6 +2,7 @@
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -108,13 +109,17 @@ def _find_cut_off(layout: Layout, tensors: Tensors) -> str:
     return next((name for name in names if not fits_pairs(tensors[name].numpy())), "")
 
 
+# With each load of such a network it would be the same.
+_note_once = functools.cache(note_fallback)
+
+
 def _make_fastest(precision: Precision, make: Callable[[Way], Engine]) -> Engine:
     for way in ways(precision):
         try:
             return make(way)
         except onednn.NoKernelError as error:
             # For a convolution of this very network: for those that were tried there are kernels.
-            note_fallback(precision, way, str(error))
+            _note_once(precision, way, str(error))
     raise AssertionError("public operators are always there")
 
 

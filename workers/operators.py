@@ -86,9 +86,7 @@ def _beyond(allowed: float, pairs: list[Pair]) -> list[float]:
     return [difference for difference in differences if not difference <= allowed]  # NaN is not
 
 
-@functools.cache
 def note_fallback(precision: Precision, way: Way, reason: str) -> None:
-    """Says it once: with each load of the same network it would be the same."""
     log.warning("event=fallback precision=%s without=%s torch=%s reason=%r", precision, way, torch.__version__, reason)
 
 
