@@ -93,7 +93,7 @@ def run(quick: bool = False) -> Findings:
                 f"one eager pass {played.unit_s * 1e3:.1f} ms"
             )
     notes.append(
-        f"a killed worker had lived {LIVED_S:g} s, nobody was asking: younger ones wait before they are started again"
+        f"workers killed had lived {LIVED_S:g} s (younger ones wait before they are started again); two requests under way"
     )
     return Findings(tuple(figures), tuple(notes))
 

@@ -202,10 +202,11 @@ def started(server: Server, port: int, work: str, at_once: int) -> Iterator["sub
         try:
             yield process
         finally:
-            _, *others = processes_of(process.pid)
+            processes = processes_of(process.pid)
             process.terminate()
-            process.wait(STOP_S)
-            _tell(others, psutil.Process.kill)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            _tell(processes, psutil.Process.kill)
 
 
 def url_of(server: Server, port: int) -> str:

@@ -4,8 +4,8 @@
 
 Prints what happened and writes it into bench/results.md too. Two int8 versions in turn, each by each strategy.
 Growth is that of the mean of the last tenth of the time over the mean of the tenth that follows the first five minutes
-(a quarter of the time when it is short). Not of the median: a worker has one version in memory or two, now more often the
-one, now the other, and the median of private memory that stayed the same went from 66 to 71 MB so.
+(a quarter of the time when it is short). Not of the median: a worker has one version in memory or two, and a median jumps from
+the one to the other.
 """
 
 import argparse
