@@ -10,6 +10,7 @@ import sys
 import psutil
 
 from .cores import thread_environment
+from .heap import ONE_HEAP
 from .orders import Exited, ForkOrder, FromTemplate, Settings, decode_from_template, encode_line, take_lines
 
 PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
@@ -42,7 +43,7 @@ class Forker:
     def start(self) -> None:
         self._control, theirs = socket.socketpair()
         self._received.clear()
-        environment = os.environ | thread_environment(self._threads)
+        environment = os.environ | thread_environment(self._threads) | ONE_HEAP
         command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(self._lifeline)]
         self._process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(), self._lifeline))
         theirs.close()
