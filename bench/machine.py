@@ -12,7 +12,7 @@ import psutil
 ROOT = Path(__file__).parent.parent
 # What hotpool computes and serves with, then what is measured beside it.
 PACKAGES = ("torch", "torchvision", "onednn-cpu-gomp", "numpy", "pillow", "simplejpeg", "pyzmq")
-BESIDE = ("onnxruntime", "openvino", "nncf", "mosec", "litserve", "bentoml", "ray")
+BESIDE = ("onnxruntime", "openvino", "nncf", "mosec", "litserve", "bentoml", "ray", "torchserve")
 FLAGS = (
     "avx2",
     "avx512f",

@@ -117,19 +117,19 @@ def add_versions(home: Home, precision: str, n: int = 1) -> None:
     if made and made.exists():
         shutil.copytree(made, home.root, dirs_exist_ok=True)
     else:
-        _add(home, 1, precision)
+        add_version(home, 1, precision)
         if made:
             made.parent.mkdir(exist_ok=True)
             part = mkdtemp(dir=made.parent)  # whoever is ended in the middle leaves nothing that looks whole
             shutil.copytree(home.root, part, dirs_exist_ok=True)
             Path(part).rename(made)
     for number in range(2, n + 1):
-        _add(home, number, precision)
+        add_version(home, number, precision)
 
 
-def _add(home: Home, number: int, precision: str) -> None:
-    """Through the command line, as a user would. int8 is calibrated by few pictures: the weights are random, and drawing and
-    comparing 464 of them took ten seconds."""
+def add_version(home: Home, number: int, precision: str) -> None:
+    """v`number`, through the command line, as a user would. int8 is calibrated by few pictures: the weights are random, and
+    drawing and comparing 464 of them took ten seconds."""
     home.root.mkdir(parents=True, exist_ok=True)
     weights, options = home.root / f"v{number}.pth", ["--precision", precision]
     subprocess.run([sys.executable, "-c", _SAVE, str(number), str(weights)], cwd=ROOT, check=True)
@@ -140,6 +140,7 @@ def _add(home: Home, number: int, precision: str) -> None:
     subprocess.run(
         [*command, "--model", MODEL, "--name", f"v{number}", *options], cwd=ROOT, check=True, capture_output=True
     )
+    weights.unlink()
 
 
 def roll_out(home: Home, version: str, strategy: Strategy) -> Phase:

@@ -4,10 +4,11 @@ model that does nothing.
     python -m bench servers
 
 Each has two workers of one thread and gets the same picture over HTTP from wrk. One after another is started and takes turns
-with hotpool, so that a server that is not measured takes no processor time. BentoML and Ray Serve are measured where they are
-installed (requirements-servers.txt); TorchServe is not: it wants a Java machine, and its makers have ended it.
+with hotpool, so that a server that is not measured takes no processor time. BentoML, Ray Serve and TorchServe are measured
+where they are installed (requirements-servers.txt), TorchServe where there is a Java machine besides.
 """
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,6 +49,7 @@ class Server:
         as ours may, with which none is slower; Mosec, which comes closest, also one at a time, as it does by itself.
     no_op: what is promised of our rate as part of its rate, with a model that does nothing.
     takes_over: a line of input is what it computes from then on. The others have to be ended and started for that.
+    program: what it wants of the system besides its package.
     """
 
     name: str
@@ -58,10 +60,11 @@ class Server:
     at_once: Mapping[int, float] = field(default_factory=lambda: {MAX_BATCH: 1.0})
     no_op: float | None = None
     takes_over: bool = False
+    program: str | None = None
 
     @property
     def is_installed(self) -> bool:
-        return find_spec(self.package) is not None
+        return find_spec(self.package) is not None and (self.program is None or shutil.which(self.program) is not None)
 
 
 SERVERS = (
@@ -76,6 +79,10 @@ SERVERS = (
         "/predict", True,
     ),
     Server("Ray Serve", "ray", lambda port: ("bench.rival_ray", str(port)), "/", takes_over=True),
+    Server(
+        "TorchServe", "ts", lambda port: ("bench.rival_torchserve", str(port)), "/predictions/classifier",
+        takes_over=True, program="java",
+    ),
 )  # fmt: skip
 
 

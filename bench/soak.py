@@ -2,7 +2,8 @@
 
     python -m bench.soak [--minutes 30] [--callers 6]
 
-Prints what happened and writes it into bench/results.md too. Two int8 versions in turn, each by each strategy.
+Prints what happened and writes it into bench/results.md too. Each rollout is to a new int8 version, added beside the load: what
+a version leaves behind is seen so, where two in turn would share it. The strategies take turns.
 Growth is that of the mean of the last tenth of the time over the mean of the tenth that follows the first five minutes
 (a quarter of the time when it is short). Not of the median: a worker has one version in memory or two, and a median jumps from
 the one to the other.
@@ -34,7 +35,7 @@ from .callers import Callers, History
 from .figures import Bar, Figure, Findings
 from .load import free_port
 from .machine import describe_commit, describe_machine
-from .pool import add_versions, make_jpeg, roll_out, running_pool, worker_pids
+from .pool import add_version, add_versions, make_jpeg, roll_out, running_pool, worker_pids
 from .record import RESULTS, read_entries, write_entries
 from .report import Entry, bar_rows, figure_lines
 
@@ -122,23 +123,21 @@ def soak_pool(minutes: float, n_callers: int) -> Soak:
     soak = Soak(minutes * 60)
     with tempfile.TemporaryDirectory(prefix="hp") as folder:
         home = Home(Path(folder))
-        add_versions(home, "int8", 2)
+        add_versions(home, "int8")
         pictures = [make_jpeg(seed) for seed in range(N_PICTURES)]
-        versions = {manifest.name: manifest.digest for manifest in list_versions(home)}
-        right = {name: _right_answers(home, digest, pictures) for name, digest in versions.items()}
         modules, settings = ("broker", "workers", "control", "gateway"), f"[gateway]\nport = {free_port()}"
         with running_pool(home, N_WORKERS, modules, settings=settings) as services:
             sampler = Sampler(home, services, soak)
             sampler.start()
-            soak.history = _roll_under_load(home, pictures, right, n_callers, soak)
+            soak.history = _roll_under_load(home, pictures, n_callers, soak)
             sampler.stopping.set()
             sampler.join()
     return soak
 
 
-def _roll_under_load(
-    home: Home, pictures: list[bytes], right: dict[str, list[set[int]]], n_callers: int, soak: Soak
-) -> History:
+def _roll_under_load(home: Home, pictures: list[bytes], n_callers: int, soak: Soak) -> History:
+    right = {"v1": _right_answers(home, "v1", pictures)}
+
     def ask(n: int) -> tuple[bytes, None]:
         return pictures[n % N_PICTURES], None
 
@@ -150,14 +149,16 @@ def _roll_under_load(
     ends_at = monotonic() + soak.seconds
     with Client(home.endpoint("clients")) as client, Callers(client, n_callers, ask, check) as callers:
         while monotonic() < ends_at:
-            n = len(soak.phases)
-            strategy = Strategy.BESIDE if n // 2 % 2 else Strategy.DRAIN  # both ways, for both versions
-            soak.phases.append(roll_out(home, f"v{2 - n % 2}", strategy))
+            number = len(soak.phases) + 2
+            add_version(home, number, "int8")
+            right[f"v{number}"] = _right_answers(home, f"v{number}", pictures)
+            soak.phases.append(roll_out(home, f"v{number}", Strategy.BESIDE if number % 2 else Strategy.DRAIN))
     return callers.history
 
 
-def _right_answers(home: Home, digest: str, pictures: list[bytes]) -> list[set[int]]:
+def _right_answers(home: Home, name: str, pictures: list[bytes]) -> list[set[int]]:
     """The classes that this version may give each picture, computed here."""
+    (digest,) = (manifest.digest for manifest in list_versions(home) if manifest.name == name)
     version = Alone(home, digest)
     found = []
     for picture in pictures:
@@ -189,7 +190,7 @@ def findings(soak: Soak, n_callers: int) -> Findings:
     rollouts = ", ".join(f"{n} {phase}" for phase, n in Counter(soak.phases).items())
     notes = (
         f"{soak.seconds / 60:g} minutes, {n_callers} callers, {N_WORKERS} workers, ResNet-18 in int8 at 224",
-        f"rollouts, drain and beside: {rollouts}; answers by version: {dict(got.by_version)}",
+        f"rollouts, drain and beside in turn, each to a new version: {rollouts}; {len(got.by_version)} versions answered",
         "all: the largest of any process; growth is since the mean after the warm-up, given in MB",
         f"uss of the {SHARER} is not judged: it grows without a page more, when its workers stop sharing one",
         *(f"{worker} was started again, by cause: {causes}" for worker, causes in soak.causes.items()),

@@ -147,6 +147,8 @@ class Add(Signed, frozen=True):
     md5: Hash | None = None
     resize: Pixels | None = None
     crop: Pixels | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     then_start: bool = False
 
     def __post_init__(self) -> None:

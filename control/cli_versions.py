@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hotpool.labelled import read_labelled
-from hotpool.manifest import Manifest, Preprocess, public_view
+from hotpool.manifest import Manifest, Preprocess, Three, public_view
 
 from . import registry, render
 from .ledger import Ledger
@@ -50,6 +50,10 @@ def versions() -> None:
 @click.option("--resize", type=click.IntRange(8, 2048), help="Shorter side of a picture before the crop.  [256]")
 @click.option("--crop", type=click.IntRange(8, 2048), help="Side of the square the model sees.  [224]")
 @click.option(
+    "--mean", type=float, nargs=3, metavar="R G B", help="What is subtracted from colours of 0 to 1.  [ImageNet's]"
+)
+@click.option("--std", type=float, nargs=3, metavar="R G B", help="What they are divided by then.  [ImageNet's]")
+@click.option(
     "--precision", type=click.Choice(["fp32", "int8", "auto"]), default="fp32", show_default=True,
     help="auto takes int8 if it names the same classes as fp32 often enough.",
 )  # fmt: skip
@@ -82,6 +86,8 @@ def add(
     labels: Path | None,
     resize: int | None,
     crop: int | None,
+    mean: Three | None,
+    std: Three | None,
     precision: str,
     calibrate: Path | None,
     min_agreement: float,
@@ -110,7 +116,7 @@ def add(
             prepared = prepare(
                 terminal.home, source, model=model, name=name, operator=terminal.operator,
                 memory_mb=terminal.config.rollout.preflight_memory_mb, arch=arch, labels=labels,
-                preprocessing=overrides(resize, crop), preprocess=preprocess, sha256=sha256, md5=md5,
+                preprocessing=overrides(resize, crop, mean, std), preprocess=preprocess, sha256=sha256, md5=md5,
                 precision=precision, calibrate=calibrate, min_agreement=min_agreement,
             )  # fmt: skip
         is_first = registry.add(journal, prepared, operator=terminal.operator, reason=reason)

@@ -130,7 +130,8 @@ def add_version(home: Home, config: Config, asked: Add, stopping: Event) -> Adde
             prepared = prepare(
                 home, asked.source, model=config.pool.model, name=asked.name, operator=asked.operator,
                 memory_mb=config.rollout.preflight_memory_mb, arch=asked.arch,
-                labels=_write_labels(Path(folder), asked.labels), preprocessing=overrides(asked.resize, asked.crop),
+                labels=_write_labels(Path(folder), asked.labels),
+                preprocessing=overrides(asked.resize, asked.crop, asked.mean, asked.std),
                 preprocess=asked.preprocess, sha256=asked.sha256, md5=asked.md5, precision=asked.precision,
                 calibrate=Path(asked.calibrate) if asked.calibrate else None, min_agreement=asked.min_agreement,
                 stopping=stopping,

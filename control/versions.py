@@ -33,8 +33,10 @@ from hotpool.manifest import (
     Name,
     Preprocess,
     Preprocessing,
+    Three,
     manifest_json,
     read_manifest,
+    read_preprocessing,
     sync_folder,
     version_folder,
     write_atomically,
@@ -128,10 +130,14 @@ def prepare(
     return Prepared(home, folder, manifest)
 
 
-def overrides(resize: int | None, crop: int | None) -> Preprocessing:
-    """What is given wins over what the source knows of itself, see `prepare`."""
-    given = {"resize": resize, "crop": crop}
-    return Preprocessing.model_validate({name: value for name, value in given.items() if value is not None})
+def overrides(resize: int | None, crop: int | None, mean: Three | None, std: Three | None) -> Preprocessing:
+    """What is given wins over what the source knows of itself, see `prepare`.
+
+    Raises:
+        BadVersion: names the field that is wrong.
+    """
+    given = {"resize": resize, "crop": crop, "mean": mean, "std": std}
+    return read_preprocessing({name: value for name, value in given.items() if value is not None})
 
 
 def publish(prepared: Prepared) -> Manifest:

@@ -1,6 +1,7 @@
 """Shell: a version's manifest, and the folder it lies in: `versions/<digest>/`. Written by control, read by workers and CLI."""
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +16,9 @@ WEIGHTS, MANIFEST, GOLDEN = "weights.safetensors", "manifest.json", "golden.safe
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Three = tuple[float, float, float]
-Positive = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[Finite, Field(gt=0)]
+Three = tuple[Finite, Finite, Finite]
 Precision = Literal["fp32", "int8"]
 Preprocess = Literal["fast", "exact"]
 
@@ -74,6 +76,14 @@ class Manifest(_Part):
         provenance = {"name", "source", "added_by", "added_ts", "parent", "agreement"}
         provenance |= {"weights_sha256", "golden_sha256"}  # follow from the rest
         return digest_json(self.model_dump(mode="json", exclude=provenance))
+
+
+def read_preprocessing(given: Mapping[str, object]) -> Preprocessing:
+    """Raises BadVersion: names the field that is wrong."""
+    try:
+        return Preprocessing.model_validate(given)
+    except ValidationError as error:
+        raise BadVersion(f"preprocessing {_first_line(error)}") from None
 
 
 def version_folder(home: Home, digest: str) -> Path:

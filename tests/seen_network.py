@@ -13,13 +13,15 @@ def batch_of(n, crop, seed=1):
     return torch.randn(n, 3, crop, crop, generator=torch.Generator().manual_seed(seed))
 
 
-@functools.cache
+@functools.lru_cache(4)  # some have 500 MB
 def seen_network(arch, classes=5, crop=64):
     """The module, and its state dict, which nobody may change."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sized = {"image_size": crop} if arch.startswith("vit") else {}
-        model = torchvision.models.get_model(arch, weights=None, num_classes=classes, **sized)
+        more = {"image_size": crop} if arch.startswith("vit") else {}
+        if arch in ("googlenet", "inception_v3"):
+            more = {"aux_logits": False, "init_weights": False}
+        model = torchvision.models.get_model(arch, weights=None, num_classes=classes, **more)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -84,6 +84,7 @@ def test_everything_that_may_be_chosen_arrives_as_what_it_means():
         (Add, {**ADD, "labels": ["a", "b\nc"]}, "labels must be one line of printable text, got 'b\\nc'"),
         (Add, {**ADD, "min_agreement": 1.01}, "min_agreement: expected float <= 1"),
         (Add, {**ADD, "crop": 4}, "crop: expected int >= 8"),
+        (Add, {**ADD, "mean": [0.5, 0.5]}, "mean: expected array of length 3"),
         (OneJob, {"job": "1"}, "job: expected int, got str"),
         (OneRollout, {"number": 0}, "number: expected int >= 1"),
         (Newest, {"n": 10**6}, "n: expected int <= 100000"),

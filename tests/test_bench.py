@@ -199,15 +199,19 @@ def test_an_answer_without_a_class_is_an_error(answer):
         class_of(answer)
 
 
-def test_hotpools_silence_is_held_against_ray_serves_where_there_is_one():
+def test_hotpools_silence_is_held_against_that_of_each_server_that_can_change_its_model():
     ours, mosec, ray = Change(0, 0.03, 6.0, 0.8), Change(1000, 3.0, 3.0, 0.0), Change(0, 0.06, 5.0, 0.7)
+    torchserve = Change(3, 0.1, 10.0, 0.9)
 
     def bars(theirs):
         return [row[2:] for row in bar_rows({"changes": entry(*figures_of({"hotpool, drain": ours}, theirs))})]
 
-    assert bars({"Mosec": mosec, "Ray Serve": ray}) == [("0", "yes"), ("0.500", "yes")]
-    assert bars({"Mosec": mosec}) == [("0", "yes"), ("not measured", "not measured")]
-    assert bars({"Ray Serve": replace(ray, silence_s=0.02)}) == [("0", "yes"), ("1.50", "no")]
+    both = {"Ray Serve": ray, "TorchServe": torchserve}
+    assert bars({"Mosec": mosec, **both}) == [("0", "yes"), ("0.500", "yes"), ("0.300", "yes")]
+    assert bars({"Mosec": mosec, "TorchServe": torchserve}) == [
+        ("0", "yes"), ("not measured", "not measured"), ("0.300", "yes")
+    ]  # fmt: skip
+    assert bars({**both, "Ray Serve": replace(ray, silence_s=0.02)}) == [("0", "yes"), ("1.50", "no"), ("0.300", "yes")]
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import GOLDEN, WEIGHTS, Preprocessing, version_folder
 from tests.small_versions import ARCH, CLASSES, CROP, SMALL, add_version, make_tensors, save
+from workers.engine import make_fp32, map_tensors
 from workers.golden import make_inputs, read_golden
 from workers.preprocess import Preprocessor
 from workers.scratch import build, check
@@ -321,6 +322,40 @@ def test_a_torchvision_source_brings_its_own_labels_and_preprocessing(folder, tm
     content = build(source, folder, preprocessing=Preprocessing(crop=64))
     assert (content["arch"], content["classes"], content["labels"][0]) == ("mobilenet_v2", 1000, "tench")
     assert content["preprocessing"] == Preprocessing(resize=232, crop=64).model_dump(mode="json")
+
+
+@pytest.fixture(params=["googlenet", "inception_v3"])
+def normalises(request):
+    """As torchvision's own weights want it: it normalises its inputs itself, and has auxiliary classifiers for its training."""
+    torch.manual_seed(1)
+    return request.param, torchvision.models.get_model(request.param, transform_input=True, init_weights=False).eval()
+
+
+def test_a_network_that_normalises_its_inputs_itself_answers_as_torchvision_has_it(
+    normalises, folder, tmp_path, monkeypatch
+):
+    arch, model = normalises
+    torch.save(model.state_dict(), tmp_path / "downloaded.pth")
+    monkeypatch.setattr("workers.sources._download", lambda url: tmp_path / "downloaded.pth")
+    content = build(f"torchvision:{arch}/IMAGENET1K_V1", folder, preprocessing=Preprocessing(resize=80, crop=80))
+    used = Preprocessing.model_validate(content["preprocessing"])
+    engine, inputs = make_fp32(map_tensors(folder / WEIGHTS), arch, 1000, 80), make_inputs(80, 4)
+    with torch.inference_mode():
+        ours = engine(Preprocessor(used).normalise(inputs))
+        theirs = model(Preprocessor(Preprocessing()).normalise(inputs))
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_a_file_that_does_not_say_how_its_inputs_are_normalised_is_refused_until_somebody_does(
+    normalises, folder, tmp_path
+):
+    arch, model = normalises
+    source, sized = tmp_path / "own.pth", Preprocessing(resize=80, crop=80)
+    torch.save(model.state_dict(), source)
+    said = refusal(source, folder, arch=arch, preprocessing=sized)
+    assert "give --mean and --std, both 0.5 0.5 0.5 if the network was made from torchvision's weights" in said
+    said = Preprocessing(resize=80, crop=80, mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
+    assert build(str(source), folder, arch=arch, preprocessing=said)["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize("name", ["v.txt", "v", "v.h5", "v.onnx"])

@@ -27,7 +27,7 @@ def run(conv, weight, bias, x, there, space):
     """The output of one picture. there: what is in its memory before, and added; None: nothing is added."""
     y = torch.zeros(1, conv.weight_shape[0], conv.side, conv.side) if there is None else there.float()
     x, y = (one.float().contiguous(memory_format=torch.channels_last) for one in (x, y))
-    attributes = onednn.attributes({}, (), None if there is None else (1.0, 0), is_rectified=conv.is_rectified)
+    attributes = onednn.attributes({}, adds=there is not None, is_rectified=conv.is_rectified)
     Program(list(convolve(conv, weight.float(), bias.float(), attributes, Memory(x), Memory(y), space))).run()
     return y
 

@@ -14,9 +14,14 @@ from hotpool.errors import BadVersion
 
 from .verify import Shape
 
-# Built with `transform_input=True` (as torchvision's own weights are) these normalise their input once more, and a state dict
-# doesn't say whether they were: half of all files would be served with wrong answers and nothing to notice it by.
-_AMBIGUOUS = {"googlenet", "inception_v3"}
+# Built for torchvision's own weights these normalise once more what was normalised by ImageNet's figures (`transform_input`).
+# Together that is `TRANSFORMED`. Built otherwise they don't, and a state dict doesn't say which it was: half of all files would
+# be served with wrong answers and nothing to notice it by. Here they never do, and the manifest has the figures.
+TRANSFORMS_INPUT = {"googlenet", "inception_v3"}
+TRANSFORMED = (0.5, 0.5, 0.5)  # means, and deviations too
+
+# Beginnings of names of tensors that these have for training alone, and only if they were built so.
+_FOR_TRAINING = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 _RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
@@ -30,7 +35,7 @@ def build_empty(arch: str, classes: int, crop: int) -> torch.nn.Module:
         BadVersion: no such architecture, or it can't be built for inputs of this size.
     """
     check_arch(arch)
-    arguments = {"num_classes": classes, **_size_arguments(arch, crop)}
+    arguments = {"num_classes": classes, **_arguments(arch, crop)}
     try:
         with torch.no_grad(), _Hollow():  # no_grad: parameters are written to
             model = torchvision.models.get_model(arch, weights=None, **arguments)
@@ -56,17 +61,17 @@ class _Hollow(TorchFunctionMode):
 
 
 def check_arch(arch: str) -> None:
-    """Raises BadVersion: not one of torchvision's classifiers, or one whose weights files are ambiguous."""
+    """Raises BadVersion: not one of torchvision's classifiers."""
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
         near = difflib.get_close_matches(arch, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `resnet18` is one"
         raise BadVersion(f"architecture {arch!r} is not one of torchvision's {len(known)} classifiers{hint}")
-    if arch in _AMBIGUOUS:
-        raise BadVersion(
-            f"{arch} is not supported: its weights file doesn't say whether it was trained with transform_input, "
-            "so its answers could be wrong unnoticed"
-        )
+
+
+def for_serving(arch: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without what is there for training alone."""
+    return {name: one for name, one in tensors.items() if not name.startswith(_FOR_TRAINING.get(arch, ()))}
 
 
 def expected_tensors(model: torch.nn.Module) -> dict[str, Spec]:
@@ -96,7 +101,9 @@ def find_classes(arch: str, crop: int, tensors: Mapping[str, torch.Tensor]) -> i
     raise BadVersion(f"{arch} has no tensor that tells the number of classes")
 
 
-def _size_arguments(arch: str, crop: int) -> dict[str, object]:
+def _arguments(arch: str, crop: int) -> dict[str, object]:
+    if arch in _FOR_TRAINING:
+        return {"aux_logits": False, "init_weights": False}
     # The position tensors of these depend on the size of the input.
     if arch.startswith("vit_"):
         return {"image_size": crop}

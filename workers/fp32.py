@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.densenet import _DenseLayer
+from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
+from torchvision.models.inception import BasicConv2d as InceptionConv
 
 from .layout import Block, Conv, Layout
 from .resnet import ConvOperator, RunningBlock, Tensors, fold
@@ -120,4 +122,6 @@ def _neighbours(module: torch.nn.Module) -> list[tuple[str, str]]:
     does not say what flows where, but in these of torchvision's own it is known."""
     if isinstance(module, torch.nn.Sequential):
         return list(pairwise(name for name, _ in module.named_children()))
+    if isinstance(module, GoogLeNetConv | InceptionConv):
+        return [("conv", "bn")]
     return [("conv1", "norm2")] if isinstance(module, _DenseLayer) else []

@@ -43,7 +43,7 @@ class PreparedFp32ResNet:
     def _make(self, step: Step, tensors: Tensors, x: Memory, y: Memory) -> Iterator[Operation]:
         conv = step.conv
         weight, bias = fold(conv, tensors)
-        attributes = onednn.attributes({}, (), (1.0, 0) if step.residual else None, is_rectified=conv.is_rectified)
+        attributes = onednn.attributes({}, adds=step.residual is not None, is_rectified=conv.is_rectified)
         if conv.name in self._halved:
             yield from convolve(conv, weight, bias, attributes, x, y, self._space)
         else:

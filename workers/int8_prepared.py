@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from . import onednn
 from .activations import Place, Step, plan_activations
-from .int8 import in_steps_of, read_quantised, read_scale
+from .int8 import beside, in_steps_of, read_quantised, read_scale
 from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned, Program
 from .prepared import PackedConv, activation, allocate, pooling, split
@@ -31,18 +31,20 @@ class _Pass(NamedTuple):
 def _pack(step: Step, tensors: Tensors) -> PackedConv:
     conv = step.conv
     q, x, y = read_quantised(tensors, conv.name), read_scale(tensors, step.x_of), read_scale(tensors, conv.name)
-    residual = read_scale(tensors, step.residual) if step.residual else None
-    factor, bias, residual_factor = in_steps_of(y, q, x, residual or x)
+    scales = {WEIGHTS: onednn.PER_OUTPUT_CHANNEL if conv.groups == 1 else onednn.PER_OUTPUT_CHANNEL_OF_GROUPS}
     zero_points = {role: scale.zero_point for role, scale in ((SRC, x), (DST, y)) if scale.zero_point}
+    memories = {ZERO_POINTS + role: _zero_point_memory(zero_point) for role, zero_point in zero_points.items()}
+    if step.residual:
+        residual = read_scale(tensors, step.residual)
+        factor, bias = beside(residual, q, x)
+        scales[DST] = onednn.PER_TENSOR
+        memories[SCALES + DST] = Memory(torch.tensor([y.scale / residual.scale]))
+    else:
+        factor, bias = in_steps_of(y, q, x)
     attributes = onednn.attributes(
-        {WEIGHTS: onednn.PER_OUTPUT_CHANNEL if conv.groups == 1 else onednn.PER_OUTPUT_CHANNEL_OF_GROUPS},
-        tuple(zero_points),
-        (residual_factor, residual.zero_point) if residual else None,
-        is_rectified=conv.is_rectified,
+        scales, tuple(zero_points), adds=step.residual is not None, is_rectified=conv.is_rectified
     )
-    memories = {BIAS: Memory(bias), SCALES + WEIGHTS: Memory(factor)} | {
-        ZERO_POINTS + role: _zero_point_memory(zero_point) for role, zero_point in zero_points.items()
-    }
+    memories |= {BIAS: Memory(bias), SCALES + WEIGHTS: Memory(factor)}
     return PackedConv(conv, q.weight, _describe_one(step.x), _describe_one(step.y), attributes, memories)
 
 

@@ -136,14 +136,15 @@ def describe_any(tensor: torch.Tensor) -> Owned:
 def attributes(
     scales: Mapping[int, int],
     zero_points: Sequence[int] = (),
-    add: tuple[float, int] | None = None,
     *,
+    adds: bool = False,
     is_rectified: bool = False,
 ) -> Owned:
     """What an operation does beside its work.
 
     scales: by role, by which dimensions they go. zero_points: roles that have one. Their values are among the operation's
-    memories. add: of what is in the output already, its scale and zero point. Negative outputs become 0 in the end.
+    memories. adds: what is in the output already, as it is stored, before the output's scale. is_rectified: negative outputs
+    become 0 in the end.
     """
     attr = Owned("primitive_attr", "primitive_attr_create")
     _call("primitive_attr_set_scratchpad_mode", attr, _USER)  # oneDNN's own must not go from one thread to another
@@ -152,9 +153,8 @@ def attributes(
     for role in zero_points:
         _call("primitive_attr_set_zero_points_mask", attr, role, 0)
     post_ops = Owned("post_ops", "post_ops_create")
-    if add is not None:
-        scale, zero_point = add
-        _call("post_ops_append_sum", post_ops, c_float(scale), zero_point, 0)
+    if adds:
+        _call("post_ops_append_sum", post_ops, c_float(1), 0, 0)
     if is_rectified:
         _call("post_ops_append_eltwise", post_ops, _RELU, c_float(0), c_float(0))
     _call("primitive_attr_set_post_ops", attr, post_ops)

@@ -22,15 +22,23 @@ from typing import Any, get_args
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from hotpool.config import Pictures
 from hotpool.digest import digest_bytes, digest_tensors
 from hotpool.disk import describe
 from hotpool.errors import BadVersion, HotpoolError, Unwritable
-from hotpool.manifest import GOLDEN, WEIGHTS, Precision, Preprocess, Preprocessing, read_manifest
+from hotpool.manifest import (
+    GOLDEN,
+    WEIGHTS,
+    Precision,
+    Preprocess,
+    Preprocessing,
+    read_manifest,
+    read_preprocessing,
+)
 
+from .architecture import TRANSFORMED, TRANSFORMS_INPUT
 from .calibration import Wish, choose
 from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
 from .evaluate import Tell, compare, measure
@@ -71,7 +79,7 @@ def build(
         raise BadVersion(f"{source} is a {found.arch}, not a {arch}; leave --arch out")
     check_hashes(found.path, sha256, md5)
     arch = found.arch or arch or DEFAULT_ARCH
-    used = _merge(found.preprocessing, preprocessing)
+    used = _merge(arch, found.preprocessing, preprocessing)
     classes, tensors = fit(read_tensors(found.path), arch, used.crop)
     names = _labels(labels, classes, found.labels)
     chosen = choose(tensors, arch, classes, used, wish)
@@ -118,9 +126,16 @@ def check(folder: Path) -> dict[str, Any]:
     }
 
 
-def _merge(known: Preprocessing | None, asked: Preprocessing | None) -> Preprocessing:
-    merged = (known or Preprocessing()).model_dump()
-    return Preprocessing(**(merged | (asked.model_dump(exclude_unset=True) if asked else {})))
+def _merge(arch: str, known: Preprocessing | None, asked: Preprocessing | None) -> Preprocessing:
+    given = [one.model_dump(exclude_unset=True) for one in (known, asked) if one]
+    merged = {name: value for one in given for name, value in one.items()}
+    if arch in TRANSFORMS_INPUT and not {"mean", "std"} <= merged.keys():
+        half = "{} {} {}".format(*TRANSFORMED)
+        raise BadVersion(
+            f"a weights file of {arch} doesn't say how its inputs are normalised: give --mean and --std, both {half} if the "
+            "network was made from torchvision's weights (transform_input=True), else what it was trained with"
+        )
+    return Preprocessing(**merged)
 
 
 def _labels(path: Path | None, classes: int, known: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -197,17 +212,12 @@ def _run(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
         )
     if args.command == "evaluate":
         return measure(args.eval, args.folder, _limits(args), tell)
-    try:
-        preprocessing = Preprocessing.model_validate_json(args.preprocessing)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadVersion(f"preprocessing {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return build(
         args.source,
         args.folder,
         arch=args.arch,
         labels=args.labels,
-        preprocessing=preprocessing,
+        preprocessing=read_preprocessing(json.loads(args.preprocessing)),
         preprocess=args.preprocess,
         sha256=args.sha256,
         md5=args.md5,

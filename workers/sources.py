@@ -20,7 +20,16 @@ from safetensors import SafetensorError
 from hotpool.errors import BadVersion
 from hotpool.manifest import Preprocessing
 
-from .architecture import build_empty, check_arch, expected_tensors, find_classes, specs
+from .architecture import (
+    TRANSFORMED,
+    TRANSFORMS_INPUT,
+    build_empty,
+    check_arch,
+    expected_tensors,
+    find_classes,
+    for_serving,
+    specs,
+)
 from .verify import find_misfit, find_not_finite
 
 TORCHVISION = "torchvision:"
@@ -99,7 +108,7 @@ def fit(tensors: Mapping[str, torch.Tensor], arch: str, crop: int) -> tuple[int,
     check_arch(arch)
     classes = find_classes(arch, crop, tensors)
     expected = expected_tensors(build_empty(arch, classes, crop))
-    fitted = dict(tensors)
+    fitted = for_serving(arch, tensors)
     for name, (shape, dtype) in expected.items():
         if name.endswith(".num_batches_tracked") and name not in fitted:
             fitted[name] = torch.zeros(
@@ -123,12 +132,13 @@ def _find_torchvision(source: str) -> Source:
         raise BadVersion(f"torchvision has no weights {name!r} for {arch}; it has {', '.join(known.__members__)}")
     weights = known[name]
     used = weights.transforms()
+    mean, std = (TRANSFORMED, TRANSFORMED) if arch in TRANSFORMS_INPUT else (used.mean, used.std)
     preprocessing = Preprocessing(
         resize=used.resize_size[0],
         crop=used.crop_size[0],
         interpolation=used.interpolation.value,
-        mean=tuple(used.mean),
-        std=tuple(used.std),
+        mean=tuple(mean),
+        std=tuple(std),
     )
     return Source(_download(weights.url), arch, tuple(weights.meta["categories"]), preprocessing)
 
