@@ -98,6 +98,17 @@ def test_every_batch_norm_that_follows_a_convolution_is_folded_and_weights_lie_c
 
 
 @pytest.mark.slow
+def test_a_request_with_many_inputs_is_computed_a_few_at_a_time():
+    """256 may come at once, and what lies between the layers is much for each."""
+    model, tensors = seen_network("squeezenet1_0")
+    engine, batch, sizes = make_fp32(tensors, "squeezenet1_0", CLASSES, 64), batch_of(20, 64), []
+    engine._model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    with torch.inference_mode():
+        assert torch.allclose(engine(batch), model(batch), rtol=1e-4, atol=1e-4)
+    assert sizes == [8, 8, 4]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [FusedConv, PlainConv])
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_a_resnet_of_folded_convolutions_computes_what_torchvision_computes(arch, make):
@@ -187,6 +198,18 @@ def test_where_all_fused_operators_are_missing_the_engine_falls_back_and_says_so
     assert [caplog.text.count(f"precision=fp32 without={way}") for way in Way] == [1, 1, 0]
     assert [type(engine._stem) for engine in plain] == [PlainConv] * 2
     assert torch.allclose(plain[0](batch_of(2, 32)), model(batch_of(2, 32)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_operators_for_which_there_was_no_memory_once_are_tried_again(asked_anew, monkeypatch, error):
+    def lacks(*_, **__):
+        raise error
+
+    with monkeypatch.context() as once:
+        once.setattr(operators, "FusedConv", lacks)
+        with pytest.raises(type(error)):
+            operators.works("fp32", Way.FUSED)
+    assert operators.works("fp32", Way.FUSED)
 
 
 @pytest.mark.parametrize(("off_by", "said"), [(0.01, "0.01"), (float("nan"), "nan")])

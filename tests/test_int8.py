@@ -30,7 +30,16 @@ from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.heap import give_back
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
-from workers.int8 import FusedInt8Conv, Int8ResNet, PlainInt8Conv, Quantised, Scale, expected_int8, max_pool
+from workers.int8 import (
+    FusedInt8Conv,
+    Int8ResNet,
+    PlainInt8Conv,
+    Quantised,
+    Scale,
+    expected_int8,
+    max_pool,
+    nearest_uint8,
+)
 from workers.int8_prepared import PreparedInt8ResNet
 from workers.loading import load_verified
 from workers.operators import Way
@@ -130,6 +139,10 @@ def test_rows_of_a_batch_do_not_mix_and_the_order_in_memory_is_no_matter(stored)
     for i in range(4):
         assert float((computed(batch[i : i + 1]) - together[i]).abs().max()) < 0.01 * float(together.abs().max())
     assert torch.equal(computed(batch.contiguous(memory_format=torch.channels_last)), together)
+
+
+def test_values_half_way_are_rounded_when_the_zero_point_is_there_as_onednn_does_it():
+    assert nearest_uint8(torch.tensor([0.5, 1.5, 2.5, -9.0, 300.0]), 1).tolist() == [2, 2, 4, 0, 255]
 
 
 @needs_onednn

@@ -66,14 +66,27 @@ MEMORY = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable
             350,
         ),
         ({"memory.max": "1000\n", "memory.current": "700\n"}, 300),
+        ({"slice/memory.max": "900", "slice/memory.current": "850", "memory.max": "1000", "memory.current": "990"}, 10),
+        ({"slice/memory.max": "900", "slice/memory.current": "850"}, 50),
         ({"memory": "nothing of the kind"}, None),
         ({}, None),
     ],
 )  # fmt: skip
 def test_free_is_what_the_machine_and_the_control_group_leave(files, free, tmp_path):
+    (tmp_path / "slice").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert free_bytes(tmp_path / "memory", tmp_path) == free
+    assert free_bytes(tmp_path / "memory", [(2, tmp_path / "slice"), (2, tmp_path)]) == free
+
+
+def test_control_groups_of_the_first_version_count_too(tmp_path):
+    for name, text in {
+        "limit_in_bytes": "1000",
+        "usage_in_bytes": "700",
+        "stat": "cache 9\ntotal_inactive_file 50\n",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert free_bytes(tmp_path / "none", [(1, tmp_path)]) == 350
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody tells elsewhere")

@@ -23,7 +23,7 @@ from hotpool.home import Home
 from hotpool.manifest import GOLDEN, WEIGHTS, Preprocessing, version_folder
 from tests.small_versions import ARCH, CLASSES, CROP, SMALL, add_version, make_tensors, save
 from workers.engine import make_fp32, map_tensors
-from workers.golden import make_inputs, read_golden
+from workers.golden import compute_logits, make_inputs, read_golden
 from workers.preprocess import Preprocessor
 from workers.scratch import build, check
 
@@ -76,8 +76,22 @@ def test_the_golden_logits_are_those_of_the_network(tmp_path, folder):
     assert np.ptp(logits, axis=0).min() > 0.01, "golden inputs that all give the same logits would show little"
 
 
+def test_golden_inputs_are_computed_alone_and_a_few_at_a_time():
+    """Some engines have operations of their own for each number of pictures, and most requests come alone."""
+    sizes = []
+
+    def engine(batch):
+        sizes.append(len(batch))
+        return batch.mean((2, 3))
+
+    inputs, preprocessor = make_inputs(CROP, 9), Preprocessor(SMALL)
+    logits = compute_logits(engine, preprocessor, inputs)
+    assert sizes == [1, 3, 4, 1]
+    assert np.array_equal(logits, preprocessor.normalise(inputs).mean((2, 3)).numpy())
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
 def test_the_usual_wrapping_of_checkpoints_is_taken_off(wrapper, prefix, tmp_path, folder):
     tensors = make_tensors()
     checkpoint = {"epoch": 3, wrapper: {prefix + name: tensor for name, tensor in tensors.items()}}

@@ -56,6 +56,17 @@ def test_a_healthy_worker_that_was_killed_is_replaced_at_once():
     assert doings(table.tick(20.0)) == [Fork("worker-0", 0, 2)]
 
 
+def test_a_process_that_could_not_be_started_is_tried_again_later_and_the_note_says_why():
+    table = SeatTable("shapes", 1)
+    table.tick(0.0)
+    assert Report() in table.not_forked("worker-0", 1, "[Errno 11] Resource temporarily unavailable", 0.5)
+    assert seat(table).note.endswith("last: no process could be started ([Errno 11] Resource temporarily unavailable)")
+    assert seat(table).restarts == {}, "none has ended"
+    assert doings(table.tick(0.6)) == []
+    assert doings(table.tick(table.next_at())) == [Fork("worker-0", 0, 2)]
+    assert table.not_forked("worker-0", 1, "late", 9.0) == [], "of the order before"
+
+
 def test_a_worker_that_ends_at_once_waits_and_its_note_says_why():
     table = running()
     table.exited(100, 1, "RuntimeError: no memory", 0.5)

@@ -100,8 +100,19 @@ def test_torch_openmp_and_mkl_obey_and_the_process_is_pinned(home, hub, threads)
     numbers = dict(re.findall(r"(omp_get_max_threads|mkl_get_max_threads)\(\) : (\d+)", told["parallel_info"]))
     assert numbers == {"omp_get_max_threads": str(threads), "mkl_get_max_threads": str(threads)}
     assert told["cores"] == cores
-    # Main, pulse, two of ZeroMQ's; for each further computing thread one of OpenMP's and an idle one of torch's pthreadpool.
-    assert len(told["threads"]) <= 4 + 2 * (threads - 1), told["threads"]
+    # Main and pulse; for each further computing thread one of OpenMP's and an idle one of torch's pthreadpool.
+    assert len(told["threads"]) <= 2 + 2 * (threads - 1), told["threads"]
+
+
+def test_a_worker_whose_cores_were_taken_away_serves_on_those_that_are_there(home, hub):
+    """As `docker update --cpuset-cpus` takes them, after the supervisor has planned."""
+    write_stable(home, "shapes", new_version(home, 0, "v1").digest)
+    with supervisor(home, 1, [max(os.sched_getaffinity(0)) + 1000]):
+        pid = hub.hello().pid
+        rows = np.zeros((1, 3, 32, 32), "<f4")
+        hub.job("worker-0", 1, rows.tobytes(), Work("tensor", 1, rows.shape))
+        hub.next(Done)
+        assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

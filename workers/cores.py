@@ -76,17 +76,23 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
     """How many cores' time this control group and all above it may use; None without a limit. Knows v1 and v2."""
-    try:
-        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
-    except OSError:
-        return None
-    quotas = []
-    for _, controllers, path in lines:
-        if controllers == "":
-            quotas += [_quota_v2(folder) for folder in _upwards(root, path)]
-        elif "cpu" in controllers.split(","):
-            quotas += [_quota_v1(folder) for base in ("cpu", controllers) for folder in _upwards(root / base, path)]
+    groups = control_groups("cpu", root, membership)
+    quotas = [_quota_v2(folder) if version == 2 else _quota_v1(folder) for version, folder in groups]
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def control_groups(
+    controller: str, root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP
+) -> list[tuple[int, Path]]:
+    """Those of this process that may limit what this controller is for, and all above them: version, 1 or 2, and folder."""
+    groups = []
+    for line in _read(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            groups += [(2, folder) for folder in _upwards(root, path)]
+        elif controller in controllers.split(","):
+            groups += [(1, folder) for base in (controller, controllers) for folder in _upwards(root / base, path)]
+    return groups
 
 
 def _upwards(root: Path, path: str) -> list[Path]:

@@ -76,7 +76,7 @@ class PlainInt8Conv:
         self._options = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self._weight = q.weight.float()
         self._in_steps, self._beside = in_steps_of(y, q, x), beside(residual, q, x)
-        self._step = y.scale / residual.scale
+        self._per_step = torch.tensor(y.scale / residual.scale).reciprocal()
         self._is_rectified = conv.is_rectified
         self._x_zero, self._y_zero = x.zero_point, y.zero_point
 
@@ -86,7 +86,7 @@ class PlainInt8Conv:
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         y = self._sums(x, *self._beside).add_(residual).relu_()
-        return nearest_uint8(y.mul_(1 / self._step), self._y_zero)
+        return nearest_uint8(y.mul_(self._per_step), self._y_zero)
 
     def _sums(self, x: torch.Tensor, factor: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         sums = F.conv2d(x.float() - self._x_zero, self._weight, None, *self._options)
@@ -131,8 +131,11 @@ def to_uint8(real: torch.Tensor, to: Scale) -> torch.Tensor:
 
 
 def nearest_uint8(steps: torch.Tensor, zero_point: int) -> torch.Tensor:
-    """As `to_uint8`, of values that are given in steps. Changes them."""
-    return steps.round_().add_(zero_point).clamp_(0, 255).to(torch.uint8)
+    """As `to_uint8`, of values that are given in steps. Changes them.
+
+    Rounded when the zero point is there already, as oneDNN does it: of values half way the one or the other is even.
+    """
+    return steps.add_(zero_point).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def max_pool(x: torch.Tensor) -> torch.Tensor:

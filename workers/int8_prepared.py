@@ -1,7 +1,6 @@
 """Shell: int8 engine for ResNets whose every operation is made once: `int8.Int8ResNet` without what torch does around oneDNN.
 
-The numbers are the same, but for a value now and then that lies between two steps. What it has more of is state: activations
-lie in one piece of memory that each pass writes anew.
+The numbers are the same. What it has more of is state: activations lie in one piece of memory that each pass writes anew.
 """
 
 from typing import NamedTuple

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,7 +51,11 @@ class Loader(Generic[V]):
             return
         # A new thread for each load: its niceness can't be taken back, and what the libraries keep for it goes with it.
         executor = ThreadPoolExecutor(1, "load")
-        future = executor.submit(self._run, order)
+        try:
+            future = executor.submit(self._run, order)
+        except RuntimeError as error:  # no thread is to be had now
+            future = Future()
+            future.set_exception(error)
         self._under_way = order, future
         future.add_done_callback(lambda _: self._wake())
         executor.shutdown(wait=False)
@@ -62,6 +67,7 @@ class Loader(Generic[V]):
         ended = None
         if self._under_way is not None and self._under_way[1].done():
             ended, self._under_way = self._under_way, None
+            _let_go(ended[1].exception())
         states = [self._states.popleft() for _ in range(len(self._states))]
         if ended and self._next is not None:
             ended, order, self._next = None, self._next, None
@@ -80,6 +86,13 @@ class Loader(Generic[V]):
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it is awake; closed: nobody polls any more
             self._writer.send(b"\0")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of what a load that failed had in its hands: half a version, which its exception would keep."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def yield_core() -> None:

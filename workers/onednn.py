@@ -24,7 +24,6 @@ SCALES, ZERO_POINTS = 4096, 8192  # added to one of them
 # By which of a tensor's dimensions its scales go.
 PER_TENSOR, PER_OUTPUT_CHANNEL, PER_OUTPUT_CHANNEL_OF_GROUPS = 0b0, 0b1, 0b11
 _CPU, _IN_ORDER, _ANY, _FORWARD_INFERENCE, _DIRECT, _MAX, _RELU, _USER = 1, 1, 1, 96, 1, 511, 32, 1
-_UNIMPLEMENTED = 3  # a status
 _QUERY_IMPLEMENTATION, _QUERY_WEIGHTS, _QUERY_SCRATCHPAD = 8, 131, 136
 _DTYPES = {torch.float32: 3, torch.int32: 4, torch.int8: 5, torch.uint8: 6}
 
@@ -41,6 +40,9 @@ class _Argument(ctypes.Structure):
 
 class NoKernelError(RuntimeError):
     """oneDNN can't compute this, or only by its reference code, value by value: a ResNet-50 took 40 times as long so."""
+
+
+_ERRORS = {1: MemoryError, 3: NoKernelError}  # by status
 
 
 def _load() -> ctypes.CDLL:
@@ -76,11 +78,11 @@ _LIBRARY, why_missing = _try_to_load()
 
 
 def _call(name: str, *arguments: object) -> None:
-    """Raises RuntimeError: oneDNN was asked wrongly, or is not there; NoKernelError."""
+    """Raises RuntimeError: oneDNN was asked wrongly, or is not there; NoKernelError; MemoryError."""
     if _LIBRARY is None:
         raise RuntimeError(why_missing)
     if status := getattr(_LIBRARY, f"dnnl_{name}")(*arguments):
-        raise (NoKernelError if status == _UNIMPLEMENTED else RuntimeError)(f"oneDNN: {name} gave status {status}")
+        raise _ERRORS.get(status, RuntimeError)(f"oneDNN: {name} gave status {status}")
 
 
 class Owned:

@@ -51,6 +51,14 @@ class Forked(Struct, frozen=True, tag="forked"):
     pid: int
 
 
+class NotForked(Struct, frozen=True, tag="not_forked"):
+    """Template to supervisor: the system gave no process. reason: in its words."""
+
+    worker: str
+    incarnation: int
+    reason: str
+
+
 class Exited(Struct, frozen=True, tag="exited"):
     """Template to supervisor. code: as in `subprocess`, negative for a signal."""
 
@@ -58,7 +66,7 @@ class Exited(Struct, frozen=True, tag="exited"):
     code: int
 
 
-FromTemplate = Forked | Exited
+FromTemplate = Forked | NotForked | Exited
 
 _encoder = msgspec.json.Encoder()
 _order = msgspec.json.Decoder(ForkOrder)

@@ -79,8 +79,12 @@ class PulseThread(threading.Thread):
         self._dealer.send([frame])
 
     def _measure(self, process: psutil.Process) -> bytes:
-        memory = process.memory_full_info()
-        return encode(Pulse(self._worker, self._incarnation, memory.rss, memory.uss))
+        try:
+            memory = process.memory_full_info()
+            rss, uss = memory.rss, memory.uss
+        except (OSError, psutil.Error, AttributeError):  # AttributeError: a kernel that doesn't tell what is whose
+            rss = uss = 0  # a worker that serves is worth more than a figure
+        return encode(Pulse(self._worker, self._incarnation, rss, uss))
 
     def _outlive(self) -> None:
         """The supervisor is gone. The main thread sees it too and ends after its batch; if it hangs, this ends it."""

@@ -1,12 +1,13 @@
 """Shell: whether a version fits into memory, asked before it is loaded and told when it turns out that it did not."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hotpool.errors import BadVersion
 
 from .batch import one_line
+from .cores import control_groups
 
 # How many times its weights file a load takes at most: the mapped file, the engine's own copy, and what folding and reordering
 # need on the way. Seen were 2.5 for a ResNet-18 and 1.1 for a VGG-11, whose large tensors serve from where they are mapped.
@@ -15,7 +16,10 @@ OF_ITS_OWN = 2  # without the mapped pages, which all workers share and the syst
 
 MB = 1_000_000
 MEMORY = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
+# By the version of control groups: the limit, what is used, and what of that the system takes back when it must.
+_LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}
+_USED = {1: "memory.usage_in_bytes", 2: "memory.current"}
+_CACHED = {1: r"^total_inactive_file (\d+)$", 2: r"^inactive_file (\d+)$"}
 
 
 def check_limit(weights: Path, limit_mb: int) -> None:
@@ -52,16 +56,23 @@ def check_free(weights: Path, free: Callable[[], int | None] | None = None) -> N
         )
 
 
-def free_bytes(memory: Path = MEMORY, cgroup: Path = CGROUP) -> int | None:
-    """What this process may still take: of the machine, and of its control group (v2) where it sees that of its container."""
+def free_bytes(memory: Path = MEMORY, groups: Sequence[tuple[int, Path]] | None = None) -> int | None:
+    """What this process may still take: of the machine, and of its control groups.
+
+    groups: as `control_groups` gives them; None for this process's.
+    """
     found = re.search(r"^MemAvailable: +(\d+) kB$", _read(memory), re.MULTILINE)
-    limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
-    cached = re.search(r"^inactive_file (\d+)$", _read(cgroup / "memory.stat"), re.MULTILINE)
     of_machine = [int(found[1]) * 1024] if found else []
-    of_group = (
-        [int(limit) - int(used) + (int(cached[1]) if cached else 0)] if limit.isdecimal() and used.isdecimal() else []
-    )
-    return min([*of_machine, *of_group], default=None)
+    of_groups = (_left(*group) for group in (control_groups("memory") if groups is None else groups))
+    return min([*of_machine, *(left for left in of_groups if left is not None)], default=None)
+
+
+def _left(version: int, group: Path) -> int | None:
+    limit, used = _read(group / _LIMIT[version]).strip(), _read(group / _USED[version]).strip()
+    if not (limit.isdecimal() and used.isdecimal()):
+        return None  # no limit, or no such group: the one at the root has no files
+    cached = re.search(_CACHED[version], _read(group / "memory.stat"), re.MULTILINE)
+    return int(limit) - int(used) + (int(cached[1]) if cached else 0)
 
 
 def ran_out(error: Exception) -> bool:

@@ -171,6 +171,16 @@ class SeatTable:
             self._actions.append(Signal(pid, signal.SIGTERM if self._killed_at == inf else signal.SIGKILL))
         return self._take()
 
+    def not_forked(self, worker: str, incarnation: int, reason: str, now: float) -> list[Action]:
+        """The template could not start a process: it is tried again as for one that ends at once."""
+        seat = self._seat(worker, incarnation)
+        if seat is None or seat.ordered_at is None:
+            return []  # ordered from a template that was thought lost
+        seat.ordered_at, text = None, f"no process could be started ({reason})"
+        self._announce(f"event=not_forked worker={worker} incarnation={incarnation} reason={reason!r}", changed=True)
+        self._emptied(seat, Exit(now, now, text), now)
+        return self._take()
+
     def exited(self, pid: int, code: int | None, reason: str, now: float) -> list[Action]:
         """A process has ended. code: negative for a signal, None if nobody saw it. reason: what it said, or empty."""
         seat = next((seat for seat in self._seats if seat.pid == pid), None)
@@ -182,13 +192,9 @@ class SeatTable:
             f"event=exited worker={seat.worker} incarnation={seat.incarnation} pid={pid} cause={cause} reason={text!r}"
         )
         self._announce(line, changed=True)
-        if seat.is_leaving:
-            self._remove_spares(now)
-        elif self._stop_at is None:
+        if not seat.is_leaving and self._stop_at is None:
             seat.restarts[cause] += 1
-            ended = Exit(seat.started_at, now, text, is_fault=cause is not Cause.BROKER_GONE)
-            seat.exits = [*seat.exits[1 - KEPT_EXITS :], ended]
-            self._decide(seat, text, now)
+        self._emptied(seat, Exit(seat.started_at, now, text, is_fault=cause is not Cause.BROKER_GONE), now)
         return self._take()
 
     def kill(self, worker: str, incarnation: int, cause: str) -> list[Action]:
@@ -280,7 +286,14 @@ class SeatTable:
         seat.ordered_at, seat.note = now, ""
         self._actions.append(Fork(seat.worker, seat.index, seat.incarnation))
 
-    def _decide(self, seat: Seat, text: str, now: float) -> None:
+    def _emptied(self, seat: Seat, ended: Exit, now: float) -> None:
+        if seat.is_leaving:
+            self._remove_spares(now)
+        elif self._stop_at is None:
+            seat.exits = [*seat.exits[1 - KEPT_EXITS :], ended]
+            self._decide(seat, now)
+
+    def _decide(self, seat: Seat, now: float) -> None:
         match decide_restart(seat.exits, now):
             case GiveUp(reason):
                 seat.restart_at = inf
@@ -288,7 +301,7 @@ class SeatTable:
                 self._announce(f"event=gave_up worker={seat.worker} reason={reason!r}")
             case restart:
                 seat.restart_at = restart.at
-                self._set_note(seat, f"starts again in {restart.at - now:.0f} s, last: {text}")
+                self._set_note(seat, f"starts again in {restart.at - now:.0f} s, last: {seat.exits[-1].cause}")
 
     def _kill_all(self, line: str, now: float) -> None:
         self._killed_at = now

@@ -210,7 +210,6 @@ def _clean(held: object, path: Path) -> dict[str, torch.Tensor]:
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise BadVersion(f"{path.name}: tensor {name} is sparse, quantised or empty, expected a dense one")
     tensors = {str(name): value.detach() for name, value in held.items()}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}

@@ -20,7 +20,7 @@ from hotpool.wire import encode, to_worker
 
 from .cores import can_pin
 from .forker import Forker, become_subreaper
-from .orders import Exited, Forked, Settings, exit_file
+from .orders import Exited, Forked, NotForked, Settings, exit_file
 from .pinning import Plan
 from .seats import Action, Announce, Fork, Report, SeatTable, Signal
 
@@ -128,6 +128,8 @@ class Supervisor:
             match report:
                 case Forked(worker, incarnation, pid):
                     self._do(self._seats.forked(worker, incarnation, pid, now), now)
+                case NotForked(worker, incarnation, reason):
+                    self._do(self._seats.not_forked(worker, incarnation, reason, now), now)
                 case Exited():
                     self._exited(report, now)
         if not is_there:
@@ -150,8 +152,13 @@ class Supervisor:
         if now - self._stable_read_at < STABLE_EVERY_S:
             return
         self._stable_read_at, before = now, self._stable
-        self._stable = read_stable(self._home, self._config.pool.model)
+        try:
+            self._stable = read_stable(self._home, self._config.pool.model)
+        except (OSError, ValueError) as error:  # ValueError: no text. Those that serve boot nothing now.
+            log.warning("event=stable_not_read reason=%s", error)
+            return
         if self._stable != before:
+            self._template_at, self._template_exits = min(self._template_at, now), []
             self._do(self._seats.retry(now), now)
 
     def _find_obstacle(self) -> str:

@@ -21,7 +21,7 @@ from hotpool.logs import log_to_stderr
 
 from .batch import one_line
 from .cores import lower_priority, pin
-from .orders import Exited, Forked, Settings, decode_order, encode_line, take_lines
+from .orders import Exited, Forked, NotForked, Settings, decode_order, encode_line, take_lines
 from .worker import note_exit, serve
 
 log = logging.getLogger("hotpool.workers")
@@ -100,7 +100,11 @@ class Template:
         return bool(data)
 
     def _fork(self, settings: Settings) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, or too little memory
+            self._control.sendall(encode_line(NotForked(settings.worker, settings.incarnation, str(error))))
+            return
         if pid == 0:
             self._become(settings)
         self._control.sendall(encode_line(Forked(settings.worker, settings.incarnation, pid)))
@@ -116,7 +120,10 @@ class Template:
                 inherited.close()
             # Before anything is loaded: memory comes from the node of the core that first writes to it, so the engine's own
             # copies and all that it computes lie near. Only mapped weights lie where the file was first read.
-            pin(settings.cores)
+            try:
+                pin(settings.cores)
+            except OSError as error:  # cores were taken from us since the plan was made
+                log.warning("event=not_pinned worker=%s cores=%s reason=%s", settings.worker, settings.cores, error)
             lower_priority()
             code = self._do(settings, self._lifeline)
         except Exception as error:  # the process's outermost block: whatever it is, the supervisor must know
