@@ -43,15 +43,17 @@ def handle(data: Sequence[Any] | None, context: Any) -> list[int]:
 class Management:
     """Of the models that it serves."""
 
-    def __init__(self, port: int, store: Path) -> None:
-        self._port, self._store, self._n = port, store, 0
+    def __init__(self, server: "subprocess.Popen[bytes]", port: int, store: Path) -> None:
+        self._server, self._port, self._store, self._n = server, port, store, 0
 
     def wait(self) -> None:
-        while True:
+        """Until it answers. RuntimeError: it has ended."""
+        while self._server.poll() is None:
             with suppress(OSError):
                 self._ask("GET", "/models")
                 return
             sleep(0.1)
+        raise RuntimeError(f"TorchServe ended with exit code {self._server.returncode}; it wants Java 17 or newer")
 
     def deploy(self, work: str) -> None:
         self._n += 1
@@ -95,12 +97,13 @@ def serving(port: int) -> Iterator[Management]:
         options = ["--model-store", "store", "--ts-config", "config.properties", "--log-config", "log4j2.xml"]
         options += ["--ncs", "--disable-token-auth", "--enable-model-api"]  # --ncs: no snapshots of its configuration
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": name, "TEMP": name}
-        with subprocess.Popen([*command, *options], cwd=folder, env=environment, stdin=subprocess.DEVNULL):
+        with subprocess.Popen([*command, *options], cwd=folder, env=environment, stdin=subprocess.DEVNULL) as server:
             try:
-                yield Management(management, folder / "store")
+                yield Management(server, management, folder / "store")
             finally:
                 for process in psutil.Process().children(recursive=True):
-                    process.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
 
 
 def main() -> None:

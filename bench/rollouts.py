@@ -185,7 +185,8 @@ def describe(precision: str, played: Played) -> list[Figure]:
     steps = tuple(step_s / played.unit_s for step_s in played.sides[Strategy.DRAIN].steps_s)
     step = Bar(f"one worker's step, drained to ready again, {precision}, in eager passes", "≤", MOST_PASSES[precision])
     respawns = tuple(respawn_s / played.unit_s for respawn_s in played.respawns_s)
-    respawn = Bar(f"SIGKILL to the next process's answer, {precision}, in eager passes", "≤", MOST_RESPAWN_PASSES)
+    who = f"of a worker that had lived {LIVED_S:g} s"
+    respawn = Bar(f"SIGKILL {who} to the next process's answer, {precision}, in eager passes", "≤", MOST_RESPAWN_PASSES)
     return [
         *figures,
         Figure(f"{precision}, {Strategy.DRAIN}", "a step takes", steps, "eager passes", step),

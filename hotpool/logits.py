@@ -22,9 +22,9 @@ class Tolerance:
 
 
 # Float32 sums taken in another order (other threads, batch, CPU) moved logits of size 9 by 4e-6; a wrong weight moves them
-# by far more. In int8 two ways to compute round a few values between two steps to different sides, and later layers add to it:
-# in one picture of twenty, by 0.002 in a trained ResNet-18, by 0.03 in a ResNeXt-50 of random weights. The others are alike,
-# which they are not when a weight is wrong.
+# by far more. In int8 the ways to compute round alike, but kernels that did otherwise (as earlier ways did) would put a few
+# values between two steps on different sides, and later layers add to it: in one picture of twenty, by 0.002 in a trained
+# ResNet-18, by 0.03 in a ResNeXt-50 of random weights. The others are alike, which they are not when a weight is wrong.
 TOLERANCES = {"fp32": Tolerance(1e-3, 1e-3, 1e-4), "int8": Tolerance(0.05, 0.002, 0.05)}
 
 

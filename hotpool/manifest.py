@@ -16,9 +16,10 @@ WEIGHTS, MANIFEST, GOLDEN = "weights.safetensors", "manifest.json", "golden.safe
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[Finite, Field(gt=0)]
-Three = tuple[Finite, Finite, Finite]
+# Of colours of 0 to 1: who has them of 0 to 255 divides by that.
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=0.001, le=10)]
+Three = tuple[float, float, float]
 Precision = Literal["fp32", "int8"]
 Preprocess = Literal["fast", "exact"]
 
@@ -36,8 +37,8 @@ class Preprocessing(_Part):
     resize: Annotated[int, Field(ge=8, le=2048)] = 256
     crop: Annotated[int, Field(ge=8, le=2048)] = 224
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    mean: Three = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
 
 
 class Agreement(_Part):

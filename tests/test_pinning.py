@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotpool.errors import ConfigError
-from workers.cores import cgroup_quota, read_topology
+from workers.cgroups import cpu_quota
+from workers.cores import read_topology
 from workers.pinning import Core, flat, plan_cores
 
 
@@ -221,26 +222,26 @@ def test_the_tightest_quota_of_a_v2_group_and_those_above_it_holds(tmp_path):
     write(tmp_path / "fs/cpu.max", "max 100000\n")
     write(tmp_path / "fs/system.slice/cpu.max", "250000 100000\n")
     write(tmp_path / "fs/system.slice/hotpool.service/cpu.max", "400000 100000\n")
-    assert cgroup_quota(tmp_path / "fs", tmp_path / "self") == 2.5
+    assert cpu_quota(tmp_path / "fs", tmp_path / "self") == 2.5
 
 
 def test_a_container_sees_its_own_group_as_the_root(tmp_path):
     write(tmp_path / "self", "0::/docker/4f2a\n")  # a path of the host, which does not exist in here
     write(tmp_path / "fs/cpu.max", "150000 100000\n")
-    assert cgroup_quota(tmp_path / "fs", tmp_path / "self") == 1.5
+    assert cpu_quota(tmp_path / "fs", tmp_path / "self") == 1.5
 
 
 def test_a_v1_quota_is_read_and_minus_one_means_none(tmp_path):
     write(tmp_path / "self", "5:memory:/a\n4:cpu,cpuacct:/a\n")
     write(tmp_path / "fs/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n")
     write(tmp_path / "fs/cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n")
-    assert cgroup_quota(tmp_path / "fs", tmp_path / "self") == 3.0
+    assert cpu_quota(tmp_path / "fs", tmp_path / "self") == 3.0
     write(tmp_path / "fs/cpu,cpuacct/a/cpu.cfs_quota_us", "-1\n")
-    assert cgroup_quota(tmp_path / "fs", tmp_path / "self") is None
+    assert cpu_quota(tmp_path / "fs", tmp_path / "self") is None
 
 
 def test_without_control_groups_there_is_no_quota(tmp_path):
-    assert cgroup_quota(tmp_path / "fs", tmp_path / "none") is None
+    assert cpu_quota(tmp_path / "fs", tmp_path / "none") is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins")

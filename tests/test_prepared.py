@@ -11,11 +11,11 @@ from tests.own_onednn import needs_onednn
 from tests.seen_network import batch_of, seen_network
 from workers import engine as engine_module
 from workers import onednn
+from workers.batch import AT_ONCE
 from workers.calibration import quantise, read_inputs
 from workers.engine import make_fp32, make_int8, resnet_layout
 from workers.fp32_prepared import PreparedFp32ResNet
 from workers.heap import give_back
-from workers.int8_prepared import AT_ONCE
 from workers.operators import Way
 from workers.prepared import PackedConv
 from workers.winograd import MORE_WEIGHTS

@@ -15,6 +15,7 @@ from control.versions import (
     Prepared,
     find_version,
     list_versions,
+    overrides,
     prepare,
     publish,
     refuse_name,
@@ -270,6 +271,53 @@ def test_a_file_becomes_a_version_that_verifies_and_a_worker_can_load(home, sour
     checked = verify_version(home, manifest.digest, memory_mb=MEMORY_MB)
     assert checked.max_difference <= checked.allowed
     assert load_verified(home, manifest.digest).manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mean": (103.5, 116.3, 123.7)}, "preprocessing mean.0: Input should be less than or equal to 1"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "preprocessing mean.1"),
+        ({"std": (1, 1, 0)}, "preprocessing std.2: Input should be greater than or equal to 0.001"),
+        ({"std": (1, float("inf"), 1)}, "preprocessing std.1"),
+    ],
+)
+def test_means_and_deviations_with_which_no_network_was_trained_are_refused(given, said):
+    with pytest.raises(BadVersion) as caught:
+        overrides(None, None, **{"mean": None, "std": None, **given})
+    assert said in str(caught.value)
+
+
+def test_what_is_not_given_is_left_to_the_source():
+    assert overrides(None, 64, None, (1, 0.5, 1)).model_dump(exclude_unset=True) == {"crop": 64, "std": (1.0, 0.5, 1.0)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mean", "is_refused"), [(("0.1", "0.2", "0.3"), False), (("103.5", "116.3", "123.7"), True)])
+def test_means_and_deviations_of_the_command_line_reach_the_manifest_or_are_refused(home, source, mean, is_refused):
+    from tests.small_versions import ARCH
+
+    size = ["--arch", ARCH, "--resize", "36", "--crop", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "control.cli",
+        "--home",
+        home.root,
+        "versions",
+        "add",
+        source,
+        "--name",
+        "v1",
+        *size,
+    ]
+    ran = subprocess.run([*command, "--mean", *mean, "--std", "1", "2", "3"], capture_output=True, text=True)
+    print(ran.stdout, ran.stderr)
+    assert (ran.returncode != 0) == is_refused
+    assert "Traceback" not in ran.stderr
+    added = [(one.preprocessing.mean, one.preprocessing.std) for one in list_versions(home)]
+    assert added == ([] if is_refused else [((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))])
+    assert "mean.0: Input should be less than or equal to 1" in ran.stderr or not is_refused
 
 
 @pytest.mark.slow

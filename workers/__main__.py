@@ -10,7 +10,8 @@ from hotpool.errors import HotpoolError
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
-from .cores import allowed_cores, cgroup_quota
+from .cgroups import cpu_quota
+from .cores import allowed_cores
 from .pinning import Plan, plan_cores
 from .supervisor import Supervisor
 
@@ -39,7 +40,7 @@ def main() -> int:
 def plan_for(config: Config) -> Plan:
     """Raises ConfigError: the workers don't fit on the cores this process may use."""
     pool = config.pool
-    plan = plan_cores(allowed_cores(), cgroup_quota(), pool.workers, pool.threads, pool.allow_oversubscription)
+    plan = plan_cores(allowed_cores(), cpu_quota(), pool.workers, pool.threads, pool.allow_oversubscription)
     if plan.warning:
         log.warning("event=oversubscribed %s", plan.warning)
     log.info("event=plan workers=%d threads=%d cores=%s", len(plan.core_sets), plan.threads, plan.core_sets)

@@ -20,6 +20,10 @@ Join = Callable[[Sequence[FloatArray]], FloatArray]
 # What an engine raises on an input it can't take: torch reports shapes, and memory that it can't get, as RuntimeError.
 ENGINE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError)
 
+# Pictures that an engine computes at once at most: more are no faster each, and a request may bring 256, each of which has
+# 13 MB between the layers of a VGG-16.
+AT_ONCE = 8
+
 MESSAGE_CHARS = 1000  # the wire takes 2000
 MAX_RESULT_BYTES = MAX_HEADER_BYTES - 1024  # the rest of the header is small
 

@@ -19,8 +19,6 @@ NICE = 5
 SPIN_COUNT = 10_000
 
 TOPOLOGY_ROOT = Path("/sys/devices/system/cpu")
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cores() -> list[Core]:
@@ -72,54 +70,6 @@ def thread_environment(threads: int) -> dict[str, str]:
     """
     numbers = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     return numbers | {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
-
-
-def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
-    """How many cores' time this control group and all above it may use; None without a limit. Knows v1 and v2."""
-    groups = control_groups("cpu", root, membership)
-    quotas = [_quota_v2(folder) if version == 2 else _quota_v1(folder) for version, folder in groups]
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def control_groups(
-    controller: str, root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP
-) -> list[tuple[int, Path]]:
-    """Those of this process that may limit what this controller is for, and all above them: version, 1 or 2, and folder."""
-    groups = []
-    for line in _read(membership).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            groups += [(2, folder) for folder in _upwards(root, path)]
-        elif controller in controllers.split(","):
-            groups += [(1, folder) for base in (controller, controllers) for folder in _upwards(root / base, path)]
-    return groups
-
-
-def _upwards(root: Path, path: str) -> list[Path]:
-    """The group's folder and those above it. In a container the path may not exist; the root is then its own."""
-    folder = root / path.lstrip("/")
-    return [folder, *[above for above in folder.parents if above == root or root in above.parents]]
-
-
-def _quota_v2(folder: Path) -> float | None:
-    words = _read(folder / "cpu.max").split()
-    if len(words) != 2 or words[0] == "max":
-        return None
-    return int(words[0]) / int(words[1])
-
-
-def _quota_v1(folder: Path) -> float | None:
-    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    if not quota or not period or int(quota) < 0:
-        return None
-    return int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def other_threads() -> tuple[int, ...]:

@@ -41,12 +41,18 @@ class Forker:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._received.clear()
+        """Raises OSError: the system has no process for it, or no files."""
         environment = os.environ | thread_environment(self._threads) | ONE_HEAP
+        ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(self._lifeline)]
-        self._process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(), self._lifeline))
-        theirs.close()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(), self._lifeline))
+            except OSError:
+                ours.close()
+                raise
+        self._control = ours
+        self._received.clear()
 
     def order(self, settings: Settings) -> None:
         """A lost template is noticed by `receive`, not here."""

@@ -16,6 +16,7 @@ from torchvision.models.densenet import _DenseLayer
 from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
 from torchvision.models.inception import BasicConv2d as InceptionConv
 
+from .batch import AT_ONCE
 from .layout import Block, Conv, Layout
 from .resnet import ConvOperator, RunningBlock, Tensors, fold
 
@@ -89,10 +90,6 @@ class Fp32ResNet:
         for block in self._blocks:
             x = block(x)
         return F.linear(x.mean((2, 3)), *self._fc)
-
-
-# Pictures; a request may bring 256, and what lies between the layers takes 13 MB for each in a VGG-16.
-AT_ONCE = 8
 
 
 class FoldedModule:

@@ -1,6 +1,6 @@
 """Shell: int8 engine for ResNets whose every operation is made once: `int8.Int8ResNet` without what torch does around oneDNN.
 
-The numbers are the same. What it has more of is state: activations lie in one piece of memory that each pass writes anew.
+Every activation is the same. What it has more of is state: activations lie in one piece of memory that each pass writes anew.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,12 @@ import torch.nn.functional as F
 
 from . import onednn
 from .activations import Place, Step, plan_activations
+from .batch import AT_ONCE
 from .int8 import beside, in_steps_of, read_quantised, read_scale
 from .layout import INPUT, Layout
 from .onednn import BIAS, DST, SCALES, SRC, WEIGHTS, ZERO_POINTS, Memory, Operation, Owned, Program
 from .prepared import PackedConv, activation, allocate, pooling, split
 from .resnet import Tensors
-
-AT_ONCE = 8  # pictures; more would not be faster each, and there is something to keep for each number of them
 
 
 class _Pass(NamedTuple):

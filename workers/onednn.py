@@ -269,7 +269,7 @@ class Program:
         """Done when it returns. The memories have to stay where they are until then, and no other thread may run it."""
         for call in self._calls:
             if status := self._execute(*call):
-                raise RuntimeError(f"oneDNN: primitive_execute gave status {status}")
+                raise _ERRORS.get(status, RuntimeError)(f"oneDNN: primitive_execute gave status {status}")
 
 
 def _scratchpad_of(description: Owned) -> c_void_p:

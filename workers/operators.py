@@ -40,8 +40,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # what came of it, and what should hav
 
 
 class Way(StrEnum):
-    """How a ResNet computes, the fastest first. In int8 all give the same bits on the CPUs that were seen since they do, all
-    without AMX."""
+    """How a ResNet computes, the fastest first. In int8 all round alike on the CPUs tried so far (AMX was not)."""
 
     PREPARED = "prepared"  # by oneDNN's own library
     FUSED = "fused"  # by the oneDNN inside torch
@@ -56,7 +55,7 @@ def ways(precision: Precision) -> Iterator[Way]:
 @functools.cache
 @torch.inference_mode()
 def works(precision: Precision, way: Way) -> bool:
-    """Tried when it is first asked for, and once."""
+    """Tried when it is first asked for, and once. What is raised for want of memory goes on."""
     if way is Way.PLAIN:
         return True
     compute, allowed = _TRIALS[precision, way]
@@ -154,5 +153,5 @@ _TRIALS: dict[tuple[Precision, Way], tuple[Callable[..., list[Pair]], float]] = 
     ("fp32", Way.PREPARED): (_prepared_fp32, 1e-3),
     ("fp32", Way.FUSED): (_fused_fp32, 1e-4),
     ("int8", Way.PREPARED): (_prepared_int8, 0.01),
-    ("int8", Way.FUSED): (_fused_int8, 1),  # what lies just between two steps may be rounded to either
+    ("int8", Way.FUSED): (_fused_int8, 1),  # a step
 }

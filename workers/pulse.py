@@ -81,8 +81,8 @@ class PulseThread(threading.Thread):
     def _measure(self, process: psutil.Process) -> bytes:
         try:
             memory = process.memory_full_info()
-            rss, uss = memory.rss, memory.uss
-        except (OSError, psutil.Error, AttributeError):  # AttributeError: a kernel that doesn't tell what is whose
+            rss, uss = memory.rss, getattr(memory, "uss", 0)  # a kernel without smaps doesn't tell what is whose
+        except (OSError, psutil.Error):
             rss = uss = 0  # a worker that serves is worth more than a figure
         return encode(Pulse(self._worker, self._incarnation, rss, uss))
 

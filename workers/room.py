@@ -7,7 +7,7 @@ from pathlib import Path
 from hotpool.errors import BadVersion
 
 from .batch import one_line
-from .cores import control_groups
+from .cgroups import control_groups, read
 
 # How many times its weights file a load takes at most: the mapped file, the engine's own copy, and what folding and reordering
 # need on the way. Seen were 2.5 for a ResNet-18 and 1.1 for a VGG-11, whose large tensors serve from where they are mapped.
@@ -61,17 +61,17 @@ def free_bytes(memory: Path = MEMORY, groups: Sequence[tuple[int, Path]] | None 
 
     groups: as `control_groups` gives them; None for this process's.
     """
-    found = re.search(r"^MemAvailable: +(\d+) kB$", _read(memory), re.MULTILINE)
+    found = re.search(r"^MemAvailable: +(\d+) kB$", read(memory), re.MULTILINE)
     of_machine = [int(found[1]) * 1024] if found else []
     of_groups = (_left(*group) for group in (control_groups("memory") if groups is None else groups))
     return min([*of_machine, *(left for left in of_groups if left is not None)], default=None)
 
 
 def _left(version: int, group: Path) -> int | None:
-    limit, used = _read(group / _LIMIT[version]).strip(), _read(group / _USED[version]).strip()
+    limit, used = read(group / _LIMIT[version]), read(group / _USED[version])
     if not (limit.isdecimal() and used.isdecimal()):
         return None  # no limit, or no such group: the one at the root has no files
-    cached = re.search(_CACHED[version], _read(group / "memory.stat"), re.MULTILINE)
+    cached = re.search(_CACHED[version], read(group / "memory.stat"), re.MULTILINE)
     return int(limit) - int(used) + (int(cached[1]) if cached else 0)
 
 
@@ -92,10 +92,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

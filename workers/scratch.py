@@ -38,7 +38,7 @@ from hotpool.manifest import (
     read_preprocessing,
 )
 
-from .architecture import TRANSFORMED, TRANSFORMS_INPUT
+from .architecture import TRANSFORMS_INPUT
 from .calibration import Wish, choose
 from .engine import Engine, as_arrays, make_int8, map_tensors, reference_model
 from .evaluate import Tell, compare, measure
@@ -48,7 +48,7 @@ from .operators import Way
 from .preprocess import Preprocessor
 from .resnet import Tensors
 from .room import check_limit, ran_out
-from .sources import check_hashes, find_source, fit, read_tensors
+from .sources import check_hashes, find_source, fit, read_tensors, torchvision_preprocessing
 from .verify import find_not_finite
 
 DEFAULT_ARCH = "resnet18"
@@ -130,10 +130,11 @@ def _merge(arch: str, known: Preprocessing | None, asked: Preprocessing | None) 
     given = [one.model_dump(exclude_unset=True) for one in (known, asked) if one]
     merged = {name: value for one in given for name, value in one.items()}
     if arch in TRANSFORMS_INPUT and not {"mean", "std"} <= merged.keys():
-        half = "{} {} {}".format(*TRANSFORMED)
+        theirs = torchvision_preprocessing(arch, "DEFAULT")
         raise BadVersion(
-            f"a weights file of {arch} doesn't say how its inputs are normalised: give --mean and --std, both {half} if the "
-            "network was made from torchvision's weights (transform_input=True), else what it was trained with"
+            f"a weights file of {arch} doesn't say how its inputs are normalised: give --mean and --std, both "
+            f"{' '.join(map(str, theirs.mean))} if the network was made from torchvision's weights (transform_input=True), "
+            f"else what it was trained with; and its size (torchvision's: --resize {theirs.resize} --crop {theirs.crop})"
         )
     return Preprocessing(**merged)
 

@@ -172,13 +172,13 @@ class SeatTable:
         return self._take()
 
     def not_forked(self, worker: str, incarnation: int, reason: str, now: float) -> list[Action]:
-        """The template could not start a process: it is tried again as for one that ends at once."""
+        """The template could not start a process: it is tried again and again, for the worker has no fault."""
         seat = self._seat(worker, incarnation)
         if seat is None or seat.ordered_at is None:
             return []  # ordered from a template that was thought lost
         seat.ordered_at, text = None, f"no process could be started ({reason})"
         self._announce(f"event=not_forked worker={worker} incarnation={incarnation} reason={reason!r}", changed=True)
-        self._emptied(seat, Exit(now, now, text), now)
+        self._emptied(seat, Exit(now, now, text, is_fault=False), now)
         return self._take()
 
     def exited(self, pid: int, code: int | None, reason: str, now: float) -> list[Action]:

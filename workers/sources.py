@@ -131,16 +131,21 @@ def _find_torchvision(source: str) -> Source:
     if name not in known.__members__:
         raise BadVersion(f"torchvision has no weights {name!r} for {arch}; it has {', '.join(known.__members__)}")
     weights = known[name]
-    used = weights.transforms()
+    preprocessing = torchvision_preprocessing(arch, name)
+    return Source(_download(weights.url), arch, tuple(weights.meta["categories"]), preprocessing)
+
+
+def torchvision_preprocessing(arch: str, weights: str) -> Preprocessing:
+    """What torchvision's own weights were trained with; `DEFAULT` for the best of them."""
+    used = torchvision.models.get_model_weights(arch)[weights].transforms()
     mean, std = (TRANSFORMED, TRANSFORMED) if arch in TRANSFORMS_INPUT else (used.mean, used.std)
-    preprocessing = Preprocessing(
+    return Preprocessing(
         resize=used.resize_size[0],
         crop=used.crop_size[0],
         interpolation=used.interpolation.value,
         mean=tuple(mean),
         std=tuple(std),
     )
-    return Source(_download(weights.url), arch, tuple(weights.meta["categories"]), preprocessing)
 
 
 def _download(url: str) -> Path:

@@ -46,6 +46,7 @@ class Supervisor:
         self._template_at = -inf  # when to start it; infinite when given up
         self._template_trouble = ""
         self._stable: str | None = None
+        self._stable_trouble = ""  # why it could not be read when last tried
         self._stable_read_at = -inf
         self._link: Link[ToWorker] = Link(home.endpoint("workers"), to_worker, self._frame)
         self._link_at = 0.0  # when the link is to be looked at again
@@ -144,8 +145,10 @@ class Supervisor:
 
     def _exited(self, exit: Exited, now: float) -> None:
         path = exit_file(self._home, exit.pid)
-        reason = path.read_text() if path.exists() else ""
-        path.unlink(missing_ok=True)
+        reason = ""
+        with contextlib.suppress(OSError):  # none, as a rule
+            reason = path.read_text()
+            path.unlink()
         self._do(self._seats.exited(exit.pid, exit.code, reason, now), now)
 
     def _read_stable(self, now: float) -> None:
@@ -154,9 +157,12 @@ class Supervisor:
         self._stable_read_at, before = now, self._stable
         try:
             self._stable = read_stable(self._home, self._config.pool.model)
-        except (OSError, ValueError) as error:  # ValueError: no text. Those that serve boot nothing now.
-            log.warning("event=stable_not_read reason=%s", error)
-            return
+        except (OSError, ValueError) as error:  # ValueError: it is no text
+            if self._stable_trouble != str(error):
+                self._stable_trouble = str(error)
+                log.warning("event=stable_not_read reason=%r", self._stable_trouble)
+            return  # what was stable stays so: workers that serve need it only when they are started again
+        self._stable_trouble = ""
         if self._stable != before:
             self._template_at, self._template_exits = min(self._template_at, now), []
             self._do(self._seats.retry(now), now)
@@ -164,6 +170,8 @@ class Supervisor:
     def _find_obstacle(self) -> str:
         """Why no worker can be forked now; empty if one can."""
         model = self._config.pool.model
+        if self._stable is None and self._stable_trouble:
+            return f"can't read which version of model {model} is stable: {self._stable_trouble}"
         if self._stable is None:
             return f"waits for the first version of model {model} (add one: hotpool versions add)"
         return self._template_trouble if self._forker.control is None else ""
@@ -172,25 +180,36 @@ class Supervisor:
 
     def _look_after_template(self, now: float) -> None:
         if self._forker.control is None and now >= self._template_at and not self._seats.is_stopping:
-            self._forker.start()
-            self._template_started_at = now
-            log.info("event=template_started pid=%d", self._forker.pid)
+            self._start_template(now)
         if now - self._seats.oldest_order_at() > TEMPLATE_PATIENCE_S:
             log.error("event=template_hung pid=%d patience_s=%g", self._forker.pid, TEMPLATE_PATIENCE_S)
             self._forker.kill()
+
+    def _start_template(self, now: float) -> None:
+        self._template_started_at = now
+        try:
+            self._forker.start()
+        except OSError as error:  # no process, or no more files: those that serve need neither
+            self._template_ended(Exit(now, now, f"can't be started ({error})", is_fault=False), now)
+        else:
+            log.info("event=template_started pid=%d", self._forker.pid)
+
+    def _template_ended(self, ended: Exit, now: float) -> None:
+        self._template_exits.append(ended)
+        match decide_restart(self._template_exits, now):
+            case GiveUp(reason):
+                self._template_at, self._template_trouble = inf, f"template: {reason}"
+            case restart:
+                self._template_at, self._template_trouble = restart.at, f"template: {ended.cause}, is tried again"
+        log.error("event=template_lost cause=%r next=%r", ended.cause, self._template_trouble)
 
     def _lose_template(self, now: float) -> None:
         """Its workers serve on: they are our children now. Without a subreaper they are nobody's, and must end."""
         if not self._is_subreaper:
             self._do([Signal(pid, signal.SIGKILL) for pid in self._seats.pids], now)
         children = self._forker.take_over()
-        self._template_exits.append(Exit(self._template_started_at, now, "the template process ended"))
-        match decide_restart(self._template_exits, now):
-            case GiveUp(reason):
-                self._template_at, self._template_trouble = inf, f"template: {reason}"
-            case restart:
-                self._template_at, self._template_trouble = restart.at, "template: ended, is started again"
-        log.error("event=template_lost workers_kept=%d next=%r", len(children), self._template_trouble)
+        log.info("event=workers_kept n=%d", len(children))
+        self._template_ended(Exit(self._template_started_at, now, "its process ended"), now)
         self._do(self._seats.template_lost(now, children), now)
         for exit in self._forker.reap_orphans():
             self._exited(exit, now)
