@@ -402,7 +402,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, folder):
 
 
 def test_a_deviation_of_zero_is_refused():
-    with pytest.raises(ValidationError, match="greater than or equal to 0.001"):
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0\.001"):
         Preprocessing(crop=32, std=(0, 1, 1))
 
 
