@@ -23,9 +23,11 @@ from .events import Event, EventKind, seal
 BUSY_TIMEOUT_S = 10.0  # transactions take milliseconds; who waits this long waits for a process that hangs
 
 # FULL: an event must be on the disk before its command is sent, or a power failure forgets what the pool was told.
+# cache_size: KiB for each connection. By default 2,000, which fill with the journal; who works reads its end.
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
+PRAGMA cache_size = -200;
 CREATE TABLE IF NOT EXISTS events (
     seq      INTEGER PRIMARY KEY,
     ts       TEXT NOT NULL,
