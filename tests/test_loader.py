@@ -67,5 +67,6 @@ def test_a_load_for_which_no_thread_is_to_be_had_has_failed(ended, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
+    future = ended(lambda digest, tell: "loaded")
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        ended(lambda digest, tell: "loaded").result()
+        future.result()
