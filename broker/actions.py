@@ -27,10 +27,19 @@ class ToWorker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchProcess:
-    """Report at once when this local process ends. threads: of it, and with it they end."""
+    """Report at once when this local process ends. pulse: a thread that ends with it; 0 where it can't be told."""
 
     pid: int
-    threads: tuple[int, ...] = ()
+    pulse: int
 
 
-Action = ToClient | ToWorker | WatchProcess
+@dataclass(frozen=True, slots=True)
+class ExamineSilence:
+    """This local process will soon have been silent for too long: report it if its pulse, the thread that should have been
+    heard, waits for nothing but the processor."""
+
+    pid: int
+    pulse: int
+
+
+Action = ToClient | ToWorker | WatchProcess | ExamineSilence

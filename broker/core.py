@@ -54,7 +54,7 @@ from hotpool.messages import (
 )
 from hotpool.states import WorkerState, is_spare
 
-from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
+from .actions import Action, ExamineSilence, Payload, ToClient, ToWorker, WatchProcess
 from .arms import Arms
 from .dispatch import Dispatcher, Limits
 from .leases import Pending, Probe
@@ -102,6 +102,8 @@ class Core:
         self._clients: dict[bytes, float] = {}  # connection -> last heard
         self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
         self._pong = Pong(settings.boot)
+        # A silent worker's process is looked at so long before its time is over, by one sweep at least.
+        self._last_look_s = max(settings.heartbeat_s, 2 * SWEEP_S)
 
     # ---- clients
 
@@ -162,7 +164,7 @@ class Core:
                 return self._seat(connection, message, now)
         worker = self.roster.of_connection(connection)
         if worker is not None:
-            worker.heard_at = now
+            self._heard(worker, now)
         elif connection not in self.roster.supervisors.values():
             self.metrics.strangers[("workers",)] += 1
             return [ToWorker(connection, Who())]
@@ -172,8 +174,15 @@ class Core:
 
     def process_ended(self, pid: int, now: float) -> list[Action]:
         """The operating system says that this local process is no more."""
-        gone = [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
-        return [action for worker in gone for action in self.lose(worker, "exit", now)]
+        return [action for worker in self._of_process(pid) for action in self.lose(worker, "exit", now)]
+
+    def process_starves(self, pid: int, now: float) -> None:
+        """Its pulse waits for the processor. We look again in a heartbeat; once it has that, it has another to be heard."""
+        for worker in self._of_process(pid):
+            worker.silence_ends_at = now + 2 * self._last_look_s
+
+    def _of_process(self, pid: int) -> list[Worker]:
+        return [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
 
     def worker_gone(self, connection: bytes, now: float) -> list[Action]:
         """A message could not be sent to it."""
@@ -221,16 +230,17 @@ class Core:
                 actions += self.lose(stale, cause, now)
         self.routing.hear_of(hello.epoch)
         admitted = self.routing.admits(hello.model, hello.digest)
-        worker = self.roster.join(connection, hello, admitted=admitted, now=now)
+        worker = self.roster.join(connection, hello, admitted=admitted)
+        self._heard(worker, now)
         if worker.is_loading:
             self.loads.begin(worker, now)
-        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid, hello.lifelong)]
+        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid, hello.pulse)]
         return actions + self.dispatch.feed_all(now)
 
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
         worker = self.roster.workers.get(pulse.worker)
         if worker is not None and worker.incarnation == pulse.incarnation:
-            worker.heard_at = now
+            self._heard(worker, now)
             worker.rss_bytes, worker.private_bytes = pulse.rss_bytes, pulse.private_bytes
         return [ToWorker(connection, self._pong)]
 
@@ -353,8 +363,8 @@ class Core:
                 self.client_gone(connection)
             for worker in list(self.roster):
                 self.loads.expire(worker, now)
-                if worker.state is not S.DOWN and (cause := self._overdue(worker, now)):
-                    actions += self._give_up(worker, cause, now)
+                if worker.state is not S.DOWN:
+                    actions += self._look_after(worker, now)
             if self.arms.is_due(now):
                 actions += self.dispatch.feed_all(now)
         return actions
@@ -370,13 +380,20 @@ class Core:
         at_us = int((now - self.started_at) * 1e6)
         return [Changed(at_us, *change) for change in changes]
 
-    def _overdue(self, worker: Worker, now: float) -> str | None:
-        """Why this worker's process must end. A process that never says hello counts: it may have hung under an earlier
-        broker, which alone knew of its lease."""
+    def _look_after(self, worker: Worker, now: float) -> list[Action]:
+        """Its process must end when it is late. One that never says hello counts: it may have hung under an earlier broker,
+        which alone knew of its lease."""
         if now > worker.lease_ends_at or now > worker.load_ends_at:
-            return "hung"
-        silent_s = now - worker.heard_at if worker.is_connected else 0.0
-        return "silent" if silent_s > SILENT_HEARTBEATS * self.settings.heartbeat_s else None
+            return self._give_up(worker, "hung", now)
+        if now > worker.silence_ends_at:
+            return self._give_up(worker, "silent", now)
+        if now > worker.silence_ends_at - self._last_look_s and worker.hello:
+            return [ExamineSilence(worker.hello.pid, worker.hello.pulse)]
+        return []
+
+    def _heard(self, worker: Worker, now: float) -> None:
+        if worker.is_connected:  # a pulse may still come of a process that was given up
+            worker.silence_ends_at = now + SILENT_HEARTBEATS * self.settings.heartbeat_s
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
         worker.given_up, worker.given_up_for = worker.incarnation, cause
@@ -391,7 +408,7 @@ class Core:
         self._clients = {connection: heard_at + pause for connection, heard_at in self._clients.items()}
         self.arms.wait_ends_at += pause
         for worker in self.roster:
-            worker.heard_at += pause
+            worker.silence_ends_at += pause
             worker.lease_ends_at += pause
             worker.load_ends_at += pause
 

@@ -27,7 +27,7 @@ class Worker:
     hello: WorkerHello | None = None  # of its present or last process
     version: str = ""
     digest: str = ""
-    heard_at: float = -inf
+    silence_ends_at: float = inf  # when it must have been heard again
     served: int = 0
     # Of this process with this version.
     replies: int = 0  # the first ones come slowly, its caches are cold
@@ -130,10 +130,10 @@ class Roster:
 
     # ---- sessions
 
-    def join(self, connection: bytes, hello: WorkerHello, *, admitted: bool, now: float) -> Worker:
+    def join(self, connection: bytes, hello: WorkerHello, *, admitted: bool) -> Worker:
         """A process with verified weights takes its seat. The seat must be without a session."""
         worker = self.workers.setdefault(hello.worker, Worker(hello.worker, hello.model))
-        worker.connection, worker.hello, worker.heard_at = connection, hello, now
+        worker.connection, worker.hello = connection, hello
         worker.model, worker.version, worker.digest = hello.model, hello.version, hello.digest
         worker.token, worker.load_reason = hello.loading or hello.token, "" if hello.loading else hello.load_reason
         worker.beside = S.LOADING if hello.loading else None
@@ -149,7 +149,7 @@ class Roster:
         assert not worker.leases
         self._by_connection.pop(worker.connection, None)
         worker.connection = b""
-        worker.lease_ends_at = worker.load_ends_at = inf
+        worker.lease_ends_at = worker.load_ends_at = worker.silence_ends_at = inf
         worker.beside = None
         self.change(worker, E.LOST, cause)
 
@@ -256,6 +256,7 @@ class Roster:
             assert worker.is_connected == connected, (
                 f"{worker.name} is {worker.state}, connection {worker.connection!r}"
             )
+            assert connected == (worker.silence_ends_at < inf), f"{worker.name}: silence until {worker.silence_ends_at}"
             assert not worker.leases or worker.state in (S.READY, S.DRAINING), (
                 f"{worker.name} {worker.state} holds leases"
             )

@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from hotpool.messages import Changed, Message, Watch
 from hotpool.router import Connection, Router, raise_file_limit
 from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 
-from .actions import Action, Payload, ToClient, ToWorker, WatchProcess
+from .actions import Action, ExamineSilence, Payload, ToClient, ToWorker, WatchProcess
 from .core import Core, Settings
 from .dispatch import Limits
 from .rehearsal import Rehearsal
@@ -193,16 +194,20 @@ class Server:
                         self._core.client_gone(connection)
                     elif not self._core.dispatch.n_pending:
                         os.sched_yield()  # to the caller, who may wait for this very core
-                case WatchProcess(pid, threads):
-                    self._watch(pid, threads)
+                case WatchProcess(pid, pulse):
+                    self._watch(pid, pulse)
+                case ExamineSilence(pid, pulse):
+                    if waits_for_processor(pid, pulse):
+                        log.warning("event=starved pid=%d reason=others_have_the_processor", pid)
+                        self._core.process_starves(pid, monotonic())
 
-    def _watch(self, pid: int, threads: tuple[int, ...]) -> None:
+    def _watch(self, pid: int, pulse: int) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last
         of its threads does that; the others are told of at once. So the main thread and one other are as good as all."""
         if self._ends is None or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
-        for id, flags in [(pid, 0), *((thread, PIDFD_THREAD) for thread in (pid, *threads[:1]))]:
-            # Gone already, not of this host, or a kernel that tells only of processes: silence will tell.
+        for id, flags in [(pid, 0), (pid, PIDFD_THREAD), (pulse, PIDFD_THREAD)]:
+            # Gone already, not of this host, not told of, or a kernel that tells only of processes: silence will tell.
             with contextlib.suppress(OSError, OverflowError):
                 pidfd = os.pidfd_open(id, flags)
                 self._processes[pidfd] = pid
@@ -214,6 +219,19 @@ class Server:
             changed.worker, changed.after, changed.before, changed.cause.replace(" ", "_"), changed.version, changed.ready,
         )  # fmt: skip
         self._watchers = {watcher for watcher in self._watchers if _send(self._admin, watcher, changed, None)}
+
+
+def waits_for_processor(pid: int, thread: int) -> bool:
+    """Whether this thread of a local process could run, if the system let it. Known on Linux only.
+
+    Then its process is not hung, only short of time, and to begin it anew would cost more of that. Linux 6.18 kept a worker
+    from its core for half a second and more while another session's process computed (docs/performance.md).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    except OSError:
+        return False  # gone, not of this host, or another system
+    return stat.rpartition(")")[2].split()[0] == "R"
 
 
 def _send(router: Router, connection: Connection, message: Message, payload: Payload | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.actions import Action, ToClient, ToWorker, WatchProcess
+from broker.actions import Action, ExamineSilence, ToClient, ToWorker, WatchProcess
 from broker.core import Core, Settings
 from broker.dispatch import Limits
 from broker.leases import Pending
@@ -64,6 +64,7 @@ class Plan:
     beside: bool = False  # rollouts load beside what is served, and some are given up half way
     arms: bool = False  # requests are split and copied by policies that change all the time; rollouts take longer
     silences: int = 0  # of the operator, and some more before commits: a broker that comes meanwhile has no table
+    starvations: int = 0  # a worker gets no processor for a while, and goes on where it was
     sees_exits: bool = True  # False: as on macOS, only silence and the supervisor tell
     queue_max: int = 1000
     max_batch: int = 3
@@ -95,8 +96,11 @@ class World:
     # ---- time
 
     def after(self, delay_s: float, what: Callable[..., None], *args: Any) -> None:
+        self.at(self.now + delay_s, what, *args)
+
+    def at(self, when: float, what: Callable[..., None], *args: Any) -> None:
         self.n_scheduled += 1
-        heapq.heappush(self.heap, (self.now + delay_s, self.n_scheduled, what, args))
+        heapq.heappush(self.heap, (when, self.n_scheduled, what, args))
 
     def run(self) -> None:
         while self.heap and not self.problems:
@@ -118,6 +122,8 @@ class World:
             self.after(rng.uniform(0.2, plan.seconds), self.supervisor.crash_one)
         for _ in range(plan.hangs):
             self.after(rng.uniform(0.2, plan.seconds), self.supervisor.hang_one)
+        for _ in range(plan.starvations):
+            self.after(rng.uniform(0.2, plan.seconds), self.supervisor.starve_one)
         for _ in range(plan.broker_restarts):
             self.after(rng.uniform(0.2, plan.seconds), self.crash_broker)
         for _ in range(plan.cancels):
@@ -176,6 +182,8 @@ class World:
                     self.deliver(connection, message, payload)
                 case WatchProcess(pid, _):
                     self.supervisor.watch(pid)
+                case ExamineSilence(pid, _):
+                    self.supervisor.examine(pid)
         if self.judge:
             self.judge.waiting()
 
@@ -479,6 +487,8 @@ class Supervisor:
         if isinstance(message, m.Kill):
             process = self.processes[message.worker]
             if process.incarnation == message.incarnation:
+                if message.cause == "silent" and process.alive and not process.hung:
+                    self.world.problems.append(f"{process.name} only waited for the processor, and was given up")
                 self.end(process)
 
     def fork(self, name: str) -> None:
@@ -504,6 +514,10 @@ class Supervisor:
         if not process.alive and self.world.plan.sees_exits:
             self.world.after(0.002, self.report_exit, pid)
 
+    def examine(self, pid: int) -> None:
+        if self.pids[pid].is_starved:
+            self.world.core.process_starves(pid, self.world.now)
+
     def crash_one(self) -> None:
         self.end(self.world.rng.choice(list(self.processes.values())))
 
@@ -512,6 +526,10 @@ class Supervisor:
         process.hung = True
         process.silent = self.world.rng.random() < 0.5  # SIGSTOP silences the heartbeat too, an endless loop does not
 
+    def starve_one(self) -> None:
+        process = self.world.rng.choice(list(self.processes.values()))
+        process.starved_until = max(process.starved_until, self.world.now + self.world.rng.uniform(0.2, 3.0))
+
 
 class Process:
     """A worker process: loads, computes one job after another, answers."""
@@ -519,12 +537,21 @@ class Process:
     def __init__(self, world: World, name: str, incarnation: int, pid: int) -> None:
         self.world, self.name, self.incarnation, self.pid = world, name, incarnation, pid
         self.alive, self.hung, self.silent, self.watched, self.busy = True, False, False, False, False
+        self.starved_until = 0.0
         self.version, self.token, self.load_reason = world.stable, "", ""
         self.order: m.Load | None = None  # the newest, until it failed or the broker has said what to serve
         self.held = ""  # loaded by it, and not yet served
         self.jobs: list[tuple[Connection, m.Message, bytes]] = []  # and orders, in the order in which they came
         self.connection = Connection(b"", self, -1, alive=False)
         world.after(world.rng.uniform(0.01, 0.1), self.connect)
+
+    @property
+    def is_starved(self) -> bool:
+        return self.alive and not self.hung and self.world.now < self.starved_until
+
+    def later(self, what: Callable[..., None], *args: Any) -> None:
+        """What it would do now, as soon as it has the processor again."""
+        self.world.at(self.starved_until, what, *args)  # to the digit, or messages would change their order
 
     def connect(self) -> None:
         if not self.alive or self.hung:
@@ -544,12 +571,17 @@ class Process:
         self.world.send(self.connection, hello)
 
     def pulse(self, connection: Connection) -> None:
-        if connection.alive and not self.silent:
+        if self.is_starved:
+            self.later(self.pulse, connection)
+        elif connection.alive and not self.silent:
             self.world.send(connection, m.Pulse(self.name, self.incarnation, 0, 0))
             self.world.after(HEARTBEAT_S, self.pulse, connection)
 
     def on_message(self, connection: Connection, message: m.Message, payload: bytes | None) -> None:
         if self.hung:
+            return
+        if self.is_starved:
+            self.later(self.on_message, connection, message, payload)
             return
         match message:
             case m.Job() | m.Load() | m.Serve():
@@ -605,6 +637,9 @@ class Process:
 
     def finish(self, connection: Connection, job: m.Job, payload: bytes) -> None:
         if not self.alive or self.hung:
+            return
+        if self.is_starved:
+            self.later(self.finish, connection, job, payload)
             return
         self.busy = False
         number, kind = payload.decode().split()

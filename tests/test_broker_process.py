@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 import numpy as np
@@ -15,7 +17,7 @@ from bench.noop import MODEL
 from hotpool.admin import Admin
 from hotpool.messages import PROTOCOL, WorkerHello
 from hotpool.wire import encode
-from tests.pool import ROOT, eventually, running_pool
+from tests.pool import PATIENCE_S, ROOT, Pool, eventually, running_pool
 
 pytestmark = pytest.mark.slow
 
@@ -44,26 +46,52 @@ def test_a_bad_configuration_is_one_line_and_no_traceback(tmp_path):
     assert done.stderr.strip() == f"error: {config}: unknown key 'pool.workerz'; did you mean 'pool.workers'?"
 
 
+@contextmanager
+def joined(pool: Pool, pid: int, pulse: int) -> Iterator[Admin]:
+    """Somebody has said hello as worker-9, and says nothing more. Gives who hears what becomes of it."""
+    hello = WorkerHello(PROTOCOL, "worker-9", 1, pid, "noop", "v1", "d" * 64, 0, (0,), 1, pulse=pulse)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as worker:
+        worker.connect(pool.home.endpoint("workers"))
+        with Admin(pool.home.endpoint("admin"), watch=True) as admin:
+            admin.report()  # so the broker has heard that we watch
+            worker.send(encode(hello))
+            eventually(lambda: [change.worker for change in admin.changes(0.1)] == ["worker-9"], "it has joined")
+            yield admin
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a thread's end")
 def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
     """Of a process that is killed, some threads end long before it does."""
     may_end = threading.Event()
     thread = threading.Thread(target=may_end.wait)
     thread.start()
-    hello = WorkerHello(
-        PROTOCOL, "worker-9", 1, os.getpid(), "noop", "v1", "d" * 64, 0, (0,), 1, lifelong=(thread.native_id or 0,)
-    )
-    with running_pool(1) as pool, zmq.Context() as context, context.socket(zmq.DEALER) as worker:
-        worker.connect(pool.home.endpoint("workers"))
-        with Admin(pool.home.endpoint("admin"), watch=True) as admin:
-            admin.report()  # so the broker has heard that we watch
-            try:
-                worker.send(encode(hello))
-                eventually(lambda: [change.worker for change in admin.changes(0.1)] == ["worker-9"], "it has joined")
-            finally:
-                may_end.set()
+    try:
+        with running_pool(1) as pool, joined(pool, os.getpid(), thread.native_id or 0) as admin:
+            may_end.set()
             (lost,) = admin.changes(0.5)
+    finally:
+        may_end.set()
     assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "exit")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who waits for the processor")
+def test_who_is_silent_because_it_waits_for_the_processor_is_kept_and_who_was_stopped_is_not():
+    """What it waits for looks the same from outside as what it gets: a process that computes all the time."""
+    with (
+        running_pool(1, "[dispatch]\nheartbeat_s = 0.05\n") as pool,
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy,
+    ):
+        try:
+            with joined(pool, busy.pid, busy.pid) as admin:
+                log = pool.home.root / "broker.log"
+                found = f"event=starved pid={busy.pid}"
+                eventually(lambda: log.read_text().count(found) > 2, "it was looked at again and again")
+                assert admin.changes(0) == []
+                busy.send_signal(signal.SIGSTOP)
+                (lost,) = admin.changes(PATIENCE_S)
+        finally:
+            busy.kill()
+    assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "silent")
 
 
 def test_a_pointer_that_can_t_be_read_keeps_nobody_from_being_answered():

@@ -13,6 +13,7 @@ WORLDS = {
     "calm": Plan(crashes=0, hangs=0, broker_restarts=0, poison=0),
     "crashes": Plan(crashes=4, hangs=0, broker_restarts=0),
     "hangs": Plan(crashes=0, hangs=2, broker_restarts=0, poison=0),
+    "starved": Plan(crashes=0, hangs=0, starvations=3, broker_restarts=0, poison=0),
     "blind": Plan(crashes=3, hangs=1, broker_restarts=0, sees_exits=False),
     "restarts": Plan(crashes=1, hangs=0, broker_restarts=3),
     "crowded": Plan(n_workers=2, n_requests=80, seconds=1.0, queue_max=10, crashes=1, broker_restarts=1),
@@ -78,8 +79,13 @@ class NeverExpires(Core):
 
 
 class IgnoresOverdueLeases(Core):
-    def _overdue(self, worker, now):
-        return None
+    def _look_after(self, worker, now):
+        return []
+
+
+class GivesUpWhoStarves(Core):
+    def process_starves(self, pid, now):
+        pass
 
 
 class IgnoresTheFloor(Core):
@@ -162,6 +168,7 @@ FAULTS = {
     RetriesForEver: "crashes",
     NeverExpires: "crowded",
     IgnoresOverdueLeases: "hangs",
+    GivesUpWhoStarves: "starved",
     IgnoresTheFloor: "calm",
     AdmitsAnyVersion: "restarts",
     LoadsWhileServing: "calm",

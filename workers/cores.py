@@ -70,11 +70,3 @@ def thread_environment(threads: int) -> dict[str, str]:
     """
     numbers = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     return numbers | {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
-
-
-def other_threads() -> tuple[int, ...]:
-    """The system's ids of this process's threads but for the main one; empty where there is no list of them."""
-    try:
-        return tuple(sorted({int(name) for name in os.listdir("/proc/self/task")} - {os.getpid()}))
-    except OSError:
-        return ()

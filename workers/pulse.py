@@ -23,7 +23,7 @@ FINISH_S = 5.0  # what a worker without supervisor may take to finish what it co
 
 
 class PulseThread(threading.Thread):
-    """Beats until `stop`. heartbeat_s: the owner sets it when the broker has said its own."""
+    """Beats until `stop`."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class PulseThread(threading.Thread):
     ) -> None:
         """lifeline: a pipe's read end; its end of file says that the supervisor is gone. None: nobody to outlive."""
         super().__init__(name="pulse", daemon=True)
-        self.heartbeat_s = DEFAULT_HEARTBEAT_S
+        self._heartbeat_s = DEFAULT_HEARTBEAT_S
         self._worker, self._incarnation = worker, incarnation
         self._lifeline = lifeline
-        self._stop_read, self._stop_write = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()  # a byte: beat now; its end: stop
         self._dealer = Dealer(endpoint, high_water=4)  # those that wait say enough
 
     def run(self) -> None:
@@ -46,25 +46,33 @@ class PulseThread(threading.Thread):
         finally:
             self._dealer.close()
 
+    def beat_every(self, heartbeat_s: float) -> None:
+        """From now on: the broker has said how often, and may not have the patience for the beat that is waited for."""
+        if heartbeat_s != self._heartbeat_s:
+            self._heartbeat_s = heartbeat_s
+            os.write(self._wake_write, b"\0")
+
     def stop(self) -> None:
         """Ends the thread and waits for it."""
-        os.close(self._stop_write)
+        os.close(self._wake_write)
         self.join()
-        os.close(self._stop_read)
+        os.close(self._wake_read)
 
     def _beat(self) -> None:
         process, measured_at, beats_at, frame = psutil.Process(), float("-inf"), float("-inf"), b""
-        watched = [self._dealer.fileno(), self._stop_read, *([] if self._lifeline is None else [self._lifeline])]
+        watched = [self._dealer.fileno(), self._wake_read, *([] if self._lifeline is None else [self._lifeline])]
         while True:
             now = monotonic()
             if now - measured_at >= MEMORY_EVERY_S:
                 measured_at, frame = now, self._measure(process)
             if now >= beats_at:
-                beats_at = now + self.heartbeat_s
+                beats_at = now + self._heartbeat_s
                 self._send_latest(frame)
             readable, _, _ = select.select(watched, [], [], max(0.0, beats_at - monotonic()))
-            if self._stop_read in readable:
-                return
+            if self._wake_read in readable:
+                if not os.read(self._wake_read, 1):
+                    return
+                beats_at = float("-inf")
             if self._lifeline in readable:
                 self._outlive()
                 return
@@ -88,6 +96,6 @@ class PulseThread(threading.Thread):
 
     def _outlive(self) -> None:
         """The supervisor is gone. The main thread sees it too and ends after its batch; if it hangs, this ends it."""
-        ended, _, _ = select.select([self._stop_read], [], [], FINISH_S)
+        ended, _, _ = select.select([self._wake_read], [], [], FINISH_S)
         if not ended:
             os._exit(ORPHANED)

@@ -50,7 +50,6 @@ from .batch import (
     pixels_array,
     tensor_rows,
 )
-from .cores import other_threads
 from .heap import give_back
 from .loader import Loader
 from .lookout import Lookout
@@ -148,7 +147,6 @@ class Worker:
         self._is_leaving = False
         self._exit_code: int | None = None
         self._unwelcome_since: float | None = None
-        self._lifelong = other_threads()  # now: those that compute come later, and may go
         self._rows = PictureRows(settings.max_batch, 1)
         # With one thread all computing is the main thread's, and a load beside, in another one, does not count.
         self._cpu_clock = thread_time if settings.threads == 1 else process_time
@@ -210,7 +208,7 @@ class Worker:
                     jobs.clear()
                     self._obey_serve(message)
                 case Welcome():
-                    self._pulse.heartbeat_s = self._link.heartbeat_s
+                    self._pulse.beat_every(self._link.heartbeat_s)
                     self._is_leaving = False  # this session has not heard it
                     self._report_held()
                 case Released() if self._is_leaving:
@@ -345,7 +343,7 @@ class Worker:
                 token=self._token,
                 load_reason=self._load_reason,
                 loading=self._order.token if self._order else "",
-                lifelong=self._lifelong,
+                pulse=self._pulse.native_id or 0,
             )
         )
 
