@@ -69,6 +69,7 @@ from .routing import Routing
 S, E = WorkerState, WorkerEvent
 
 FORGET_CLIENT_S = 30.0  # a client pings every heartbeat; one that was silent for so long must say hello again
+VERSIONS_COUNTED = 8  # the newest of a model: each takes 1 kB of every report, and 7.5 of memory where that is read
 SWEEP_S = 0.05  # how often silence and overdue leases are looked for; small against heartbeats and leases
 
 
@@ -299,7 +300,9 @@ class Core:
         for worker in self.roster:
             if worker.model == order.model and not self.routing.admits(worker.model, worker.digest):
                 self._drain(worker, "version not admitted")
-        self.metrics.forget(order.model, {*order.names, *(w.version for w in self.roster if w.model == order.model)})
+        serving = {alias for alias, digest in order.names.items() if digest in (order.stable, order.target)}
+        held = {worker.version for worker in self.roster if worker.model == order.model}
+        self.metrics.forget(order.model, {*list(order.names)[-VERSIONS_COUNTED:], *serving, *held})
         served = {None, order.stable, order.target}
         served |= {name for name, digest in order.names.items() if digest in served}
         return self.dispatch.refuse_versions(order.model, served)
