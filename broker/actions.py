@@ -35,9 +35,10 @@ class WatchProcess:
 
 @dataclass(frozen=True, slots=True)
 class ExamineSilence:
-    """This local process will soon have been silent for too long: report it if its pulse, the thread that should have been
-    heard, waits for nothing but the processor."""
+    """This worker will soon have been silent for too long: report whether its pulse, the thread that should have been heard,
+    could run and is not let. pid, pulse: as in its hello."""
 
+    worker: str
     pid: int
     pulse: int
 

@@ -7,7 +7,8 @@
                `arms`        stable or target, while a policy splits the requests between them, and the evidence of it
 
 Liveness is judged here: a session is lost when its process ends, when it is silent for 4 heartbeats, or when a lease or a load
-takes longer than allowed (then the process is hung and the supervisor is told to end it).
+takes longer than allowed. The supervisor is told to end a process that is silent or hung, but not one that starves, which is
+silent for want of the processor: it says hello again when it has that.
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,6 @@ from .routing import Routing
 S, E = WorkerState, WorkerEvent
 
 FORGET_CLIENT_S = 30.0  # a client pings every heartbeat; one that was silent for so long must say hello again
-VERSIONS_COUNTED = 8  # the newest of a model: each takes 1 kB of every report, and 7.5 of memory where that is read
 SWEEP_S = 0.05  # how often silence and overdue leases are looked for; small against heartbeats and leases
 
 
@@ -103,8 +103,7 @@ class Core:
         self._clients: dict[bytes, float] = {}  # connection -> last heard
         self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
         self._pong = Pong(settings.boot)
-        # A silent worker's process is looked at so long before its time is over, by one sweep at least.
-        self._last_look_s = max(settings.heartbeat_s, 2 * SWEEP_S)
+        self._look_before_s = max(settings.heartbeat_s, 2 * SWEEP_S)  # by each sweep in it, one at least
 
     # ---- clients
 
@@ -175,15 +174,13 @@ class Core:
 
     def process_ended(self, pid: int, now: float) -> list[Action]:
         """The operating system says that this local process is no more."""
-        return [action for worker in self._of_process(pid) for action in self.lose(worker, "exit", now)]
+        gone = [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
+        return [action for worker in gone for action in self.lose(worker, "exit", now)]
 
-    def process_starves(self, pid: int, now: float) -> None:
-        """Its pulse waits for the processor. We look again in a heartbeat; once it has that, it has another to be heard."""
-        for worker in self._of_process(pid):
-            worker.silence_ends_at = now + 2 * self._last_look_s
-
-    def _of_process(self, pid: int) -> list[Worker]:
-        return [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
+    def examined(self, name: str, *, starves: bool) -> None:
+        """What a look at a silent worker has found. All looks must find it so, or it does not starve."""
+        worker = self.roster.workers[name]
+        worker.starves = starves and worker.starves is not False
 
     def worker_gone(self, connection: bytes, now: float) -> list[Action]:
         """A message could not be sent to it."""
@@ -300,9 +297,9 @@ class Core:
         for worker in self.roster:
             if worker.model == order.model and not self.routing.admits(worker.model, worker.digest):
                 self._drain(worker, "version not admitted")
-        serving = {alias for alias, digest in order.names.items() if digest in (order.stable, order.target)}
-        held = {worker.version for worker in self.roster if worker.model == order.model}
-        self.metrics.forget(order.model, {*list(order.names)[-VERSIONS_COUNTED:], *serving, *held})
+        may_serve = {name for name, digest in order.names.items() if digest in (order.stable, order.target)}
+        held = {worker.version for worker in self.roster if worker.model == order.model and worker.version}
+        self.metrics.forget(order.model, may_serve | held, order.names)
         served = {None, order.stable, order.target}
         served |= {name for name, digest in order.names.items() if digest in served}
         return self.dispatch.refuse_versions(order.model, served)
@@ -384,19 +381,19 @@ class Core:
         return [Changed(at_us, *change) for change in changes]
 
     def _look_after(self, worker: Worker, now: float) -> list[Action]:
-        """Its process must end when it is late. One that never says hello counts: it may have hung under an earlier broker,
+        """Whether it is late, or will be. A process that never says hello counts: it may have hung under an earlier broker,
         which alone knew of its lease."""
         if now > worker.lease_ends_at or now > worker.load_ends_at:
             return self._give_up(worker, "hung", now)
         if now > worker.silence_ends_at:
-            return self._give_up(worker, "silent", now)
-        if now > worker.silence_ends_at - self._last_look_s and worker.hello:
-            return [ExamineSilence(worker.hello.pid, worker.hello.pulse)]
+            return self.lose(worker, "starved", now) if worker.starves else self._give_up(worker, "silent", now)
+        if now > worker.silence_ends_at - self._look_before_s and worker.hello:
+            return [ExamineSilence(worker.name, worker.hello.pid, worker.hello.pulse)]
         return []
 
     def _heard(self, worker: Worker, now: float) -> None:
         if worker.is_connected:  # a pulse may still come of a process that was given up
-            worker.silence_ends_at = now + SILENT_HEARTBEATS * self.settings.heartbeat_s
+            worker.silence_ends_at, worker.starves = now + SILENT_HEARTBEATS * self.settings.heartbeat_s, None
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
         worker.given_up, worker.given_up_for = worker.incarnation, cause

@@ -1,6 +1,7 @@
 """Pure: everything the broker counts, and the report made of it. Names: docs/metrics.md."""
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from hotpool.metrics import Counter, Histograms, gauge
 from hotpool.states import WorkerState
 
 from .roster import Worker
+
+VERSIONS_COUNTED = 8  # of a model: each takes 1 kB of every report, and 7.5 of memory where that is read
 
 _LATE = frozenset({DeadlineExceeded.code, NoReadyWorker.code})
 
@@ -40,6 +43,7 @@ class Metrics:
     """Counters live here; gauges are derived from the workers when somebody asks."""
 
     def __init__(self) -> None:
+        self._recent: dict[str, list[str]] = defaultdict(list)  # versions by model, those in use at the end
         by_version = ("model", "version")  # in this order and first, see `forget`
         self.requests = Counter("hotpool_requests_total", "Requests by outcome.", *by_version, "outcome")
         self.expired = Counter("hotpool_expired_total", "Requests whose deadline passed.")
@@ -81,14 +85,19 @@ class Metrics:
         if outcome in _LATE:
             self.expired[()] += 1
 
-    def forget(self, model: str, kept: Collection[str]) -> None:
-        """What was counted of other versions of this model: each new one brings more, and none would ever go."""
+    def forget(self, model: str, in_use: Collection[str], stored: Collection[str]) -> None:
+        """What was counted of versions of this model that are neither in use nor among the last that were. stored: the others
+        are gone for good. Each new version brings more samples, and none would ever go.
+        """
+        recent = self._recent[model]
+        recent[:] = [version for version in recent if version in stored and version not in in_use] + sorted(in_use)
+        del recent[: max(0, len(recent) - max(VERSIONS_COUNTED, len(in_use)))]
         by_version = (
             self.requests, self.queue_s, self.service_s, self.total_s, self.shadow_sent, self.shadow_answered,
             self.shadow_dropped, self.shadow_pairs, self.probes,
         )  # fmt: skip
         for metric in by_version:
-            for labels in [one for one in metric if one[0] == model and one[1] and one[1] not in kept]:
+            for labels in [one for one in metric if one[0] == model and one[1] and one[1] not in recent]:
                 del metric[labels]
 
     def families(

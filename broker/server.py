@@ -196,10 +196,8 @@ class Server:
                         os.sched_yield()  # to the caller, who may wait for this very core
                 case WatchProcess(pid, pulse):
                     self._watch(pid, pulse)
-                case ExamineSilence(pid, pulse):
-                    if waits_for_processor(pid, pulse):
-                        log.warning("event=starved pid=%d reason=others_have_the_processor", pid)
-                        self._core.process_starves(pid, monotonic())
+                case ExamineSilence(worker, pid, pulse):
+                    self._core.examined(worker, starves=waits_for_processor(pid, pulse))
 
     def _watch(self, pid: int, pulse: int) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last
@@ -222,16 +220,16 @@ class Server:
 
 
 def waits_for_processor(pid: int, thread: int) -> bool:
-    """Whether this thread of a local process could run, if the system let it. Known on Linux only.
+    """Whether this thread of a local process could run. One that computes nothing and is found so again and again waits.
 
-    Then its process is not hung, only short of time, and to begin it anew would cost more of that. Linux 6.18 kept a worker
-    from its core for half a second and more while another session's process computed (docs/performance.md).
+    To begin its process anew would cost more of what it lacks. Linux 6.18 kept a worker from its core for half a second and
+    more while another session's process computed (docs/performance.md).
     """
     try:
-        stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+        stat = Path(f"/proc/{pid}/task/{thread}/stat").read_bytes()
     except OSError:
-        return False  # gone, not of this host, or another system
-    return stat.rpartition(")")[2].split()[0] == "R"
+        return False  # gone, not of this host, or not Linux
+    return stat.rpartition(b")")[2].split()[0] == b"R"
 
 
 def _send(router: Router, connection: Connection, message: Message, payload: Payload | None) -> bool:

@@ -13,7 +13,7 @@ from .evidence import Count, Counts
 from .states import WorkerState
 
 PROTOCOL = 1
-SILENT_HEARTBEATS = 4  # then a peer counts as lost: one late frame is no death, a second of silence is
+SILENT_HEARTBEATS = 4  # then a session is lost: one late frame is no death, a second of silence is
 
 # Limits are generous against real use and small against memory: a header is at most 64 KiB (wire.py) whatever they say.
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]  # 8 random bytes of the client, 8 of a counter

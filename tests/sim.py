@@ -182,8 +182,8 @@ class World:
                     self.deliver(connection, message, payload)
                 case WatchProcess(pid, _):
                     self.supervisor.watch(pid)
-                case ExamineSilence(pid, _):
-                    self.supervisor.examine(pid)
+                case ExamineSilence(worker, pid, _):
+                    self.core.examined(worker, starves=self.supervisor.pids[pid].is_starved)
         if self.judge:
             self.judge.waiting()
 
@@ -513,10 +513,6 @@ class Supervisor:
         process.watched = True
         if not process.alive and self.world.plan.sees_exits:
             self.world.after(0.002, self.report_exit, pid)
-
-    def examine(self, pid: int) -> None:
-        if self.pids[pid].is_starved:
-            self.world.core.process_starves(pid, self.world.now)
 
     def crash_one(self) -> None:
         self.end(self.world.rng.choice(list(self.processes.values())))

@@ -610,26 +610,37 @@ def test_what_was_counted_of_a_version_is_forgotten_when_it_is_removed_and_no_wo
     assert bench.metric("expired_total") == {(): 1}, "a count without a version never goes back"
 
 
-def test_of_many_versions_the_newest_eight_are_counted_and_what_is_stable_or_held():
-    bench = Arms(share=0, shadow=100)
-    digests = {f"v{n}": f"digest-v{n}" for n in range(1, 31)}
-    for n in range(3, 31):
+def test_the_eight_versions_are_counted_that_were_in_use_last():
+    bench, digests = Arms(share=0, shadow=100), {"v1": STABLE}
+
+    def roll_out(n: int, stable: str) -> None:
+        digests[f"v{n}"] = f"digest-v{n}"
         bench.lose("target-0")
-        bench.order(m.SetVersions, 1, "shapes", STABLE, f"digest-v{n}", dict(list(digests.items())[:n]))
+        bench.order(m.SetVersions, 1, "shapes", stable, f"digest-v{n}", digests)
         bench.hello("target-0", f"v{n}", incarnation=n)
         bench.submit(version=f"v{n}")
         bench.done("target-0")
+
     bench.submit(version="v1")
     bench.done("stable-0")
-    bench.order(m.SetVersions, 1, "shapes", STABLE, None, digests)
-    newest = {f"v{n}" for n in range(23, 31)}
-    assert bench.versions_counted() == {"v1", *newest}
-    bench.order(m.SetVersions, 1, "shapes", "digest-v30", None, digests)
-    assert bench.versions_counted() == {"v1", *newest}, "stable-0 holds v1 still"
+    for n in range(3, 30):
+        roll_out(n, STABLE)
+    assert bench.versions_counted() == {"v1", *(f"v{n}" for n in range(23, 30))}, (
+        "v1 is stable, and counts among the eight"
+    )
     bench.lose("stable-0")
-    bench.hello("stable-0", "v30", incarnation=2)
-    bench.order(m.SetVersions, 1, "shapes", "digest-v30", None, digests)
-    assert bench.versions_counted() == newest
+    bench.hello("stable-0", "v29", incarnation=2)
+    roll_out(30, "digest-v29")
+    assert bench.versions_counted() == {"v1", *(f"v{n}" for n in range(24, 31))}, (
+        "v23 was in use before v1 was for the last time"
+    )
+
+
+def test_versions_of_another_model_are_counted_as_before():
+    bench = Arms(share=0, shadow=100)
+    bench.core.metrics.ended("digits", "v1", "ok")
+    bench.order(m.SetVersions, 1, "shapes", STABLE, None, {"v1": STABLE})
+    assert ("digits", "v1", "ok") in bench.core.metrics.requests
 
 
 def test_metrics_of_callers_know_nothing_of_copies():

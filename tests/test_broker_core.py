@@ -50,8 +50,8 @@ class Bench:
                     self.to_client.append(message)
                 case ToWorker(connection, message, _):
                     self.to_worker.setdefault(connection.decode(), []).append(message)
-                case ExamineSilence(pid, _) if self.starves:
-                    self.core.process_starves(pid, self.now)
+                case ExamineSilence(worker, _, _):
+                    self.core.examined(worker, starves=self.starves)
 
     def from_client(self, message: m.FromClient, payload: bytes | None = None, connection: bytes = b"client") -> None:
         self.do(self.core.from_client(connection, message, payload, self.now))
@@ -519,22 +519,55 @@ def test_a_silent_worker_is_lost_after_four_heartbeats_and_its_process_is_to_be_
     assert m.Kill("worker-0", 1, "silent") in bench.to_worker["supervisor"]
 
 
-def test_a_silent_worker_that_only_waits_for_the_processor_is_kept_until_its_lease_runs_out():
+def test_a_starved_worker_hands_its_request_on_unblamed_and_says_hello_again():
     bench = Bench()
     bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),)))
     bench.submit(timeout_s=100)
     bench.starves = True
-    lost_at = bench.silence(until=LEASE_S + 1)
-    assert lost_at == pytest.approx(LEASE_S, abs=2 * SWEEP_S)
+    for times in (1, 2):
+        assert bench.silence(until=bench.now + 2.0) is not None
+        assert bench.core.metrics.workers_lost == {("starved",): times}
+        bench.from_worker("worker-0", m.Ping())
+        assert bench.to_worker["worker-0"][-1] == m.Who()
+        bench.hello("worker-0")
+        assert len(bench.jobs()) == 1 + times, "two deaths with it alone would have made it a poison request"
+    bench.answer()
+    assert isinstance(bench.last, m.Reply)
+    assert not [message for message in bench.to_worker["supervisor"] if isinstance(message, m.Kill)]
+
+
+def test_a_starved_worker_that_does_not_come_back_is_ended_as_one_that_hangs():
+    bench = Bench()
+    seats = m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),))
+    bench.starves = True
+    assert bench.silence(until=2.0) is not None
+    bench.from_worker("supervisor", seats)
+    assert bench.state() is S.STARTING
+    bench.at(bench.now + LOAD_S - 1)
+    assert m.Kill("worker-0", 1, "hung") not in bench.to_worker["supervisor"]
+    bench.at(bench.now + 2)
     assert m.Kill("worker-0", 1, "hung") in bench.to_worker["supervisor"]
 
 
-def test_a_worker_that_has_the_processor_again_and_is_still_silent_is_lost_two_heartbeats_later():
+@pytest.mark.parametrize("found", [(True, False), (False, True)])
+def test_a_worker_that_one_look_does_not_find_starved_is_silent(found):
+    bench = Bench()
+    bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),)))
+    bench.starves = found[0]
+    assert bench.silence(until=3.5 * HEARTBEAT_S) is None
+    bench.starves = found[1]
+    assert bench.silence(until=2.0) == pytest.approx(4 * HEARTBEAT_S, abs=2 * SWEEP_S)
+    assert m.Kill("worker-0", 1, "silent") in bench.to_worker["supervisor"]
+
+
+def test_what_looks_have_found_is_forgotten_when_the_worker_is_heard():
     bench = Bench()
     bench.starves = True
-    assert bench.silence(until=5.0) is None
+    assert bench.silence(until=3.8 * HEARTBEAT_S) is None
+    bench.from_worker("worker-0", m.Ping())
     bench.starves = False
-    assert bench.silence(until=10.0) == pytest.approx(5.0 + 1.5 * HEARTBEAT_S, abs=HEARTBEAT_S / 2 + 2 * SWEEP_S)
+    bench.silence(until=10.0)
+    assert bench.core.metrics.workers_lost == {("silent",): 1}
 
 
 def test_a_worker_whose_lease_runs_out_hangs_and_is_ended_although_its_heart_beats():

@@ -74,24 +74,33 @@ def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
     assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "exit")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who waits for the processor")
-def test_who_is_silent_because_it_waits_for_the_processor_is_kept_and_who_was_stopped_is_not():
-    """What it waits for looks the same from outside as what it gets: a process that computes all the time."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who could run")
+@pytest.mark.parametrize(("told", "stopped", "cause"), [(1, 0, "starved"), (1, 1, "silent"), (0, 0, "silent")])
+def test_who_is_silent_and_could_run_starves_but_not_who_is_stopped_or_does_not_name_its_pulse(told, stopped, cause):
+    """From outside, who has the processor all the time looks like who waits for it all the time."""
     with (
         running_pool(1, "[dispatch]\nheartbeat_s = 0.05\n") as pool,
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy,
     ):
         try:
-            with joined(pool, busy.pid, busy.pid) as admin:
-                log = pool.home.root / "broker.log"
-                found = f"event=starved pid={busy.pid}"
-                eventually(lambda: log.read_text().count(found) > 2, "it was looked at again and again")
-                assert admin.changes(0) == []
+            if stopped:
                 busy.send_signal(signal.SIGSTOP)
+            with joined(pool, busy.pid, busy.pid * told) as admin:
                 (lost,) = admin.changes(PATIENCE_S)
         finally:
             busy.kill()
-    assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", "silent")
+    assert (lost.worker, lost.after, lost.cause) == ("worker-9", "down", cause)
+
+
+def test_a_worker_beats_as_often_as_the_broker_wants_from_the_first_moment():
+    """Four of these beats are over before the one that it waits for when it joins."""
+    with (
+        running_pool(1, "[dispatch]\nheartbeat_s = 0.05\n") as pool,
+        Admin(pool.home.endpoint("admin"), watch=True) as admin,
+    ):
+        admin.report()
+        assert admin.changes(0.5) == []
+        assert pool.report().workers[0].incarnation == 1
 
 
 def test_a_pointer_that_can_t_be_read_keeps_nobody_from_being_answered():

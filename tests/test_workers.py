@@ -363,6 +363,18 @@ def test_after_a_broker_restart_the_hello_tells_the_present_version(start, hub, 
     assert second.next(Done)[0].job == 1
 
 
+def test_a_worker_that_is_asked_who_it_is_for_each_of_several_messages_says_so_once(start, hub):
+    """Each hello is a new session, which takes the jobs of the one before to others."""
+    start()
+    hub.hello()
+    for _ in range(3):
+        hub.send(hub.workers["worker-0"], Who())
+    hub.next(WorkerHello)
+    hub.job("worker-0", 1, *tensor(1.0))
+    hub.next(Done)
+    assert sum(isinstance(message, WorkerHello) for message, _ in hub.heard) == 2
+
+
 def begin_slow_load(hub: Hub, token: str = "t1", *, beside: bool = True) -> None:
     hub.send(hub.workers["worker-0"], Load(token, SLOW, 3, beside))
     hub.until(lambda: any(isinstance(m, LoadState) and m.token == token for m, _ in hub.heard))

@@ -96,6 +96,8 @@ class PulseThread(threading.Thread):
 
     def _outlive(self) -> None:
         """The supervisor is gone. The main thread sees it too and ends after its batch; if it hangs, this ends it."""
-        ended, _, _ = select.select([self._wake_read], [], [], FINISH_S)
-        if not ended:
-            os._exit(ORPHANED)
+        deadline = monotonic() + FINISH_S
+        while select.select([self._wake_read], [], [], max(0.0, deadline - monotonic()))[0]:
+            if not os.read(self._wake_read, 1):
+                return
+        os._exit(ORPHANED)
