@@ -27,20 +27,20 @@ class ToWorker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchProcess:
-    """Report at once when this local process ends. pulse: a thread that ends with it; 0 where it can't be told."""
+    """Report at once when this local process ends. pulse_thread: one that ends with it; 0 where it can't be told."""
 
     pid: int
-    pulse: int
+    pulse_thread: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExamineSilence:
-    """This worker will soon have been silent for too long: report whether its pulse, the thread that should have been heard,
-    could run and is not let. pid, pulse: as in its hello."""
+    """This worker will soon have been silent for too long: report whether the thread that should have been heard could run and
+    is not let. pid, pulse_thread: as in its hello."""
 
     worker: str
     pid: int
-    pulse: int
+    pulse_thread: int
 
 
 Action = ToClient | ToWorker | WatchProcess | ExamineSilence

@@ -103,7 +103,6 @@ class Core:
         self._clients: dict[bytes, float] = {}  # connection -> last heard
         self._welcome = Welcome(PROTOCOL, settings.boot, int(settings.heartbeat_s * 1e6), settings.max_bytes)
         self._pong = Pong(settings.boot)
-        self._look_before_s = max(settings.heartbeat_s, 2 * SWEEP_S)  # by each sweep in it, one at least
 
     # ---- clients
 
@@ -232,7 +231,7 @@ class Core:
         self._heard(worker, now)
         if worker.is_loading:
             self.loads.begin(worker, now)
-        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid, hello.pulse)]
+        actions += [ToWorker(connection, self._welcome), WatchProcess(hello.pid, hello.pulse_thread)]
         return actions + self.dispatch.feed_all(now)
 
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
@@ -364,7 +363,7 @@ class Core:
             for worker in list(self.roster):
                 self.loads.expire(worker, now)
                 if worker.state is not S.DOWN:
-                    actions += self._look_after(worker, now)
+                    actions += self._judge(worker, now)
             if self.arms.is_due(now):
                 actions += self.dispatch.feed_all(now)
         return actions
@@ -380,15 +379,15 @@ class Core:
         at_us = int((now - self.started_at) * 1e6)
         return [Changed(at_us, *change) for change in changes]
 
-    def _look_after(self, worker: Worker, now: float) -> list[Action]:
-        """Whether it is late, or will be. A process that never says hello counts: it may have hung under an earlier broker,
-        which alone knew of its lease."""
+    def _judge(self, worker: Worker, now: float) -> list[Action]:
+        """Whether it is late. A process that never says hello counts: it may have hung under an earlier broker, which alone
+        knew of its lease. One that is silent for three heartbeats is examined, and after the fourth it is lost."""
         if now > worker.lease_ends_at or now > worker.load_ends_at:
             return self._give_up(worker, "hung", now)
-        if now > worker.silence_ends_at:
+        if now > worker.silence_ends_at and worker.starves is not None:
             return self.lose(worker, "starved", now) if worker.starves else self._give_up(worker, "silent", now)
-        if now > worker.silence_ends_at - self._look_before_s and worker.hello:
-            return [ExamineSilence(worker.name, worker.hello.pid, worker.hello.pulse)]
+        if now > worker.silence_ends_at - self.settings.heartbeat_s and worker.hello:
+            return [ExamineSilence(worker.name, worker.hello.pid, worker.hello.pulse_thread)]
         return []
 
     def _heard(self, worker: Worker, now: float) -> None:

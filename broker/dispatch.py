@@ -227,7 +227,7 @@ class Dispatcher:
             pending.kills += blame and len(leases) == 1
             if pending.kills >= KILLS_TO_POISON:
                 actions.append(self._fail(pending, _poison(pending)))
-            elif pending.attempts >= self._limits.max_attempts:
+            elif pending.attempts >= self._limits.max_attempts and cause != "starved":  # nothing has ended by it
                 actions.append(self._fail(pending, _lost(pending)))
             else:
                 self._metrics.redispatched[(cause,)] += 1

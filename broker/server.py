@@ -194,17 +194,17 @@ class Server:
                         self._core.client_gone(connection)
                     elif not self._core.dispatch.n_pending:
                         os.sched_yield()  # to the caller, who may wait for this very core
-                case WatchProcess(pid, pulse):
-                    self._watch(pid, pulse)
-                case ExamineSilence(worker, pid, pulse):
-                    self._core.examined(worker, starves=waits_for_processor(pid, pulse))
+                case WatchProcess(pid, pulse_thread):
+                    self._watch(pid, pulse_thread)
+                case ExamineSilence(worker, pid, pulse_thread):
+                    self._core.examined(worker, starves=can_run(pid, pulse_thread))
 
-    def _watch(self, pid: int, pulse: int) -> None:
+    def _watch(self, pid: int, pulse_thread: int) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last
         of its threads does that; the others are told of at once. So the main thread and one other are as good as all."""
         if self._ends is None or pid in self._processes.values():
             return  # macOS: the supervisor tells, a little later; or a new session of a process that is watched already
-        for id, flags in [(pid, 0), (pid, PIDFD_THREAD), (pulse, PIDFD_THREAD)]:
+        for id, flags in [(pid, 0), (pid, PIDFD_THREAD), (pulse_thread, PIDFD_THREAD)]:
             # Gone already, not of this host, not told of, or a kernel that tells only of processes: silence will tell.
             with contextlib.suppress(OSError, OverflowError):
                 pidfd = os.pidfd_open(id, flags)
@@ -219,12 +219,9 @@ class Server:
         self._watchers = {watcher for watcher in self._watchers if _send(self._admin, watcher, changed, None)}
 
 
-def waits_for_processor(pid: int, thread: int) -> bool:
-    """Whether this thread of a local process could run. One that computes nothing and is found so again and again waits.
-
-    To begin its process anew would cost more of what it lacks. Linux 6.18 kept a worker from its core for half a second and
-    more while another session's process computed (docs/performance.md).
-    """
+def can_run(pid: int, thread: int) -> bool:
+    """Whether this thread of a local process could run now. One that has nearly nothing to do, and is found so again and again,
+    waits for the processor (docs/performance.md, "Who gets no processor")."""
     try:
         stat = Path(f"/proc/{pid}/task/{thread}/stat").read_bytes()
     except OSError:

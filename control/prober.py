@@ -41,11 +41,15 @@ log = logging.getLogger("hotpool.control")
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a version must answer. inputs: (n, 3, crop, crop), as they go into the network."""
+    """What a version must answer. pixels: (n, 3, crop, crop); a quarter of what goes into the network, and so what is kept."""
 
-    inputs: FloatArray
+    pixels: NDArray[np.uint8]
     logits: FloatArray
-    precision: str
+    manifest: Manifest
+
+    def inputs(self) -> Iterator[FloatArray]:
+        """One at a time, as they go into the network."""
+        return (normalised(self.pixels[i : i + 1], self.manifest) for i in range(len(self.pixels)))
 
 
 class Prober:
@@ -101,8 +105,8 @@ class Prober:
 
     def _probe(self, courier: Courier, worker: WorkerReport, golden: Golden) -> Probed:
         try:
-            got = np.concatenate([self._ask(courier, worker, row) for row in rows(golden.inputs)])
-            reason = compare_logits(golden.logits, got, TOLERANCES[golden.precision]).reason
+            got = np.concatenate([self._ask(courier, worker, one) for one in golden.inputs()])
+            reason = compare_logits(golden.logits, got, TOLERANCES[golden.manifest.precision]).reason
         except TooLarge:
             raise
         except (
@@ -135,11 +139,6 @@ class Prober:
         return self._golden[digest]
 
 
-def rows(inputs: FloatArray) -> Iterator[FloatArray]:
-    """One input each."""
-    return (inputs[i : i + 1] for i in range(len(inputs)))
-
-
 def logits_and_source(answer: Answer) -> tuple[FloatArray, str, str]:
     """Who answered, with what. Raises RemoteProtocolError."""
     return logits_of(answer), answer[0].worker, answer[0].digest
@@ -152,17 +151,17 @@ def read_golden(home: Home, digest: str) -> Golden:
     try:
         data = (folder / GOLDEN).read_bytes()
         held = safetensors.numpy.load(data)
-        inputs, logits = held["inputs"], held["logits"]
+        pixels, logits = held["inputs"], held["logits"]
     except (OSError, SafetensorError, KeyError) as error:
         raise BadVersion(f"{folder / GOLDEN} can't be read: {error}") from None
     if digest_bytes(data) != manifest.golden_sha256:
         raise BadVersion(f"{folder / GOLDEN} was changed: its SHA-256 is not the one the manifest names")
-    return Golden(normalised(inputs, manifest), logits, manifest.precision)
+    return Golden(pixels, logits, manifest)
 
 
-def normalised(inputs: NDArray[np.uint8], manifest: Manifest) -> FloatArray:
+def normalised(pixels: NDArray[np.uint8], manifest: Manifest) -> FloatArray:
     """As `workers.preprocess` does it, operation by operation: an input must be the very same."""
     used = manifest.preprocessing
     mean, std = (np.array(part, np.float32).reshape(3, 1, 1) for part in (used.mean, used.std))
-    scaled: FloatArray = inputs.astype(np.float32) / np.float32(255)
+    scaled: FloatArray = pixels.astype(np.float32) / np.float32(255)
     return (scaled - mean) / std

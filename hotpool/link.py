@@ -69,9 +69,9 @@ class Link(Generic[T]):
                 continue
             self._heard_at = self._ticked_at
             if isinstance(message, Who):
-                if self.welcome:  # once, though each of several messages of ours is answered so: a hello ends a session
+                # Once, though each of several messages of ours is answered so: with each hello a session begins anew.
+                if self.welcome and self.send([self._hello()]):
                     self.welcome = None
-                    self.send([self._hello()])
             elif isinstance(message, Pong):
                 if self.welcome and message.boot != self.welcome.boot:
                     self.reopen()  # another broker answers on the same connection

@@ -140,8 +140,8 @@ class Who(Message, tag=20, frozen=True):
 class WorkerHello(Message, tag=32, frozen=True):
     """A worker process with verified weights reports for duty. epoch: highest controller epoch it has obeyed. token and
     load_reason: how its last ordered load ended, for a broker that was not there to hear it. loading: the token of a load
-    that is under way, or that has ended and waits for `Serve`. pulse: the system's id of the thread that its heartbeats come
-    from and that lives as long as the process; 0: not told."""
+    that is under way, or that has ended and waits for `Serve`. pulse_thread: the system's id of the thread that its heartbeats
+    come from and that lives as long as the process; 0: not told."""
 
     protocol: Count
     worker: Name
@@ -156,7 +156,7 @@ class WorkerHello(Message, tag=32, frozen=True):
     token: Token = ""
     load_reason: Text = ""
     loading: Token = ""
-    pulse: Count = 0
+    pulse_thread: Count = 0
 
 
 class Done(Message, tag=33, frozen=True):

@@ -533,7 +533,7 @@ class Process:
     def __init__(self, world: World, name: str, incarnation: int, pid: int) -> None:
         self.world, self.name, self.incarnation, self.pid = world, name, incarnation, pid
         self.alive, self.hung, self.silent, self.watched, self.busy = True, False, False, False, False
-        self.starved_until = 0.0
+        self.starved_until, self.welcomed = 0.0, False
         self.version, self.token, self.load_reason = world.stable, "", ""
         self.order: m.Load | None = None  # the newest, until it failed or the broker has said what to serve
         self.held = ""  # loaded by it, and not yet served
@@ -552,6 +552,9 @@ class Process:
     def connect(self) -> None:
         if not self.alive or self.hung:
             return
+        if self.is_starved:
+            self.later(self.connect)
+            return
         if self.world.is_down:
             self.world.after(0.02, self.connect)
             return
@@ -564,6 +567,7 @@ class Process:
             1, self.name, self.incarnation, self.pid, MODEL, self.version, digest(self.version), 0, (0,), 1,
             self.token, self.load_reason, self.order.token if self.order else "",
         )  # fmt: skip
+        self.welcomed = False
         self.world.send(self.connection, hello)
 
     def pulse(self, connection: Connection) -> None:
@@ -584,11 +588,15 @@ class Process:
                 self.jobs.append((connection, message, payload or b""))
                 self.compute_next()
             case m.Welcome():
+                self.welcomed = True
                 self.report_held()
-            case m.Who():
+            case m.Who() if self.welcomed:
                 self.hello()
 
     def loaded(self, load: m.Load) -> None:
+        if self.is_starved:
+            self.later(self.loaded, load)
+            return
         if not self.alive or self.hung or load is not self.order:
             return
         if self.connection.alive:

@@ -25,7 +25,7 @@ from hotpool.digest import digest_tensors
 from tests import small_versions
 from tests.own_onednn import HAS_ONEDNN, needs_onednn
 from tests.seen_network import batch_of, seen_network
-from workers import engine, operators
+from workers import calibration, engine, operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
 from workers.heap import give_back
@@ -44,7 +44,7 @@ from workers.int8_prepared import PreparedInt8ResNet
 from workers.loading import load_verified
 from workers.operators import Way
 from workers.layout import Conv
-from workers.quantise import fits_pairs, quantise_weight
+from workers.quantise import LEVELS, fits_pairs, quantise_weight
 from workers.scratch import check
 from hotpool.logits import TOLERANCES
 
@@ -59,7 +59,7 @@ SEED = 41
 def stored():
     """The tensors of an int8 ResNet-18 that was calibrated by drawn pictures."""
     _, tensors = seen_network(ARCH)
-    return quantise(resnet_layout(*SIZE), tensors, SMALL, read_inputs(None, SMALL).calibration)
+    return quantise(tensors, ARCH, CLASSES, SMALL, read_inputs(None, SMALL).calibration)
 
 
 def pictures(folder, n, size=(60, 50)):
@@ -86,13 +86,34 @@ def test_an_int8_resnet18_of_1000_classes_is_smaller_than_13_mb(stored, tmp_path
     assert (tmp_path / WEIGHTS).stat().st_size < 13_000_000
 
 
+def scale_of(tensors, name):
+    return float(quantise(tensors, ARCH, CLASSES, SMALL, read_inputs(None, SMALL).calibration)[f"{name}.scale"])
+
+
+def test_a_range_is_cut_where_that_brings_the_logits_nearer_to_float32s(monkeypatch):
+    """A channel of large values that no weight looks at: with the whole range, all the others would have coarse steps."""
+    tensors = {name: tensor.clone() for name, tensor in seen_network(ARCH)[1].items()}
+    tensors["layer1.0.bn1.weight"][0], tensors["layer1.0.bn1.bias"][0] = 5000.0, 0.0
+    tensors["layer1.0.conv2.weight"][:, 0] = 0.0
+    monkeypatch.setattr(calibration, "best_range", lambda counts, low, high: (low, 10.0 if high > 1000 else high))
+    assert scale_of(tensors, "layer1.0.conv1") == pytest.approx(10.0 / LEVELS)
+
+
+def test_the_whole_range_is_kept_where_cutting_it_brings_the_logits_away_from_float32s(monkeypatch):
+    tensors = seen_network(ARCH)[1]
+    monkeypatch.setattr(calibration, "best_range", lambda counts, low, high: (low, high))
+    whole = scale_of(tensors, "layer1.0.conv1")
+    monkeypatch.setattr(calibration, "best_range", lambda counts, low, high: (low / 3, high / 3))
+    assert scale_of(tensors, "layer1.0.conv1") == whole
+
+
 @pytest.mark.parametrize("arch", [ARCH, "resnet50", "resnext50_32x4d"])
 def test_int8_computes_nearly_what_float32_computes_by_each_way(arch):
     """Crop 33: odd sizes go another way through the pooling."""
     size = (arch, CLASSES, 33)
     _, tensors = seen_network(arch)
     inputs = read_inputs(None, Preprocessing(resize=36, crop=33))
-    int8 = quantise(resnet_layout(*size), tensors, Preprocessing(resize=36, crop=33), inputs.calibration)
+    int8 = quantise(tensors, arch, CLASSES, Preprocessing(resize=36, crop=33), inputs.calibration)
     batch = inputs.held_out[:16]
     real = make_fp32(tensors, *size)(batch)
     ways = [way for way in Way if HAS_ONEDNN or way is not Way.PREPARED]
@@ -189,7 +210,7 @@ def test_whether_this_cpu_cuts_sums_off_is_found_by_trying():
 
 WITHOUT_VNNI = """
 import sys, safetensors.torch, torch
-from workers import engine, operators
+from workers import calibration, engine, operators
 from workers.operators import Way
 
 torch.set_num_threads(1)
@@ -218,8 +239,8 @@ for without in "", "PreparedInt8ResNet", "FusedInt8Conv":
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d"])
 def test_all_ways_round_every_activation_alike(arch):
     """One that were rounded otherwise would move logits by a thousandth and more; the last layer adds up real numbers."""
-    layout, batch = resnet_layout(arch, CLASSES, CROP), batch_of(9, CROP)
-    stored = quantise(layout, seen_network(arch)[1], SMALL, read_inputs(None, SMALL).calibration)
+    batch = batch_of(9, CROP)
+    stored = quantise(seen_network(arch)[1], arch, CLASSES, SMALL, read_inputs(None, SMALL).calibration)
     prepared, fused, plain = (make_int8(stored, arch, CLASSES, CROP, way=way)(batch) for way in Way)
     allowed = 1e-5 * float(plain.abs().max())
     assert torch.allclose(prepared, plain, rtol=0, atol=allowed)
@@ -234,7 +255,7 @@ def test_without_vnni_stored_weights_are_computed_rightly_by_each_way_and_larger
 ):
     """oneDNN uses no newer instructions than it is told, in a process that has not asked it yet."""
     tensors, inputs = seen_network(arch)[1], read_inputs(None, SMALL)
-    stored = quantise(resnet_layout(arch, CLASSES, CROP), tensors, SMALL, inputs.calibration)
+    stored = quantise(tensors, arch, CLASSES, SMALL, inputs.calibration)
     safetensors.torch.save_file(stored, tmp_path / WEIGHTS)
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
     command = [sys.executable, "-c", WITHOUT_VNNI, str(tmp_path / WEIGHTS), arch]

@@ -36,7 +36,7 @@ def makers():
     _, tensors = seen_network(ARCH)
     fp32, int8 = ((ARCH, CLASSES, CROPS[precision]) for precision in ("fp32", "int8"))
     small = Preprocessing(resize=36, crop=CROPS["int8"])
-    stored = quantise(resnet_layout(*int8), tensors, small, read_inputs(None, small).calibration)
+    stored = quantise(tensors, ARCH, CLASSES, small, read_inputs(None, small).calibration)
     return {
         "fp32": lambda way=Way.PREPARED: make_fp32(tensors, *fp32, way=way),
         "int8": lambda way=Way.PREPARED: make_int8(stored, *int8, way=way),
@@ -159,7 +159,7 @@ def test_batches_of_tiny_pictures_are_not_computed_by_reference_code(monkeypatch
     monkeypatch.setattr(onednn, "convolution", noted)
     _, tensors = seen_network("resnet50")
     size, tiny = ("resnet50", CLASSES, 32), Preprocessing(resize=36, crop=32)
-    stored = quantise(resnet_layout(*size), tensors, tiny, read_inputs(None, tiny).calibration)
+    stored = quantise(tensors, "resnet50", CLASSES, tiny, read_inputs(None, tiny).calibration)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -177,7 +177,7 @@ def test_of_batches_of_many_sizes_no_more_is_kept_than_of_a_few():
     """Who asks chooses how many rows a tensor has."""
     _, tensors = seen_network(ARCH)
     size, small = (ARCH, CLASSES, 64), Preprocessing(resize=64, crop=64)
-    stored = quantise(resnet_layout(*size), tensors, small, read_inputs(None, small).calibration)
+    stored = quantise(tensors, ARCH, CLASSES, small, read_inputs(None, small).calibration)
     engine = make_int8(stored, *size, way=Way.PREPARED)
     for n in (*range(1, 2 * AT_ONCE), *range(2 * AT_ONCE, 0, -1)):
         engine(batch_of(n, 64))
@@ -244,7 +244,7 @@ def test_a_network_with_a_convolution_without_a_kernel_is_computed_by_torchs_ope
     crop = CROPS["int8"]
     size, small = (ARCH, CLASSES, crop), Preprocessing(resize=36, crop=crop)
     if precision == "int8":
-        tensors = quantise(resnet_layout(*size), tensors, small, read_inputs(None, small).calibration)
+        tensors = quantise(tensors, ARCH, CLASSES, small, read_inputs(None, small).calibration)
     make = {"fp32": make_fp32, "int8": make_int8}[precision]
     monkeypatch.setattr(
         engine_module, "ways", lambda _: (way for way in Way if are_fused_there or way is not Way.FUSED)

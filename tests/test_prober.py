@@ -79,7 +79,7 @@ def test_golden_inputs_that_are_not_those_of_the_manifest_are_not_asked(tmp_path
     home = Home(tmp_path)
     digest = make_version(home)
     path = version_folder(home, digest) / GOLDEN
-    assert len(read_golden(home, digest).inputs) == 8
+    assert len(list(read_golden(home, digest).inputs())) == 8
     if damage == "not there":
         path.unlink()
     else:

@@ -14,6 +14,7 @@ WORLDS = {
     "crashes": Plan(crashes=4, hangs=0, broker_restarts=0),
     "hangs": Plan(crashes=0, hangs=2, broker_restarts=0, poison=0),
     "starved": Plan(crashes=0, hangs=0, starvations=3, broker_restarts=0, poison=0),
+    "starved, all": Plan(n_workers=2, n_requests=60, crashes=1, starvations=3, broker_restarts=1, beside=True),
     "blind": Plan(crashes=3, hangs=1, broker_restarts=0, sees_exits=False),
     "restarts": Plan(crashes=1, hangs=0, broker_restarts=3),
     "crowded": Plan(n_workers=2, n_requests=80, seconds=1.0, queue_max=10, crashes=1, broker_restarts=1),
@@ -79,7 +80,7 @@ class NeverExpires(Core):
 
 
 class IgnoresOverdueLeases(Core):
-    def _look_after(self, worker, now):
+    def _judge(self, worker, now):
         return []
 
 

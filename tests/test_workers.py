@@ -194,8 +194,8 @@ def test_a_killed_worker_is_noticed_in_milliseconds_and_replaced(start, hub):
 def test_a_worker_names_the_thread_that_its_heartbeats_come_from(start, hub):
     start()
     hello = hub.hello()
-    assert str(hello.pulse) in os.listdir(f"/proc/{hello.pid}/task")
-    assert hello.pulse != hello.pid, "not its main thread: that computes"
+    assert str(hello.pulse_thread) in os.listdir(f"/proc/{hello.pid}/task")
+    assert hello.pulse_thread != hello.pid, "not its main thread: that computes"
 
 
 def test_a_bug_ends_the_process_and_the_supervisor_knows_why(start, hub):

@@ -5,11 +5,13 @@ Run once, in the scratch process that adds a version; serving knows nothing of i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hotpool.config import Pictures
 from hotpool.errors import BadVersion, HotpoolError
@@ -35,6 +37,7 @@ _AT_ONCE = 8
 
 T = TypeVar("T")
 See = Callable[[str, torch.Tensor], None]
+Ranges = dict[str, tuple[float, float]]  # by activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,8 @@ def choose(tensors: Tensors, arch: str, classes: int, preprocessing: Preprocessi
     size = arch, classes, preprocessing.crop
     if wish.precision == "fp32" or (wish.precision == "auto" and not _may_be_int8(arch)):
         return Chosen("fp32", tensors)
-    layout = resnet_layout(*size)
     inputs = read_inputs(wish.calibrate, preprocessing)
-    stored = quantise(layout, tensors, preprocessing, inputs.calibration)
+    stored = quantise(tensors, arch, classes, preprocessing, inputs.calibration)
     agreement = measure_agreement(make_fp32(tensors, *size), make_int8(stored, *size), inputs)
     if agreement.top1 >= wish.min_agreement:
         return Chosen("int8", stored, agreement)
@@ -167,28 +169,49 @@ class Observed:
 
 
 def quantise(
-    layout: Layout, tensors: Tensors, preprocessing: Preprocessing, calibration: torch.Tensor
+    tensors: Tensors, arch: str, classes: int, preprocessing: Preprocessing, calibration: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The tensors of the int8 version (see `int8.expected_int8`) of a ResNet whose float32 tensors these are.
+
+    Activations have the whole range that was seen, or what `best_range` leaves of it, whichever brings the logits for the
+    calibration inputs nearer to float32's.
 
     Raises:
         BadVersion: a batch norm makes weights that are not finite, which would go unseen in eight bits.
     """
+    layout = resnet_layout(arch, classes, preprocessing.crop)
+    weights = _quantise_weights(layout, tensors)
+    seen = _observe(layout, tensors, calibration)
+
+    def distance(stored: Tensors) -> float:
+        engine = make_int8(stored, arch, classes, preprocessing.crop)
+        logits = torch.cat([engine(batch) for batch in torch.split(calibration, _AT_ONCE)])
+        return float((logits - seen.logits).square().sum().nan_to_num(inf))
+
+    whole, cut = ({INPUT: _input_range(preprocessing), **ranges} for ranges in (seen.ends, seen.cut()))
+    return min(({**weights, **_scales(ranges)} for ranges in (whole, cut)), key=distance)
+
+
+def _quantise_weights(layout: Layout, tensors: Tensors) -> dict[str, torch.Tensor]:
     folded = {conv.name: fold(conv, tensors) for conv in layout.convs()}
     weights = {f"{name}.weight with its batch norm": weight.numpy() for name, (weight, _) in folded.items()}
     if reason := find_not_finite(weights):
         raise BadVersion(f"{reason}; such a network answers nonsense: train it again or take an earlier checkpoint")
-    ranges = {INPUT: _input_range(preprocessing), **_find_ranges(layout, tensors, calibration)}
     stored: dict[str, torch.Tensor] = {}
-    for name, (low, high) in ranges.items():
-        scale, zero_point = scale_for(low, high)
-        stored[f"{name}.scale"] = torch.tensor([scale], dtype=torch.float32)
-        stored[f"{name}.zero_point"] = torch.tensor([zero_point], dtype=torch.int32)
     for name, (weight, bias) in {**folded, "fc": (tensors["fc.weight"], tensors["fc.bias"])}.items():
         whole, weight_scale = quantise_weight(weight.numpy(), in_pairs=name in folded)  # `fc` computes in float32
         stored[f"{name}.weight"] = torch.from_numpy(whole)
         stored[f"{name}.weight_scale"] = torch.from_numpy(weight_scale)
         stored[f"{name}.bias"] = bias.clone()
+    return stored
+
+
+def _scales(ranges: Ranges) -> dict[str, torch.Tensor]:
+    stored: dict[str, torch.Tensor] = {}
+    for name, (low, high) in ranges.items():
+        scale, zero_point = scale_for(low, high)
+        stored[f"{name}.scale"] = torch.tensor([scale], dtype=torch.float32)
+        stored[f"{name}.zero_point"] = torch.tensor([zero_point], dtype=torch.int32)
     return stored
 
 
@@ -209,9 +232,23 @@ def _input_range(preprocessing: Preprocessing) -> tuple[float, float]:
     return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
 
 
-def _find_ranges(layout: Layout, tensors: Tensors, calibration: torch.Tensor) -> dict[str, tuple[float, float]]:
-    """In two passes: the ends of each activation, then a histogram between them."""
-    ends: dict[str, tuple[float, float]] = {}
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Of a float32 network with some inputs. ends: least and largest value of each activation; counts: a histogram of the
+    values between them, without the exact zeros; logits: (n, classes)."""
+
+    ends: Ranges
+    counts: dict[str, NDArray[np.int64]]
+    logits: torch.Tensor
+
+    def cut(self) -> Ranges:
+        """The ends without what is large and rare, see `best_range`."""
+        return {name: best_range(self.counts[name], *ends) for name, ends in self.ends.items()}
+
+
+def _observe(layout: Layout, tensors: Tensors, inputs: torch.Tensor) -> Seen:
+    """In two passes: the ends of each activation, then the histogram between them."""
+    ends: Ranges = {}
 
     def see_ends(name: str, y: torch.Tensor) -> None:
         low, high = ends.get(name, (0.0, 0.0))
@@ -226,9 +263,8 @@ def _find_ranges(layout: Layout, tensors: Tensors, calibration: torch.Tensor) ->
 
     for see in (see_ends, see_counts):
         engine = _observed(layout, tensors, see)
-        for batch in torch.split(calibration, _AT_ONCE):
-            engine(batch)
-    return {name: best_range(counts[name], *ends[name]) for name in ends}
+        logits = torch.cat([engine(batch) for batch in torch.split(inputs, _AT_ONCE)])
+    return Seen(ends, counts, logits)
 
 
 def _observed(layout: Layout, tensors: Tensors, see: See) -> Fp32ResNet:

@@ -343,7 +343,7 @@ class Worker:
                 token=self._token,
                 load_reason=self._load_reason,
                 loading=self._order.token if self._order else "",
-                pulse=self._pulse.native_id or 0,
+                pulse_thread=self._pulse.native_id or 0,
             )
         )
 
