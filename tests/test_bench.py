@@ -18,6 +18,8 @@ from bench.measure import asked
 from bench.pool import MADE, homes
 from bench.record import read_entries
 from bench.report import Entry, bar_rows, figure_lines, total_row, write_results
+from bench.soak import Sample, Soak
+from bench.soak import findings as soak_findings
 from bench.table import BENCHMARKS, Benchmark
 from control.versions import list_versions
 from hotpool.manifest import WEIGHTS, version_folder
@@ -335,3 +337,23 @@ def test_results_of_another_form_are_refused_with_what_to_do(tmp_path):
 def test_every_benchmark_has_a_module_with_a_run():
     for name, benchmark in BENCHMARKS.items():
         assert callable(importlib.import_module(benchmark.module).run), name
+
+
+@pytest.mark.parametrize(("grows", "met"), [("", "yes"), ("rss", "no"), ("uss", "no")])
+def test_a_soak_judges_each_process_by_all_its_memory_and_the_pool_by_what_is_private(grows, met):
+    """A twentieth in ten minutes, of the smaller process only; by private memory of both."""
+    soak = Soak(600.0)
+    for at in range(0, 600, 3):
+        more = 1 + at / 600 / 20
+        for name, pid, size in (("broker", 1, 50_000_000), ("worker-0", 2, 300_000_000)):
+            rss = size * more if grows == "rss" and name == "broker" else size
+            soak.samples.append(Sample(float(at), name, pid, int(rss), int(size * more if grows == "uss" else size)))
+    entry_of_it = entry(*soak_findings(soak, n_callers=6).figures)
+    seen = {what: is_met for what, _, _, is_met in bar_rows({"soak": entry_of_it})}
+    judged = (
+        "growth of the whole pool's private memory"
+        if grows == "uss"
+        else "growth of any process's memory after the warm-up"
+    )
+    assert seen.pop(judged) == met
+    assert set(seen.values()) == {"yes"}
