@@ -201,7 +201,7 @@ def findings(soak: Soak, n_callers: int) -> Findings:
     notes = (
         f"{soak.seconds / 60:g} minutes, {n_callers} callers, {N_WORKERS} workers, ResNet-18 in int8 at 224",
         f"rollouts, drain and beside in turn, each to a new version: {rollouts}; {len(got.by_version)} versions answered",
-        "growth is since the mean after the warm-up, given in MB; of all: the most of any process's rss, and that of the sum of uss",
+        "growth is since the mean after the warm-up, given in MB; of all: the most of any rss, and that of the sum of uss",
         "uss of one process is not judged: it moves by a megabyte with what its allocators keep, and pages that it shared are",
         "its own when the others let go of them",
         *(f"{worker} was started again, by cause: {causes}" for worker, causes in soak.causes.items()),
