@@ -70,6 +70,7 @@ from .routing import Routing
 S, E = WorkerState, WorkerEvent
 
 FORGET_CLIENT_S = 30.0  # a client pings every heartbeat; one that was silent for so long must say hello again
+LEAST_LOOKS = 2  # one may find by chance that a thread could run; a heartbeat has time for four of them
 SWEEP_S = 0.05  # how often silence and overdue leases are looked for; small against heartbeats and leases
 
 
@@ -176,10 +177,11 @@ class Core:
         gone = [worker for worker in self.roster if worker.is_connected and worker.hello and worker.hello.pid == pid]
         return [action for worker in gone for action in self.lose(worker, "exit", now)]
 
-    def examined(self, name: str, *, starves: bool) -> None:
-        """What a look at a silent worker has found. All looks must find it so, or it does not starve."""
+    def examined(self, name: str, *, is_runnable: bool) -> None:
+        """What a look at a silent worker's process has found."""
         worker = self.roster.workers[name]
-        worker.starves = starves and worker.starves is not False
+        worker.looks += 1
+        worker.looks_runnable += is_runnable
 
     def worker_gone(self, connection: bytes, now: float) -> list[Action]:
         """A message could not be sent to it."""
@@ -384,15 +386,17 @@ class Core:
         knew of its lease. One that is silent for three heartbeats is examined, and after the fourth it is lost."""
         if now > worker.lease_ends_at or now > worker.load_ends_at:
             return self._give_up(worker, "hung", now)
-        if now > worker.silence_ends_at and worker.starves is not None:
-            return self.lose(worker, "starved", now) if worker.starves else self._give_up(worker, "silent", now)
+        if now > worker.silence_ends_at and worker.looks >= LEAST_LOOKS:
+            starves = worker.looks_runnable == worker.looks
+            return self.lose(worker, "starved", now) if starves else self._give_up(worker, "silent", now)
         if now > worker.silence_ends_at - self.settings.heartbeat_s and worker.hello:
             return [ExamineSilence(worker.name, worker.hello.pid, worker.hello.pulse_thread)]
         return []
 
     def _heard(self, worker: Worker, now: float) -> None:
         if worker.is_connected:  # a pulse may still come of a process that was given up
-            worker.silence_ends_at, worker.starves = now + SILENT_HEARTBEATS * self.settings.heartbeat_s, None
+            worker.silence_ends_at = now + SILENT_HEARTBEATS * self.settings.heartbeat_s
+            worker.looks = worker.looks_runnable = 0
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
         worker.given_up, worker.given_up_for = worker.incarnation, cause

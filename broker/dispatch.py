@@ -225,9 +225,10 @@ class Dispatcher:
         for pending in [lease.pending for lease in reversed(leases.values()) if lease.pending]:
             pending.is_suspect |= blame
             pending.kills += blame and len(leases) == 1
+            pending.losses += cause != "starved"
             if pending.kills >= KILLS_TO_POISON:
                 actions.append(self._fail(pending, _poison(pending)))
-            elif pending.attempts >= self._limits.max_attempts and cause != "starved":  # nothing has ended by it
+            elif pending.losses >= self._limits.max_attempts:
                 actions.append(self._fail(pending, _lost(pending)))
             else:
                 self._metrics.redispatched[(cause,)] += 1
@@ -387,4 +388,4 @@ def _poison(pending: Pending) -> PoisonRequest:
 
 
 def _lost(pending: Pending) -> WorkerLost:
-    return WorkerLost(f"{pending.attempts} workers were lost while they held this request", executed=Executed.MAYBE)
+    return WorkerLost(f"{pending.losses} workers were lost while they held this request", executed=Executed.MAYBE)

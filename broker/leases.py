@@ -34,6 +34,7 @@ class Pending:
     route: bytes = b""  # decides between stable and target in place of the id
     goes_to: str | None = None  # alias or digest of what may answer it now; None: any that is admitted
     attempts: int = 0
+    losses: int = 0  # workers lost while they held it; who starved is none, it comes back
     kills: int = 0  # workers lost while they held this request alone
     is_suspect: bool = False  # a worker was lost with it: from now on it is leased alone
     lease: "Lease | None" = None

@@ -28,7 +28,8 @@ class Worker:
     version: str = ""
     digest: str = ""
     silence_ends_at: float = inf  # when it must have been heard again
-    starves: bool | None = None  # what looks have found since it was heard; None: it was not looked at
+    looks: int = 0  # at its silent process, since it was heard
+    looks_runnable: int = 0  # that found that it could run
     served: int = 0
     # Of this process with this version.
     replies: int = 0  # the first ones come slowly, its caches are cold

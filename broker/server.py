@@ -197,7 +197,7 @@ class Server:
                 case WatchProcess(pid, pulse_thread):
                     self._watch(pid, pulse_thread)
                 case ExamineSilence(worker, pid, pulse_thread):
-                    self._core.examined(worker, starves=can_run(pid, pulse_thread))
+                    self._core.examined(worker, is_runnable=can_run(pid, pulse_thread))
 
     def _watch(self, pid: int, pulse_thread: int) -> None:
         """A killed process is told of when its memory is taken down, 10 to 20 ms later where libraries are large. The last

@@ -183,7 +183,7 @@ class World:
                 case WatchProcess(pid, _):
                     self.supervisor.watch(pid)
                 case ExamineSilence(worker, pid, _):
-                    self.core.examined(worker, starves=self.supervisor.pids[pid].is_starved)
+                    self.core.examined(worker, is_runnable=self.supervisor.pids[pid].is_starved)
         if self.judge:
             self.judge.waiting()
 

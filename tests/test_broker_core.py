@@ -51,7 +51,7 @@ class Bench:
                 case ToWorker(connection, message, _):
                     self.to_worker.setdefault(connection.decode(), []).append(message)
                 case ExamineSilence(worker, _, _):
-                    self.core.examined(worker, starves=self.starves)
+                    self.core.examined(worker, is_runnable=self.starves)
 
     def from_client(self, message: m.FromClient, payload: bytes | None = None, connection: bytes = b"client") -> None:
         self.do(self.core.from_client(connection, message, payload, self.now))
@@ -524,13 +524,15 @@ def test_a_starved_worker_hands_its_request_on_unblamed_and_says_hello_again():
     bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),)))
     bench.submit(timeout_s=100)
     bench.starves = True
-    for times in (1, 2):
+    for times in range(1, 6):
         assert bench.silence(until=bench.now + 2.0) is not None
         assert bench.core.metrics.workers_lost == {("starved",): times}
         bench.from_worker("worker-0", m.Ping())
         assert bench.to_worker["worker-0"][-1] == m.Who()
         bench.hello("worker-0")
-        assert len(bench.jobs()) == 1 + times, "two deaths with it alone would have made it a poison request"
+        assert len(bench.jobs()) == 1 + times, (
+            "two deaths with it alone would make it a poison request, three losses an error"
+        )
     bench.answer()
     assert isinstance(bench.last, m.Reply)
     assert not [message for message in bench.to_worker["supervisor"] if isinstance(message, m.Kill)]

@@ -99,6 +99,14 @@ def test_a_range_is_cut_where_that_brings_the_logits_nearer_to_float32s(monkeypa
     assert scale_of(tensors, "layer1.0.conv1") == pytest.approx(10.0 / LEVELS)
 
 
+def test_a_network_that_computes_values_that_are_not_finite_is_refused_in_int8():
+    """Each of its weights is finite."""
+    tensors = {name: tensor.clone() for name, tensor in seen_network(ARCH)[1].items()}
+    tensors["layer1.0.bn1.weight"][:] = tensors["layer1.0.bn2.weight"][:] = 1e25
+    with pytest.raises(BadVersion, match="this network computes values that are not finite"):
+        quantise(tensors, ARCH, CLASSES, SMALL, read_inputs(None, SMALL).calibration)
+
+
 def test_the_whole_range_is_kept_where_cutting_it_brings_the_logits_away_from_float32s(monkeypatch):
     tensors = seen_network(ARCH)[1]
     monkeypatch.setattr(calibration, "best_range", lambda counts, low, high: (low, high))
@@ -210,7 +218,7 @@ def test_whether_this_cpu_cuts_sums_off_is_found_by_trying():
 
 WITHOUT_VNNI = """
 import sys, safetensors.torch, torch
-from workers import calibration, engine, operators
+from workers import engine, operators
 from workers.operators import Way
 
 torch.set_num_threads(1)

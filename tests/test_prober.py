@@ -18,7 +18,7 @@ from bench.callers import Callers
 from control.controller import Controller
 from control.events import EventKind
 from control.journal import Journal
-from control.prober import Prober, normalised, read_golden
+from control.prober import Golden, Prober, normalised, read_golden
 from control.view import Finding
 from hotpool.admin import Admin
 from hotpool.errors import BadVersion
@@ -72,6 +72,7 @@ def test_a_golden_input_is_normalised_to_the_very_bits_that_workers_make_of_it()
     manifest = make_manifest(b"")
     expected = Preprocessor(manifest.preprocessing).normalise(torch.from_numpy(inputs)).numpy()
     assert np.array_equal(normalised(inputs, manifest), expected)
+    assert np.array_equal(np.concatenate(list(Golden(inputs, expected[:0], manifest).inputs())), expected)
 
 
 @pytest.mark.parametrize("damage", ["changed", "not there", "no safetensors"])

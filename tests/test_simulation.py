@@ -68,7 +68,7 @@ class RetriesForEver(Core):
     def lose(self, worker, cause, now):
         for lease in worker.leases.values():
             if lease.pending:
-                lease.pending.kills = lease.pending.attempts = 0
+                lease.pending.kills = lease.pending.losses = 0
         return super().lose(worker, cause, now)
 
 
@@ -85,8 +85,8 @@ class IgnoresOverdueLeases(Core):
 
 
 class GivesUpWhoStarves(Core):
-    def examined(self, name, *, starves):
-        super().examined(name, starves=False)
+    def examined(self, name, *, is_runnable):
+        super().examined(name, is_runnable=False)
 
 
 class IgnoresTheFloor(Core):

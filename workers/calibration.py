@@ -177,16 +177,19 @@ def quantise(
     calibration inputs nearer to float32's.
 
     Raises:
-        BadVersion: a batch norm makes weights that are not finite, which would go unseen in eight bits.
+        BadVersion: a batch norm makes weights that are not finite, or pictures do so with activations: it would go unseen in
+            eight bits.
     """
     layout = resnet_layout(arch, classes, preprocessing.crop)
     weights = _quantise_weights(layout, tensors)
     seen = _observe(layout, tensors, calibration)
 
     def distance(stored: Tensors) -> float:
-        engine = make_int8(stored, arch, classes, preprocessing.crop)
-        logits = torch.cat([engine(batch) for batch in torch.split(calibration, _AT_ONCE)])
-        return float((logits - seen.logits).square().sum().nan_to_num(inf))
+        logits = _compute(make_int8(stored, arch, classes, preprocessing.crop), calibration)
+        away = (logits - seen.logits).square().sum(1) / seen.logits.square().sum(
+            1
+        )  # each picture counts as much as another
+        return float(away.sum().nan_to_num(inf))
 
     whole, cut = ({INPUT: _input_range(preprocessing), **ranges} for ranges in (seen.ends, seen.cut()))
     return min(({**weights, **_scales(ranges)} for ranges in (whole, cut)), key=distance)
@@ -261,10 +264,17 @@ def _observe(layout: Layout, tensors: Tensors, inputs: torch.Tensor) -> Seen:
         if low < high:  # else all of it is 0
             counts[name] += torch.histc(y[y != 0], N_BINS, low, high).numpy().astype(np.int64)
 
-    for see in (see_ends, see_counts):
-        engine = _observed(layout, tensors, see)
-        logits = torch.cat([engine(batch) for batch in torch.split(inputs, _AT_ONCE)])
+    logits = _compute(_observed(layout, tensors, see_ends), inputs)
+    if not (logits.isfinite().all() and np.isfinite(list(ends.values())).all()):
+        raise BadVersion(
+            "for the pictures to calibrate by, this network computes values that are not finite; train it again"
+        )
+    _compute(_observed(layout, tensors, see_counts), inputs)
     return Seen(ends, counts, logits)
+
+
+def _compute(engine: Engine, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([engine(batch) for batch in torch.split(inputs, _AT_ONCE)])
 
 
 def _observed(layout: Layout, tensors: Tensors, see: See) -> Fp32ResNet:
