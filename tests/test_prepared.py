@@ -213,8 +213,13 @@ def test_pictures_of_another_size_are_refused_and_the_next_ones_computed(engine,
 
 @slow
 def test_an_engine_made_in_one_thread_computes_the_same_in_another(make, engine, crop):
-    batch, made = batch_of(3, crop), []
-    thread = threading.Thread(target=lambda: made.append(make()))
+    batch, made, threads = batch_of(3, crop), [], torch.get_num_threads()
+
+    def load() -> None:
+        torch.set_num_threads(threads)  # as in a worker, whose environment says so; oneDNN packs weights for their number
+        made.append(make())
+
+    thread = threading.Thread(target=load)
     thread.start()
     thread.join()
     assert torch.equal(made[0](batch), engine(batch))
