@@ -216,7 +216,9 @@ def test_an_engine_made_in_one_thread_computes_the_same_in_another(make, engine,
     batch, made, threads = batch_of(3, crop), [], torch.get_num_threads()
 
     def load() -> None:
-        torch.set_num_threads(threads)  # as in a worker, whose environment says so; oneDNN packs weights for their number
+        torch.set_num_threads(
+            threads
+        )  # as in a worker, whose environment says so; oneDNN packs weights for their number
         made.append(make())
 
     thread = threading.Thread(target=load)
