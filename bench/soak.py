@@ -180,35 +180,36 @@ def findings(soak: Soak, n_callers: int) -> Findings:
     ]
     restarts = Bar("rollouts back to back: processes that ended and were started again", "≤", 0)
     figures.append(Figure("all", "restarts", (soak.restarts(),), bar=restarts))
-    rss, uss = soak.growth("rss"), soak.growth("uss")
-    at_most = max(grown for _, grown in rss.values())
-    together = sum(early * grown for early, grown in uss.values()) / sum(early for early, _ in uss.values())
-    figures += [
-        Figure(
-            "all",
-            "rss growth",
-            (at_most,),
-            bar=Bar("growth of any process's memory after the warm-up", "≤", MOST_GROWTH),
-        ),
-        Figure(
-            "all", "uss growth", (together,), bar=Bar("growth of the whole pool's private memory", "≤", MOST_GROWTH)
-        ),
-    ]
-    for measure, growth in (("rss", rss), ("uss", uss)):
-        for name, (early, grown) in growth.items():
-            figures += [Figure(name, measure, (early / 1e6,), "MB"), Figure(name, f"{measure} growth", (grown,))]
+    figures += _memory(soak)
     rollouts = ", ".join(f"{n} {phase}" for phase, n in Counter(soak.phases).items())
     notes = (
         f"{soak.seconds / 60:g} minutes, {n_callers} callers, {N_WORKERS} workers, ResNet-18 in int8 at 224",
         f"rollouts, drain and beside in turn, each to a new version: {rollouts}; {len(got.by_version)} versions answered",
         "growth is since the mean after the warm-up, given in MB; of all: the most of any rss, and that of the sum of uss",
-        "uss of one process is not judged: it moves by a megabyte with what its allocators keep, and pages that it shared are",
-        "its own when the others let go of them",
+        "uss of one process is not judged: it moves by a megabyte or two with what its allocators keep, and with pages that it "
+        "shared, which become its own when the others let go of them",
         *(f"{worker} was started again, by cause: {causes}" for worker, causes in soak.causes.items()),
         *map(repr, got.errors[:3]),
         *got.wrong[:3],
     )
     return Findings(tuple(figures), notes)
+
+
+def _memory(soak: Soak) -> list[Figure]:
+    """Of each process, and what is judged of them all."""
+    rss, uss = soak.growth("rss"), soak.growth("uss")
+    most = max(grown for _, grown in rss.values())
+    together = sum(early * grown for early, grown in uss.values()) / sum(early for early, _ in uss.values())
+    by_process = Bar("growth of any process's memory after the warm-up", "≤", MOST_GROWTH)
+    by_pool = Bar("growth of the whole pool's private memory after the warm-up", "≤", MOST_GROWTH)
+    figures = [
+        Figure("all", "rss growth", (most,), bar=by_process),
+        Figure("all", "uss growth", (together,), bar=by_pool),
+    ]
+    for measure, growth in (("rss", rss), ("uss", uss)):
+        for name, (early, grown) in growth.items():
+            figures += [Figure(name, measure, (early / 1e6,), "MB"), Figure(name, f"{measure} growth", (grown,))]
+    return figures
 
 
 def main() -> int:

@@ -239,7 +239,8 @@ class Core:
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
         worker = self.roster.workers.get(pulse.worker)
         if worker is not None and worker.incarnation == pulse.incarnation:
-            self._heard(worker, now)
+            if worker.is_connected:  # it may be of a process that was given up
+                self._heard(worker, now)
             worker.rss_bytes, worker.private_bytes = pulse.rss_bytes, pulse.private_bytes
         return [ToWorker(connection, self._pong)]
 
@@ -394,9 +395,8 @@ class Core:
         return []
 
     def _heard(self, worker: Worker, now: float) -> None:
-        if worker.is_connected:  # a pulse may still come of a process that was given up
-            worker.silence_ends_at = now + SILENT_HEARTBEATS * self.settings.heartbeat_s
-            worker.looks = worker.looks_runnable = 0
+        worker.silence_ends_at = now + SILENT_HEARTBEATS * self.settings.heartbeat_s
+        worker.looks = worker.looks_runnable = 0
 
     def _give_up(self, worker: Worker, cause: str, now: float) -> list[Action]:
         worker.given_up, worker.given_up_for = worker.incarnation, cause

@@ -350,6 +350,6 @@ def test_a_soak_judges_each_process_by_all_its_memory_and_the_pool_by_what_is_pr
             soak.samples.append(Sample(float(at), name, pid, int(rss), int(size * more if grows == "uss" else size)))
     entry_of_it = entry(*soak_findings(soak, n_callers=6).figures)
     seen = {what: is_met for what, _, _, is_met in bar_rows({"soak": entry_of_it})}
-    whose = "the whole pool's private memory" if grows == "uss" else "any process's memory after the warm-up"
-    assert seen.pop(f"growth of {whose}") == met
+    whose = "the whole pool's private memory" if grows == "uss" else "any process's memory"
+    assert seen.pop(f"growth of {whose} after the warm-up") == met
     assert set(seen.values()) == {"yes"}
