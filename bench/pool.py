@@ -113,18 +113,18 @@ def homes(precisions: Iterable[str], n: int = 1) -> Iterator[dict[str, Home]]:
 
 def add_versions(home: Home, precision: str, n: int = 1) -> None:
     """v1, v2, ... of a ResNet-18 with seeded random weights; v1 is stable. The home must be new."""
-    made = Path(os.environ[MADE]) / precision if MADE in os.environ else None
+    made = Path(os.environ[MADE]) / f"{precision}-{n}" if MADE in os.environ else None
     if made and made.exists():
         shutil.copytree(made, home.root, dirs_exist_ok=True)
-    else:
-        add_version(home, 1, precision)
-        if made:
-            made.parent.mkdir(exist_ok=True)
-            part = mkdtemp(dir=made.parent)  # whoever is ended in the middle leaves nothing that looks whole
-            shutil.copytree(home.root, part, dirs_exist_ok=True)
-            Path(part).rename(made)
-    for number in range(2, n + 1):
-        add_version(home, number, precision)
+        return
+    if n > 1:
+        add_versions(home, precision, n - 1)
+    add_version(home, n, precision)
+    if made:
+        made.parent.mkdir(exist_ok=True)
+        part = mkdtemp(dir=made.parent)  # whoever is ended in the middle leaves nothing that looks whole
+        shutil.copytree(home.root, part, dirs_exist_ok=True)
+        Path(part).rename(made)
 
 
 def add_version(home: Home, number: int, precision: str) -> None:

@@ -314,14 +314,15 @@ def test_a_side_names_the_packages_that_it_lacks(monkeypatch):
 def test_versions_are_made_once_for_all_benchmarks_of_a_run(monkeypatch, tmp_path):
     made = tmp_path / "made"
     monkeypatch.setenv(MADE, str(made))
-    with homes(["fp32"]) as first, homes(["fp32"]) as second:
-        assert [path.name for path in made.iterdir()] == ["fp32"]  # and nothing half made
-        (one,), (other,) = list_versions(first["fp32"]), list_versions(second["fp32"])
-        assert one == other
-        weights = version_folder(second["fp32"], other.digest) / WEIGHTS
-        (made / "fp32" / weights.relative_to(second["fp32"].root)).unlink()
-        with homes(["fp32"]) as third:
-            assert not version_folder(third["fp32"], one.digest).joinpath(WEIGHTS).exists(), "made again"
+    with homes(["fp32"]) as first, homes(["fp32"], 2) as second, homes(["fp32"]) as third:
+        assert sorted(path.name for path in made.iterdir()) == ["fp32-1", "fp32-2"]  # and nothing half made
+        (one,), two, (again,) = (list_versions(filled["fp32"]) for filled in (first, second, third))
+        assert one == again
+        assert one in two, "v1 was made anew"
+        weights = version_folder(third["fp32"], one.digest) / WEIGHTS
+        (made / "fp32-1" / weights.relative_to(third["fp32"].root)).unlink()
+        with homes(["fp32"]) as fourth:
+            assert not version_folder(fourth["fp32"], one.digest).joinpath(WEIGHTS).exists(), "made again"
         assert weights.exists(), "a home shares its files with the next one"
 
 

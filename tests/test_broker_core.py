@@ -91,10 +91,10 @@ class Bench:
             self.do(self.core.tick(self.now))
         self.to_client = [message for message in self.to_client if not isinstance(message, m.Pong)]
 
-    def silence(self, until: float) -> float | None:
-        """Time passes and nothing is heard from anybody; when worker-0 was lost."""
+    def silence(self, until: float, every: float = SWEEP_S) -> float | None:
+        """Time passes and nothing is heard from anybody; when worker-0 was lost. every: seconds between two ticks."""
         while self.now < until:
-            self.now += SWEEP_S
+            self.now += every
             self.do(self.core.tick(self.now))
             if self.state() is S.DOWN:
                 return self.now
@@ -562,6 +562,18 @@ def test_a_worker_that_one_look_does_not_find_starved_is_silent(found):
     assert m.Kill("worker-0", 1, "silent") in bench.to_worker["supervisor"]
 
 
+def test_one_look_alone_judges_nobody():
+    """A broker that had no time for looks until the fourth heartbeat was over."""
+    bench = Bench()
+    bench.starves = True
+    before_looks = 3 * HEARTBEAT_S - 0.01
+    assert bench.silence(until=before_looks - 1e-6, every=before_looks / 10) is None
+    assert bench.silence(until=4 * HEARTBEAT_S, every=HEARTBEAT_S + 0.02) is None
+    bench.starves = False
+    bench.silence(until=bench.now + 3 * SWEEP_S)
+    assert bench.core.metrics.workers_lost == {("silent",): 1}
+
+
 def test_what_looks_have_found_is_forgotten_when_the_worker_is_heard():
     bench = Bench()
     bench.starves = True
@@ -600,6 +612,7 @@ def test_after_a_pause_of_its_own_the_broker_does_not_take_others_for_dead():
     bench.now = 60.0
     bench.do(bench.core.tick(bench.now))
     assert {worker.state for worker in bench.core.roster} == {S.READY}
+    assert bench.silence(until=70.0) == pytest.approx(60.0 + 4 * HEARTBEAT_S, abs=2 * SWEEP_S)
 
 
 # ---- drain, load, rejoin

@@ -76,22 +76,34 @@ def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who could run")
-@pytest.mark.parametrize(("told", "stopped", "cause"), [(1, 0, "starved"), (1, 1, "silent"), (0, 0, "silent")])
-def test_who_is_silent_and_could_run_starves_but_not_who_is_stopped_or_does_not_name_its_pulse(told, stopped, cause):
+@pytest.mark.parametrize(
+    ("does", "is_told", "is_stopped", "cause"),
+    [
+        ("while True: pass", True, False, "starved"),
+        ("while True: pass", True, True, "silent"),
+        ("while True: pass", False, False, "silent"),
+        ("input()", True, False, "silent"),
+    ],
+)
+def test_who_is_silent_and_could_run_starves_but_not_who_waits_is_stopped_or_does_not_name_its_pulse(
+    does, is_told, is_stopped, cause
+):
     """From outside, who has the processor all the time looks like who waits for it all the time."""
     with (
         running_pool(1, "[dispatch]\nheartbeat_s = 0.05\n") as pool,
-        subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) as busy,
+        subprocess.Popen(
+            [sys.executable, "-c", f"print(flush=True)\n{does}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process,
     ):
         try:
-            assert busy.stdout
-            busy.stdout.readline()  # from here on it does nothing else
-            if stopped:
-                busy.send_signal(signal.SIGSTOP)
-            with joined(pool, busy.pid, busy.pid * told) as changes:
+            assert process.stdout
+            process.stdout.readline()  # from here on it does nothing else
+            if is_stopped:
+                process.send_signal(signal.SIGSTOP)
+            with joined(pool, process.pid, process.pid * is_told) as changes:
                 lost = next(changes)
         finally:
-            busy.kill()
+            process.kill()
     assert (lost.after, lost.cause) == ("down", cause)
 
 
