@@ -20,7 +20,7 @@ from .pool import add_versions, make_jpeg, running_pool
 from .serving import WORKERS, bare_processes, bare_rate
 
 CLIENTS = 16
-ROUNDS, QUICK_ROUNDS, TURN_S, N_ALONE = 4, 1, 2, 60
+ROUNDS, QUICK_ROUNDS, TURN_S, N_ALONE = 3, 1, 2, 60
 RATE = Bar("HTTP's rate / that of bare processes, int8, 16 clients", "≥", 0.88)
 LATER = Bar("HTTP's p50 above the client library's, int8, one client", "≤", 1.0)  # ms
 

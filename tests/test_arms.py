@@ -8,6 +8,7 @@ import pytest
 
 from broker import shadow
 from broker.evidence import WARM_UP, Run
+from broker.metrics import Metrics
 from broker.routing import point
 from hotpool import messages as m
 from hotpool.evidence import Counts, bucket, log_percent
@@ -634,6 +635,15 @@ def test_the_eight_versions_are_counted_that_were_in_use_last():
     assert bench.versions_counted() == {"v1", *(f"v{n}" for n in range(24, 31))}, (
         "v23 was in use before v1 was for the last time"
     )
+
+
+def test_all_versions_are_counted_that_are_in_use():
+    """However many: workers may hold others than the two that may serve."""
+    metrics, in_use = Metrics(), {f"v{n}" for n in range(12)}
+    for version in in_use:
+        metrics.ended("shapes", version, "ok")
+    metrics.forget("shapes", in_use, in_use)
+    assert {version for _, version, _ in metrics.requests} == in_use
 
 
 def test_versions_of_another_model_are_counted_as_before():

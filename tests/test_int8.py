@@ -99,6 +99,18 @@ def test_a_range_is_cut_where_that_brings_the_logits_nearer_to_float32s(monkeypa
     assert scale_of(tensors, "layer1.0.conv1") == pytest.approx(10.0 / LEVELS)
 
 
+def test_ranges_are_compared_on_other_pictures_than_those_they_were_found_by(monkeypatch):
+    """Found by faint pictures, a range is too narrow for the others; one four times as wide is better for these alone."""
+    inputs = read_inputs(None, SMALL).calibration.clone()
+    inputs[::2] *= 0.2
+
+    def scale_with_ranges(times: float) -> float:
+        monkeypatch.setattr(calibration, "best_range", lambda counts, low, high: (times * low, times * high))
+        return float(quantise(seen_network(ARCH)[1], ARCH, CLASSES, SMALL, inputs)["layer1.0.conv1.scale"])
+
+    assert scale_with_ranges(4.0) == pytest.approx(4 * scale_with_ranges(1.0))
+
+
 def test_a_network_that_computes_values_that_are_not_finite_is_refused_in_int8():
     """Each of its weights is finite."""
     tensors = {name: tensor.clone() for name, tensor in seen_network(ARCH)[1].items()}
