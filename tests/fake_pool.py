@@ -646,7 +646,7 @@ class World:
 
     def _is_announced(self, worker: str) -> bool:
         """Read with another connection: what the controller only has in its memory does not count."""
-        ledger = self.ledger()
+        ledger = self._follow()
         active = ledger.active(MODEL)
         return worker in (active.steps if active else ledger.repairs) or worker in ledger.wrong
 

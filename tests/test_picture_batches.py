@@ -168,8 +168,13 @@ def job(n, behind):
     return Job(n, 10**7, encode_body(work), behind), payload
 
 
+NOW = 100.0
+
+
 @pytest.fixture
-def connection(worker):
+def connection(worker, monkeypatch):
+    """The worker's; for the worker time stands still: it may wait for as long as it likes."""
+    monkeypatch.setattr("workers.worker.monotonic", lambda: NOW)
     return worker._link
 
 
@@ -177,7 +182,7 @@ def batches(worker, *looks):
     """How many rows each answer was computed with: jobs of one look are there at once, the next ones come later."""
     worker._link.arriving = [list(look) for look in looks]
     while worker._link.arriving:
-        worker._receive(monotonic())
+        worker._receive(NOW)
     return {message.job: message.batch for message in worker._link.sent}
 
 
@@ -185,7 +190,7 @@ one_way = pytest.mark.parametrize("worker", ["fast"], indirect=True)  # how pict
 
 
 @one_way
-def test_jobs_of_one_batch_are_computed_together_although_the_first_is_there_before_the_others(worker):
+def test_jobs_of_one_batch_are_computed_together_although_the_first_is_there_before_the_others(worker, connection):
     assert batches(worker, [job(1, 3)], [job(2, 2), job(3, 1)], [job(4, 0)]) == {1: 4, 2: 4, 3: 4, 4: 4}
 
 
@@ -203,10 +208,10 @@ def test_a_job_whose_batch_was_cut_off_is_computed_without_the_rest(worker, conn
 
 @one_way
 def test_a_batch_is_waited_for_no_longer_than_it_may_take_whatever_comes_meanwhile(worker, connection, monkeypatch):
-    clock = iter([100.0 + 1.1 * BEHIND_S * i for i in range(100)])
+    clock = iter([NOW + 1.1 * BEHIND_S * i for i in range(100)])
     monkeypatch.setattr("workers.worker.monotonic", lambda: next(clock))
     connection.arriving = [[job(1, 9)], [job(2, 8)], [job(3, 7)]]
-    worker._receive(100.0)
+    worker._receive(NOW)
     assert [message.batch for message in connection.sent] == [2, 2]
 
 
@@ -241,7 +246,7 @@ def test_what_a_lost_session_announced_is_not_waited_for_in_the_next(worker, con
         connection.reopen()
 
     connection.receive = then_lost
-    worker._receive(monotonic())
+    worker._receive(NOW)
     assert ([message.job for message in connection.sent], connection.waited) == ([1], 0)
 
 
