@@ -9,6 +9,7 @@ The model is trained first if need be. int8 is calibrated once by pictures of th
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +42,9 @@ def run(quick: bool = False) -> Findings:
         home = Home(Path(folder))
         such = home.root / "pictures"
         draw_into(such, N_CALIBRATION // 4 if quick else N_CALIBRATION)
-        versions = {FP32: add(home, "fp32", None), GIVEN: add(home, "int8", such), DRAWN: add(home, "int8", None)}
+        with ThreadPoolExecutor() as threads:
+            adding = {side: threads.submit(add, home, *wish) for side, wish in wishes(such).items()}
+        versions = {side: added.result() for side, added in adding.items()}
         named = {side: classes(home, manifest, files) for side, manifest in versions.items()}
     figures = [Figure(FP32, "named rightly", (share(named[FP32], right),))]
     for side in (GIVEN, DRAWN):
@@ -54,6 +57,11 @@ def run(quick: bool = False) -> Findings:
             Figure(side, "said when it was added", (agreement.top1,)),
         ]
     return Findings(tuple(figures), (f"v2 of the demo's model, {len(files)} held-out pictures",))
+
+
+def wishes(pictures: Path) -> dict[str, tuple[str, Path | None]]:
+    """Of each side: its precision, and what it is calibrated by."""
+    return {FP32: ("fp32", None), GIVEN: ("int8", pictures), DRAWN: ("int8", None)}
 
 
 def draw_into(folder: Path, n: int) -> None:

@@ -23,7 +23,7 @@ from .figures import Bar, Figure, Findings, ratios
 
 MODEL = "noop"
 MOST = 1.3
-ROUNDS, REQUESTS = 9, 4000
+ROUNDS, REQUESTS = 7, 4000
 SMALL, LARGE, COLUMN = "2 workers, empty queue", "64 workers, 10,000 queued", "CPU time a request"
 PAYLOAD_BYTES = 10_240
 TURN = 2  # messages of each kind in one turn of the broker's loop; as many as the smaller side has workers

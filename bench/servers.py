@@ -34,7 +34,7 @@ from .pool import STOP_S, add_versions, make_jpeg, running_pool, wait_until_read
 from .rival_work import AT_ONCE, NOTHING, WORK, describe_version
 
 WORKERS, CLIENTS = 2, 16
-ROUNDS, QUICK_ROUNDS, TURN_S = 3, 1, 1
+QUICK_ROUNDS, TURN_S = 1, 1
 # Of many clients with a model: what is under way when a turn ends counts for nobody, and of batches that is more.
 LONG_TURN_S = 2
 # Neither may tell its makers over the network that it runs.
@@ -48,6 +48,7 @@ class Server:
     at_once: how many pictures its workers compute together, and what is promised of our rate as part of its rate then. As many
         as ours may, with which none is slower; Mosec, which comes closest, also one at a time, as it does by itself.
     no_op: what is promised of our rate as part of its rate, with a model that does nothing.
+    rounds: of Mosec more, since one in three may be disturbed, and there is no room for that.
     takes_over: a line of input is what it computes from then on. The others have to be ended and started for that.
     program: what it wants of the system besides its package.
     """
@@ -59,6 +60,7 @@ class Server:
     takes_form: bool = False
     at_once: Mapping[int, float] = field(default_factory=lambda: {MAX_BATCH: 1.0})
     no_op: float | None = None
+    rounds: int = 2
     takes_over: bool = False
     program: str | None = None
 
@@ -70,7 +72,7 @@ class Server:
 SERVERS = (
     Server(
         "Mosec", "mosec", lambda port: ("bench.rival_mosec", "--port", str(port), "--address", "127.0.0.1"), "/inference",
-        at_once={1: 1.0, MAX_BATCH: 0.9}, no_op=0.35,
+        at_once={1: 1.0, MAX_BATCH: 0.9}, no_op=0.35, rounds=3,
     ),
     Server("LitServe", "litserve", lambda port: ("bench.rival_litserve", str(port)), "/predict", True, no_op=2.0),
     Server(
@@ -127,18 +129,18 @@ def processes_of(pid: int) -> list[psutil.Process]:
 
 def run(quick: bool = False) -> Findings:
     require_wrk()
-    rounds, picture, figures = QUICK_ROUNDS if quick else ROUNDS, make_jpeg(0), list[Figure]()
+    picture, figures = make_jpeg(0), list[Figure]()
     present = [server for server in SERVERS if server.is_installed]
     with TemporaryDirectory(prefix="hp") as folder:
         loads = {True: Load.of_form(Path(folder), picture), False: Load.of_bytes(Path(folder), picture)}
         with _classifying_pool(Path(folder) / "classify") as ours:
             for server in present:
                 for n in server.at_once:
-                    figures += _classify(server, n, ours, loads[server.takes_form], rounds)
+                    figures += _classify(server, n, ours, loads[server.takes_form], quick)
         with _idling_pool(Path(folder) / "nothing") as ours:
             for server in present:
                 if server.no_op is not None:
-                    figures += _do_nothing(server, ours, loads[server.takes_form], rounds)
+                    figures += _do_nothing(server, ours, loads[server.takes_form], quick)
     missing = [server.name for server in SERVERS if not server.is_installed]
     notes = (
         f"JPEG of 45 KB; wrk with one thread; {WORKERS} workers of one thread each; ours beside: hotpool in the same rounds",
@@ -149,11 +151,11 @@ def run(quick: bool = False) -> Findings:
     return Findings(tuple(figures), notes)
 
 
-def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int) -> list[Figure]:
+def _classify(server: Server, at_once: int, ours: Ours, load: Load, quick: bool) -> list[Figure]:
     row = f"{server.name}, {at_once} at once"
     bar = Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / that of {row}", "≥", server.at_once[at_once])
     with _running(server, ours.work, load, at_once) as theirs:
-        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, LONG_TURN_S)
+        our_rates, their_rates = _take_turns(ours, theirs, load, QUICK_ROUNDS if quick else server.rounds, LONG_TURN_S)
         their_ms = load.run(theirs.url, 1, TURN_S).p50_ms
         with theirs.halted():
             our_ms = load.run(ours.url, 1, TURN_S).p50_ms
@@ -167,10 +169,10 @@ def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int)
     ]
 
 
-def _do_nothing(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figure]:
+def _do_nothing(server: Server, ours: Ours, load: Load, quick: bool) -> list[Figure]:
     assert server.no_op is not None
     with _running(server, NOTHING, load, at_once=1) as theirs:
-        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, TURN_S)
+        our_rates, their_rates = _take_turns(ours, theirs, load, QUICK_ROUNDS if quick else server.rounds, TURN_S)
     row = f"{server.name}, no-op"
     bar = Bar(f"no-op, 45 KB over HTTP, 16 clients: rate / {server.name}'s", "≥", server.no_op)
     return [
