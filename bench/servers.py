@@ -48,7 +48,7 @@ class Server:
     at_once: how many pictures its workers compute together, and what is promised of our rate as part of its rate then. As many
         as ours may, with which none is slower; Mosec, which comes closest, also one at a time, as it does by itself.
     no_op: what is promised of our rate as part of its rate, with a model that does nothing.
-    rounds: of Mosec more, since one in three may be disturbed, and there is no room for that.
+    rounds: three where the ratio is near its bar: the median of three bears one that was disturbed.
     takes_over: a line of input is what it computes from then on. The others have to be ended and started for that.
     program: what it wants of the system besides its package.
     """
@@ -131,16 +131,17 @@ def run(quick: bool = False) -> Findings:
     require_wrk()
     picture, figures = make_jpeg(0), list[Figure]()
     present = [server for server in SERVERS if server.is_installed]
+    rounds = {server.name: QUICK_ROUNDS if quick else server.rounds for server in present}
     with TemporaryDirectory(prefix="hp") as folder:
         loads = {True: Load.of_form(Path(folder), picture), False: Load.of_bytes(Path(folder), picture)}
         with _classifying_pool(Path(folder) / "classify") as ours:
             for server in present:
                 for n in server.at_once:
-                    figures += _classify(server, n, ours, loads[server.takes_form], quick)
+                    figures += _classify(server, n, ours, loads[server.takes_form], rounds[server.name])
         with _idling_pool(Path(folder) / "nothing") as ours:
             for server in present:
                 if server.no_op is not None:
-                    figures += _do_nothing(server, ours, loads[server.takes_form], quick)
+                    figures += _do_nothing(server, ours, loads[server.takes_form], rounds[server.name])
     missing = [server.name for server in SERVERS if not server.is_installed]
     notes = (
         f"JPEG of 45 KB; wrk with one thread; {WORKERS} workers of one thread each; ours beside: hotpool in the same rounds",
@@ -151,11 +152,11 @@ def run(quick: bool = False) -> Findings:
     return Findings(tuple(figures), notes)
 
 
-def _classify(server: Server, at_once: int, ours: Ours, load: Load, quick: bool) -> list[Figure]:
+def _classify(server: Server, at_once: int, ours: Ours, load: Load, rounds: int) -> list[Figure]:
     row = f"{server.name}, {at_once} at once"
     bar = Bar(f"int8 ResNet-18 over HTTP, 16 clients: rate / that of {row}", "≥", server.at_once[at_once])
     with _running(server, ours.work, load, at_once) as theirs:
-        our_rates, their_rates = _take_turns(ours, theirs, load, QUICK_ROUNDS if quick else server.rounds, LONG_TURN_S)
+        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, LONG_TURN_S)
         their_ms = load.run(theirs.url, 1, TURN_S).p50_ms
         with theirs.halted():
             our_ms = load.run(ours.url, 1, TURN_S).p50_ms
@@ -169,10 +170,10 @@ def _classify(server: Server, at_once: int, ours: Ours, load: Load, quick: bool)
     ]
 
 
-def _do_nothing(server: Server, ours: Ours, load: Load, quick: bool) -> list[Figure]:
+def _do_nothing(server: Server, ours: Ours, load: Load, rounds: int) -> list[Figure]:
     assert server.no_op is not None
     with _running(server, NOTHING, load, at_once=1) as theirs:
-        our_rates, their_rates = _take_turns(ours, theirs, load, QUICK_ROUNDS if quick else server.rounds, TURN_S)
+        our_rates, their_rates = _take_turns(ours, theirs, load, rounds, TURN_S)
     row = f"{server.name}, no-op"
     bar = Bar(f"no-op, 45 KB over HTTP, 16 clients: rate / {server.name}'s", "≥", server.no_op)
     return [

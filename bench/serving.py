@@ -29,10 +29,10 @@ WORKERS, IN_FLIGHT = 2, 16
 POOL, BARE, BATCHES = "pool", "bare processes", f"bare processes, {MAX_BATCH} at once"
 # Where its memory happens to lie makes a process, the pool's or a bare one, faster or slower by a fortieth for as long as it
 # lives. So there are several of each, one after another; rounds are those in one life.
-LIVES, QUICK_LIVES = 3, 1
+LIVES, QUICK_LIVES = 4, 1
 TURN_S, ROUNDS = 1.2, 2
 # One in flight: what is looked for is less than a tenth, so more and shorter turns.
-SHORT_TURN_S, SHORT_ROUNDS = 0.4, 5
+SHORT_TURN_S, SHORT_ROUNDS = 0.4, 4
 
 # Pictures a second: of the pool, of bare processes, of those that compute several at once.
 Rates = tuple[float, float, float]

@@ -239,7 +239,7 @@ class Core:
     def _pulse(self, connection: bytes, pulse: Pulse, now: float) -> list[Action]:
         worker = self.roster.workers.get(pulse.worker)
         if worker is not None and worker.incarnation == pulse.incarnation:
-            if worker.is_connected:  # it may be of a process that was given up
+            if worker.is_connected:  # or it comes late, of a process that was given up
                 self._heard(worker, now)
             worker.rss_bytes, worker.private_bytes = pulse.rss_bytes, pulse.private_bytes
         return [ToWorker(connection, self._pong)]

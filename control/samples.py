@@ -190,7 +190,7 @@ def _failed(before: Report | None, after: Report, model: str) -> dict[str, int]:
 
 
 def _outcomes(report: Report, model: str) -> dict[tuple[str, str], int]:
-    """By version and outcome: those of a version end when it is removed, or eight others have been in use since."""
+    """By version and outcome: those of a version out of use end when it is removed, or eight others were in use since."""
     return {
         (sample.labels.get("version", ""), sample.labels["outcome"]): int(sample.value)
         for family in report.metrics

@@ -562,12 +562,27 @@ def test_a_worker_that_one_look_does_not_find_starved_is_silent(found):
     assert m.Kill("worker-0", 1, "silent") in bench.to_worker["supervisor"]
 
 
+def test_a_pulse_that_comes_late_says_nothing_of_the_next_process():
+    """Of a worker that was given up: the next one has as long to say hello as any."""
+    bench = Bench()
+    seats = m.Seats("shapes", (m.Seat("worker-0", 1, 1001, {}),))
+    bench.from_worker("supervisor", seats)
+    assert bench.silence(until=2.0) is not None
+    bench.from_worker("pulse", m.Pulse("worker-0", 1, 1, 1))
+    bench.from_worker("supervisor", m.Seats("shapes", (m.Seat("worker-0", 2, 1002, {}),)))
+    bench.silence(until=bench.now + 5.0)
+    assert bench.state() is S.STARTING
+
+
 def test_one_look_alone_judges_nobody():
-    """A broker that had no time for looks until the fourth heartbeat was over."""
+    """A broker that has no time for looks until the fourth heartbeat is over: it ticks just before the third is, and then so
+    late that there is no time left, but not so late that it takes it for a pause of its own."""
     bench = Bench()
     bench.starves = True
     before_looks = 3 * HEARTBEAT_S - 0.01
-    assert bench.silence(until=before_looks - 1e-6, every=before_looks / 10) is None
+    assert (
+        bench.silence(until=before_looks - 1e-6, every=before_looks / 10) is None
+    )  # ten ticks; less what sums are off
     assert bench.silence(until=4 * HEARTBEAT_S, every=HEARTBEAT_S + 0.02) is None
     bench.starves = False
     bench.silence(until=bench.now + 3 * SWEEP_S)

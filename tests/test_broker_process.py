@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 
 import numpy as np
@@ -75,19 +76,23 @@ def test_a_worker_is_lost_when_a_thread_ends_that_should_live_as_long_as_it():
     assert (lost.after, lost.cause) == ("down", "exit")
 
 
+def wait_for_state(pid: int, state: str) -> None:
+    """As Linux names it: R could run, S waits for something, T is stopped."""
+    stat = Path(f"/proc/{pid}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == state, f"state {state}")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who could run")
 @pytest.mark.parametrize(
-    ("does", "is_told", "is_stopped", "cause"),
+    ("does", "is_told", "state", "cause"),
     [
-        ("while True: pass", True, False, "starved"),
-        ("while True: pass", True, True, "silent"),
-        ("while True: pass", False, False, "silent"),
-        ("input()", True, False, "silent"),
+        pytest.param("while True: pass", True, "R", "starved", id="busy"),
+        pytest.param("while True: pass", True, "T", "silent", id="stopped"),
+        pytest.param("while True: pass", False, "R", "silent", id="names no pulse"),
+        pytest.param("input()", True, "S", "silent", id="waits"),
     ],
 )
-def test_who_is_silent_and_could_run_starves_but_not_who_waits_is_stopped_or_does_not_name_its_pulse(
-    does, is_told, is_stopped, cause
-):
+def test_who_is_silent_starves_if_its_pulse_could_run_all_the_time(does, is_told, state, cause):
     """From outside, who has the processor all the time looks like who waits for it all the time."""
     with (
         running_pool(1, "[dispatch]\nheartbeat_s = 0.05\n") as pool,
@@ -98,8 +103,9 @@ def test_who_is_silent_and_could_run_starves_but_not_who_waits_is_stopped_or_doe
         try:
             assert process.stdout
             process.stdout.readline()  # from here on it does nothing else
-            if is_stopped:
+            if state == "T":
                 process.send_signal(signal.SIGSTOP)
+            wait_for_state(process.pid, state)
             with joined(pool, process.pid, process.pid * is_told) as changes:
                 lost = next(changes)
         finally:

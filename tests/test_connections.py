@@ -109,9 +109,7 @@ class Caller:
 
     def answer(self) -> tuple[int, bytes]:
         """The next one: status and body. Fails when the connection ends before it."""
-        while b"\r\n\r\n" not in self.rest:
-            self._read()
-        self.head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        self.head = self._read_head()
         lines = self.head.decode().lower().split("\r\n")
         n = int(next(line for line in lines if line.startswith("content-length:")).partition(":")[2])
         while len(self.rest) < n:
@@ -119,8 +117,11 @@ class Caller:
         body, self.rest = self.rest[:n], self.rest[n:]
         return int(lines[0].split()[1]), body
 
-    def go_on(self) -> bytes:
+    def wait_to_go_on(self) -> bytes:
         """What is said before the body is sent; it has a head and nothing else."""
+        return self._read_head()
+
+    def _read_head(self) -> bytes:
         while b"\r\n\r\n" not in self.rest:
             self._read()
         head, _, self.rest = self.rest.partition(b"\r\n\r\n")
@@ -309,7 +310,7 @@ def test_who_waits_to_be_told_to_go_on_is_not_slow():
     with running(body_timeout_s=SOON_S) as site, closing(Caller(site)) as caller:
         caller.send("POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         threading.Timer(3 * SOON_S, site.hold.set).start()
-        assert caller.go_on().startswith(b"HTTP/1.1 100 ")
+        assert caller.wait_to_go_on().startswith(b"HTTP/1.1 100 ")
         assert caller.send("xy").answer() == (200, b"/held 2")
 
 

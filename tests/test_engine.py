@@ -54,6 +54,10 @@ FAMILIES = [
 CROPS = {"inception_v3": 139, "maxvit_t": 224}  # of those that want more than 64
 
 
+# With these weights torch itself is 0.9e-4 of the largest logit away from what it computes in float64 (with AVX2).
+ALLOWED = {"wide_resnet50_2": 3e-4}
+
+
 @pytest.fixture
 def stored(tmp_path):
     """A home with one version, its manifest, and the tensors it was made of."""
@@ -69,9 +73,8 @@ def test_the_engine_computes_what_the_model_of_torchvision_computes(arch):
     with torch.inference_mode():
         expected = model(batch)
         engine = make_fp32(tensors, arch, CLASSES, crop)
-        # Of wide_resnet50_2 with these weights torch itself is 0.9e-4 away from what it computes in float64, where it has AVX2.
-        largest = 3e-4 * float(expected.abs().max())
-        assert torch.allclose(engine(batch), expected, rtol=0, atol=largest)
+        largest = float(expected.abs().max())
+        assert torch.allclose(engine(batch), expected, rtol=1e-4, atol=ALLOWED.get(arch, 1e-4) * largest)
         assert torch.equal(reference_model(tensors, arch, CLASSES, crop)(batch), expected)
 
 

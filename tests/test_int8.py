@@ -100,7 +100,7 @@ def test_a_range_is_cut_where_that_brings_the_logits_nearer_to_float32s(monkeypa
 
 
 def test_ranges_are_compared_on_other_pictures_than_those_they_were_found_by(monkeypatch):
-    """Found by faint pictures, a range is too narrow for the others; one four times as wide is better for these alone."""
+    """Found by faint pictures, a range is too narrow for the others; one four times as wide is better for those."""
     inputs = read_inputs(None, SMALL).calibration.clone()
     inputs[::2] *= 0.2
 

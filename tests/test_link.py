@@ -4,10 +4,9 @@ from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-import zmq
-
 from hotpool.link import Link
 from hotpool.messages import PROTOCOL, Welcome, Who
+from hotpool.router import Router
 from hotpool.wire import encode, to_client
 
 PATIENCE_S = 20.0
@@ -17,38 +16,33 @@ HELLO, LAST = b"it is me", b"the last before the broker asks again"
 def test_a_hello_that_could_not_be_sent_is_sent_when_the_broker_asks_again():
     """It asks, but does not read."""
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="hp"))
-        context = stack.enter_context(zmq.Context())
-        broker = stack.enter_context(context.socket(zmq.ROUTER))
-        broker.setsockopt(zmq.RCVHWM, 1)
-        broker.setsockopt(zmq.LINGER, 0)
-        broker.bind(f"ipc://{folder}/clients")
-        link = stack.enter_context(closing(Link(f"ipc://{folder}/clients", to_client, lambda: HELLO)))
+        endpoint = f"ipc://{stack.enter_context(TemporaryDirectory(prefix='hp'))}/clients"
+        broker = stack.enter_context(closing(Router(endpoint, max_bytes=10_000, high_water=8)))
+        link = stack.enter_context(closing(Link(endpoint, to_client, lambda: HELLO)))
         heard: list[bytes] = []
         clients: set[bytes] = set()
 
-        def until(is_so, *, broker_reads=True):
+        def until(is_so, what: str, *, broker_reads: bool = True) -> None:
             ends_at = monotonic() + PATIENCE_S
             while not is_so():
-                assert monotonic() < ends_at
-                link.wait(0.02)
+                assert monotonic() < ends_at, f"not within {PATIENCE_S:g} s: {what}"
+                link.wait(0.01)
                 list(link.receive())
-                while broker_reads and broker.poll(0):
-                    client, frame = broker.recv_multipart()
+                for client, (frame,) in broker.receive(100) if broker_reads else ():
                     clients.add(client)
-                    heard.append(frame)
+                    heard.append(bytes(frame))
 
-        until(lambda: heard == [HELLO])
+        until(lambda: heard == [HELLO], "the first hello")
         (client,) = clients
-        broker.send_multipart([client, encode(Welcome(PROTOCOL, 1, 250_000, 1000))])
-        until(lambda: link.welcome)
+        broker.send(client, [encode(Welcome(PROTOCOL, 1, 250_000, 1000))])
+        until(lambda: link.welcome, "welcome")
         while link.send([bytes(1_000)]):
             pass
-        broker.send_multipart([client, encode(Who())])
-        broker.send_multipart([client, b"none of the messages"])
-        until(lambda: link.malformed, broker_reads=False)
-        until(lambda: link.send([LAST]))
-        until(lambda: LAST in heard)
+        broker.send(client, [encode(Who())])
+        broker.send(client, [b"none of the messages"])
+        until(lambda: link.malformed, "what was said after the question", broker_reads=False)
+        until(lambda: link.send([LAST]), "room for one more")
+        until(lambda: LAST in heard, "the last")
         assert heard.count(HELLO) == 1, "it could be sent, and this test shows nothing"
-        broker.send_multipart([client, encode(Who())])
-        until(lambda: heard.count(HELLO) == 2)
+        broker.send(client, [encode(Who())])
+        until(lambda: heard.count(HELLO) == 2, "the second hello")

@@ -172,9 +172,13 @@ NOW = 100.0
 
 
 @pytest.fixture
-def connection(worker, monkeypatch):
-    """The worker's; for the worker time stands still: it may wait for as long as it likes."""
+def still_clock(monkeypatch):
+    """Time stands still for the worker: it may wait for as long as it likes."""
     monkeypatch.setattr("workers.worker.monotonic", lambda: NOW)
+
+
+@pytest.fixture
+def connection(worker, still_clock):
     return worker._link
 
 
