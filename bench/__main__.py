@@ -25,7 +25,7 @@ from .record import RESULTS, read_entries, write_entries
 from .report import BY_HAND, Entry, bar_rows, figure_lines, write_results
 from .table import BENCHMARKS, Benchmark
 
-LIMIT_S = 600.0  # of one benchmark: the longest takes 180 s where cores are slow, one that trains the demo's model two times more 270 s
+LIMIT_S = 600.0  # of one benchmark: the longest takes 180 s where cores are slow, with two more trainings 260
 
 
 def main() -> int:
