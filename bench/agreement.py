@@ -42,8 +42,9 @@ def run(quick: bool = False) -> Findings:
         home = Home(Path(folder))
         such = home.root / "pictures"
         draw_into(such, N_CALIBRATION // 4 if quick else N_CALIBRATION)
-        with ThreadPoolExecutor() as threads:
-            adding = {side: threads.submit(add, home, *wish) for side, wish in wishes(such).items()}
+        wishes = {FP32: ("fp32", None), GIVEN: ("int8", such), DRAWN: ("int8", None)}
+        with ThreadPoolExecutor() as threads:  # each waits for a process that computes
+            adding = {side: threads.submit(add, home, *wish) for side, wish in wishes.items()}
         versions = {side: added.result() for side, added in adding.items()}
         named = {side: classes(home, manifest, files) for side, manifest in versions.items()}
     figures = [Figure(FP32, "named rightly", (share(named[FP32], right),))]
@@ -57,11 +58,6 @@ def run(quick: bool = False) -> Findings:
             Figure(side, "said when it was added", (agreement.top1,)),
         ]
     return Findings(tuple(figures), (f"v2 of the demo's model, {len(files)} held-out pictures",))
-
-
-def wishes(pictures: Path) -> dict[str, tuple[str, Path | None]]:
-    """Of each side: its precision, and what it is calibrated by."""
-    return {FP32: ("fp32", None), GIVEN: ("int8", pictures), DRAWN: ("int8", None)}
 
 
 def draw_into(folder: Path, n: int) -> None:

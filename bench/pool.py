@@ -29,7 +29,7 @@ from hotpool.states import Phase, Strategy, WorkerState
 
 ROOT = Path(__file__).parent.parent
 MODEL = "resnet18"
-MADE = "HOTPOOL_BENCH_MADE"  # environment: a folder of homes with so many versions, for the benchmarks after this one
+MADE = "HOTPOOL_BENCH_MADE"  # environment: a folder of homes by what is in them, for the benchmarks after this one
 PATIENCE_S, ROLLOUT_PATIENCE_S = 60.0, 120.0
 N_CALIBRATION = 24
 BAKE_S = 0.5  # a longer one would only fill the time of a rollout with requests that notice nothing

@@ -579,10 +579,8 @@ def test_one_look_alone_judges_nobody():
     late that there is no time left, but not so late that it takes it for a pause of its own."""
     bench = Bench()
     bench.starves = True
-    before_looks = 3 * HEARTBEAT_S - 0.01
-    assert (
-        bench.silence(until=before_looks - 1e-6, every=before_looks / 10) is None
-    )  # ten ticks; less what sums are off
+    before_looks = 3 * HEARTBEAT_S - 0.01  # in ten ticks; a sum of ten may be a little less
+    assert bench.silence(until=before_looks - 1e-6, every=before_looks / 10) is None
     assert bench.silence(until=4 * HEARTBEAT_S, every=HEARTBEAT_S + 0.02) is None
     bench.starves = False
     bench.silence(until=bench.now + 3 * SWEEP_S)
