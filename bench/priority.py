@@ -4,7 +4,7 @@ processor among the sessions first, and each service has one of its own.
 
     python -m bench priority
     python -m bench.priority --home DIR --config FILE     a supervisor whose workers keep their priority
-    python -m bench.priority CONTROL_FD LIFELINE_FD       its template (the supervisor starts it)
+    python -m bench.priority CONTROL_FD LIFELINE_FD SOCKET       its template (the supervisor starts it)
 """
 
 import argparse

@@ -11,7 +11,7 @@ from threading import Event
 from hotpool.admin import Admin
 from hotpool.config import Config, find_config, find_home, load_config
 from hotpool.errors import HotpoolError, Unwritable
-from hotpool.home import Home
+from hotpool.home import Home, socket_path
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
@@ -41,8 +41,9 @@ def main() -> int:
         home, config = find_home(arguments.home), load_config(find_config(arguments.config))
         # The journal's transactions and the epoch would stop a second controller too, but only once it has begun to act.
         with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
-            options = ["check", f"--load-memory-mb={config.pool.load_memory_mb}", *picture_options(config.pictures)]
-            scratch = Scratch(home, module_command("workers.scratch", options))
+            check = ["check", f"--load-memory-mb={config.pool.load_memory_mb}", *picture_options(config.pictures)]
+            template = socket_path(home.endpoint("scratch"))
+            scratch = Scratch(home, module_command("workers.scratch_call", [template, *check]))
             with closing(Prober(home, config.probe.interval_s)) as prober:
                 serve(home, config, scratch, prober)
     except HotpoolError as error:

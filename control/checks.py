@@ -12,8 +12,9 @@ from time import monotonic
 from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import WEIGHTS, read_manifest, version_folder
+from hotpool.niceness import give_way
 
-from .services import child_environment, describe_exit, give_way
+from .services import child_environment, describe_exit
 from .settings import Settings
 from .verdicts import Labelled
 from .view import Evaluating, Finding

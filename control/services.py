@@ -3,7 +3,6 @@
 `Runner` knows nothing of what the services do; `up.py` says when the pool is ready.
 """
 
-import contextlib
 import ctypes
 import os
 import select
@@ -25,9 +24,6 @@ from . import exits
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)  # before any fork: the child must not load libraries
-# Of a process that checks a version: low enough that requests hardly notice, not so low that a busy pool makes it take minutes.
-# The first counts within a session, the second between sessions.
-_NICE, _SESSION_NICE = 10, 5
 SERVICE_NAMES = ("broker", "workers", "control", "gateway")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -69,16 +65,6 @@ def child_environment() -> dict[str, str]:
         return dict(os.environ)
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def give_way() -> None:
-    """In a child that has a session of its own, before it runs anything: the pool's work goes first.
-
-    Linux shares the processor among sessions before it looks at niceness, unless control groups decide.
-    """
-    os.nice(_NICE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_SESSION_NICE))
 
 
 class Signals:

@@ -41,8 +41,9 @@ from hotpool.manifest import (
     version_folder,
     write_atomically,
 )
+from hotpool.niceness import give_way
 
-from .services import child_environment, describe_exit, give_way, module_command
+from .services import child_environment, describe_exit, module_command
 
 log = logging.getLogger("hotpool.control")
 

@@ -48,7 +48,7 @@ class Home:
         return self.run / f"{service}.lock"
 
     def endpoint(self, name: str) -> str:
-        """The address of the `clients`, `workers`, `admin` or `control` socket.
+        """The address of the `clients`, `workers`, `admin`, `control` or `scratch` socket.
 
         Raises:
             ConfigError: the path is too long for a Unix socket.

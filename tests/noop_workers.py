@@ -1,7 +1,7 @@
 """Worker processes without torch, for tests of everything around the model.
 
     python -m tests.noop_workers --home DIR [--workers N] [--broker-gone-s S]     a supervisor with such workers
-    python -m tests.noop_workers CONTROL_FD LIFELINE_FD                           its template (the supervisor starts it)
+    python -m tests.noop_workers CONTROL_FD LIFELINE_FD SOCKET                    its template (the supervisor starts it)
 
 A version is its digest: digests that begin with `bad` can't be loaded, those that begin with `bug` end the process, and the
 load of those that begin with `slow` lasts until there is a file `go`. While there is a file `wrong-PID`, that process answers
@@ -101,7 +101,7 @@ def supervise(home: Path, n_workers: int) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1].isdigit():
+    if sys.argv[1].isdigit():
         gone_s = float(os.environ.get("NOOP_BROKER_GONE_S", "60"))
         template_main(lambda: partial(serve_noop, broker_gone_s=gone_s))
         return

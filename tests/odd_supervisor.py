@@ -1,7 +1,7 @@
 """A supervisor whose workers have the versions of `tests.odd_workers`.
 
 python -m tests.odd_supervisor --home HOME --config FILE      the supervisor
-python -m tests.odd_supervisor CONTROL_FD LIFELINE_FD         its template (the supervisor starts it)
+python -m tests.odd_supervisor CONTROL_FD LIFELINE_FD SOCKET  its template (the supervisor starts it)
 """
 
 import argparse

@@ -106,6 +106,10 @@ def await_another(hotpool, service, pid):
     eventually(lambda: holder(hotpool.home.lock(service)) not in (None, pid), f"another {service}")
 
 
+def scratch_forked(hotpool):
+    return (hotpool.home.logs / "workers.log").read_text().count("event=scratch_forked")
+
+
 def await_bake(hotpool, after):
     """Until a rollout that was ordered since watches its target. Returns its number."""
     baking = []
@@ -247,7 +251,7 @@ def test_the_three_forms_of_metrics_agree(hotpool, files):
 
 
 def test_a_rollout_moves_every_worker_and_undo_brings_them_back(hotpool, files):
-    before = stable(hotpool)
+    before, n_before = stable(hotpool), scratch_forked(hotpool)
     after = OTHER[before]
     done = hotpool(
         "rollout", "start", "--version", after, "--no-analysis", "--bake", "0", "--reason", "retrained in October"
@@ -263,6 +267,7 @@ def test_a_rollout_moves_every_worker_and_undo_brings_them_back(hotpool, files):
     undone = hotpool.json("rollout", "undo", "--bake", "0", "--reason", "confuses cats with dogs")
     assert undone["exit"] == 0
     assert is_on(hotpool, before)
+    assert scratch_forked(hotpool) == n_before + 2, "each was checked in a process that the template forked"
 
     made = [entry for entry in hotpool.json("audit") if entry["kind"] == "rollout_created"][-2:]
     assert [entry["body"]["reason"] for entry in made] == ["retrained in October", "confuses cats with dogs"]

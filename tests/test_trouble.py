@@ -66,7 +66,7 @@ def test_a_template_that_can_not_be_started_is_tried_again_and_again(monkeypatch
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr("workers.forker.subprocess.Popen", refuse)
-    forker = Forker("no.module", 1)
+    forker = Forker("no.module", 1, "/no/socket")
     files = len(os.listdir("/proc/self/fd"))
     supervisor = SimpleNamespace(_forker=forker, _template_exits=[], _template_started_at=0.0)
     supervisor._template_ended = partial(Supervisor._template_ended, supervisor)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """The real template, whose workers on SIGUSR1 write what torch, OpenMP, MKL and the kernel say of their threads.
 
-python -m tests.torch_workers CONTROL_FD LIFELINE_FD     (a supervisor starts it)
+python -m tests.torch_workers CONTROL_FD LIFELINE_FD SOCKET     (a supervisor starts it)
 
 What the thread sees that loads a version is written too, into loading.json.
 """

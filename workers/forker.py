@@ -21,9 +21,10 @@ RECEIVE_BYTES = 65_536
 class Forker:
     """One template process at a time, and the lifeline that all processes below the supervisor hold."""
 
-    def __init__(self, module: str, threads: int) -> None:
-        """module: the template's, by its full name; threads: for the libraries that read their number when loaded."""
-        self._module, self._threads = module, threads
+    def __init__(self, module: str, threads: int, scratch: str) -> None:
+        """module: the template's, by its full name; threads: for the libraries that read their number when loaded;
+        scratch: the path where the template hears calls for scratch processes."""
+        self._module, self._threads, self._scratch = module, threads, scratch
         # Only the supervisor holds the write end, and never writes: the end of file says that it is gone, however it ended.
         self._lifeline, self._lifeline_write = os.pipe()
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,7 +45,7 @@ class Forker:
         """Raises OSError: the system has no process for it, or no files."""
         environment = os.environ | thread_environment(self._threads) | ONE_HEAP
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(self._lifeline)]
+        command = [sys.executable, "-m", self._module, str(theirs.fileno()), str(self._lifeline), self._scratch]
         with theirs:
             try:
                 self._process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(), self._lifeline))

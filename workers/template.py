@@ -4,7 +4,10 @@ No torch operator, no thread before a fork: a child has only the forking thread,
 held stays locked in it for ever. A fork is ready in a tenth of a second and shares the imported code; a fresh interpreter
 needs seconds and ten times the memory.
 
-Run by the supervisor: `python -m ...template CONTROL_FD LIFELINE_FD`. It ends when its end of the socket pair closes.
+It also forks the process that checks a version for a rollout (`scratch_call`), for the same reasons.
+
+Run by the supervisor: `python -m ...template CONTROL_FD LIFELINE_FD SOCKET`. It ends when its end of the socket pair closes.
+SOCKET: where it hears calls for scratch processes.
 """
 
 import gc
@@ -19,6 +22,7 @@ from typing import NoReturn
 
 from hotpool.logs import log_to_stderr
 
+from . import scratch_call
 from .batch import one_line
 from .cores import lower_priority, pin
 from .orders import Exited, Forked, NotForked, Settings, decode_order, encode_line, take_lines
@@ -62,27 +66,35 @@ def main(preload: Callable[[], Serve] = import_everything) -> None:
     do = preload()
     gc.enable()
     gc.freeze()  # a collection in a child would write to, and so copy, every page that it shares with us
-    control_fd, lifeline = int(sys.argv[1]), int(sys.argv[2])
-    Template(socket.socket(fileno=control_fd), lifeline, do).run()
+    control_fd, lifeline, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    Template(socket.socket(fileno=control_fd), lifeline, do, scratch_call.listen(path)).run()
 
 
 class Template:
     """Single-threaded: forks on order, reports each fork and each exit."""
 
-    def __init__(self, control: socket.socket, lifeline: int, do: Serve) -> None:
-        self._control, self._lifeline, self._do = control, lifeline, do
+    def __init__(self, control: socket.socket, lifeline: int, do: Serve, listener: socket.socket) -> None:
+        self._control, self._lifeline, self._do, self._listener = control, lifeline, do, listener
         self._received = bytearray()
+        self._callers: dict[int, socket.socket] = {}  # by the scratch process that was forked for them
         self._wakeup, self._waker = socket.socketpair()
         self._wakeup.setblocking(False)
         self._waker.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up byte is all we want of it
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._control, selectors.EVENT_READ)
-        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        for heard in (self._control, self._wakeup, self._listener):
+            self._selector.register(heard, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Until the supervisor closes the socket pair or is gone."""
+        try:
+            self._serve()
+        finally:
+            for pid in self._callers:
+                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is nobody else's
+
+    def _serve(self) -> None:
         while True:
             ready = [key.fileobj for key, _ in self._selector.select()]
             if self._wakeup in ready:
@@ -91,9 +103,16 @@ class Template:
             if self._control in ready and not self._obey():
                 signal.set_wakeup_fd(-1)  # workers end now too, and the socket pair for their SIGCHLD goes with us
                 return
+            if self._listener in ready:
+                self._lend()
+            for pid in [pid for pid, caller in self._callers.items() if caller in ready]:
+                self._hang_up(pid)
 
     def _obey(self) -> bool:
-        data = self._control.recv(RECEIVE_BYTES)
+        try:
+            data = self._control.recv(RECEIVE_BYTES)
+        except ConnectionResetError:  # it was killed, and had not read all that we reported
+            data = b""
         self._received += data
         for line in take_lines(self._received):
             self._fork(decode_order(line).settings)
@@ -113,11 +132,7 @@ class Template:
         """In the child: lets go of what is the template's, then is a worker and never returns."""
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._selector.close()
-            for inherited in (self._control, self._wakeup, self._waker):
-                inherited.close()
+            self._let_go()
             # Before anything is loaded: memory comes from the node of the core that first writes to it, so the engine's own
             # copies and all that it computes lie near. Only mapped weights lie where the file was first read.
             try:
@@ -133,6 +148,43 @@ class Template:
             # Not sys.exit: that would unwind into the template's own frames and run its exit handlers.
             os._exit(code)
 
+    def _let_go(self) -> None:
+        """In a child. Whoever waits for an end of file would wait for the child's end."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._selector.close()
+        for inherited in (self._control, self._wakeup, self._waker, self._listener, *self._callers.values()):
+            inherited.close()
+
+    def _lend(self) -> None:
+        """A scratch process for whoever calls."""
+        if (call := scratch_call.take(self._listener)) is None:
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:  # the caller will have as much trouble, and tells of it
+            log.warning("event=scratch_not_forked reason=%s", error)
+            scratch_call.close(call.connection, call.files)
+            return
+        if pid == 0:
+            scratch_call.become_scratch(call, self._let_go)
+        for file in call.files:
+            os.close(file)
+        log.info("event=scratch_forked pid=%d", pid)
+        self._callers[pid] = call.connection
+        self._selector.register(call.connection, selectors.EVENT_READ)
+        scratch_call.tell(call.connection, pid)
+
+    def _hang_up(self, pid: int) -> None:
+        """The caller is gone."""
+        os.kill(pid, signal.SIGKILL)
+        self._forget(pid)
+
+    def _forget(self, pid: int) -> None:
+        caller = self._callers.pop(pid)
+        self._selector.unregister(caller)
+        caller.close()
+
     def _reap(self) -> None:
         while True:
             try:
@@ -141,7 +193,12 @@ class Template:
                 return
             if pid == 0:
                 return
-            self._control.sendall(encode_line(Exited(pid, os.waitstatus_to_exitcode(status))))
+            code = os.waitstatus_to_exitcode(status)
+            if pid in self._callers:
+                scratch_call.tell(self._callers[pid], code)
+                self._forget(pid)
+            else:
+                self._control.sendall(encode_line(Exited(pid, code)))
 
 
 if __name__ == "__main__":
