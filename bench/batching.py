@@ -21,7 +21,7 @@ from .measure import in_turn
 from .pool import homes, make_jpeg
 
 SIZES, PICTURES_A_ROUND = (1, 2, 4, 8, 16), 16
-ROUNDS, QUICK_ROUNDS = {"int8": 8, "fp32": 2}, 1
+ROUNDS, QUICK_ROUNDS = {"int8": 5, "fp32": 2}, 1
 # What is missing to the best rate a larger batch would make every picture in it wait twice as long for.
 ENOUGH = 0.9
 

@@ -47,9 +47,9 @@ ORT, VINO, VINO_INT8 = "ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO int8"
 SIDES = (EAGER, LAST, FP32, ORT, VINO, INT8, VINO_INT8)
 BARS = {(FP32, EAGER): 0.70, (FP32, ORT): 1.10, (INT8, EAGER): 0.20, (INT8, VINO_INT8): 1.20}  # at batch 1
 # Batch size -> rounds, timed runs of each side in a round.
-ROUNDS = {1: (8, 5), 8: (2, 2)}
+ROUNDS = {1: (8, 5), 8: (2, 1)}
 QUICK = {1: (2, 2), 8: (1, 1)}
-N_CALIBRATION, N_HELD_OUT, N_PICTURES = 64, 32, 64
+N_CALIBRATION, N_HELD_OUT, N_PICTURES = 64, 16, 64
 NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"
 PICTURES, HELD_OUT, LOGITS = "pictures", "held-out.npy", "logits"
 # What a side needs that may be missing.

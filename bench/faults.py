@@ -202,7 +202,7 @@ def under_load(pool: Pool, right: list[set[int]], pictures: list[np.ndarray]) ->
         yield callers.history
 
 
-def play(kills: int = 6, stops: int = 2, broker_kills: int = 5) -> list[Losses]:
+def play(kills: int = 4, stops: int = 2, broker_kills: int = 4) -> list[Losses]:
     """All three faults, one after another, on one pool."""
     pictures = list(np.random.default_rng(0).integers(0, 256, (32, CROP, CROP, 3), np.uint8))
     with tempfile.TemporaryDirectory(prefix="hp") as folder:

@@ -42,7 +42,7 @@ BUILT, SAME = "as built", "same priority"
 SIDES = {BUILT: "workers", SAME: "bench.priority"}
 ASKED = ("broker", "controller", "gateway")
 WORKERS_PER_CORE, IN_FLIGHT = 3, 16
-N_ROUNDS, N_REQUESTS, N_WARM_UP = 3, 160, 40
+N_ROUNDS, N_REQUESTS, N_WARM_UP = 2, 160, 40
 MOST_P99_MS = 20
 PAUSE_S = 0.005  # between two looks, so that looking is no load of its own
 

@@ -30,7 +30,7 @@ POOL, BARE, BATCHES = "pool", "bare processes", f"bare processes, {MAX_BATCH} at
 # Where its memory happens to lie makes a process, the pool's or a bare one, faster or slower by a fortieth for as long as it
 # lives. So there are several of each, one after another; rounds are those in one life.
 LIVES, QUICK_LIVES = 4, 1
-TURN_S, ROUNDS = 1.2, 2
+TURN_S, ROUNDS = 1.2, 1
 # One in flight: what is looked for is less than a tenth, so more and shorter turns.
 SHORT_TURN_S, SHORT_ROUNDS = 0.4, 4
 

@@ -6,9 +6,11 @@ from subprocess import CalledProcessError
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from examples.shapes.fit import by_product
 from examples.shapes.pictures import LABELS, SIDE, draw, draw_many
 from examples.shapes.train import Settings, Stage, UnexpectedAccuracy, make_model
 
@@ -156,3 +158,16 @@ def test_a_training_that_dies_is_an_error_and_is_not_cached(tmp_path):
     with pytest.raises(CalledProcessError):
         make_model(tmp_path, Console(file=StringIO()), Settings(resolution=-1))
     assert not (tmp_path / "accuracy.json").exists()
+
+
+@pytest.mark.parametrize(("side", "stride"), [(2, 1), (3, 2), (5, 1)])
+def test_a_product_of_matrices_is_the_convolution_and_so_are_its_gradients(side, stride):
+    torch.manual_seed(SEED)
+    conv = torch.nn.Conv2d(4, 6, 3, stride=stride, padding=1, bias=False)
+    x, found = torch.randn(2, 4, side, side, requires_grad=True), []
+    for compute in (conv, lambda x: by_product(conv, x)):
+        y = compute(x)
+        loss = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+        found.append((y, *torch.autograd.grad(loss, (x, conv.weight))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -10,6 +10,7 @@ import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ def main() -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
+    # It is for those who read what was never written, and takes 7 % of a step's time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with _bars(Console(stderr=True)) as bars:
         accuracy = _fit(Path(sys.argv[1]), settings, seed, bars)
     print(json.dumps(accuracy))
@@ -58,6 +61,9 @@ def _fit(out: Path, settings: Settings, seed: int, bars: Progress) -> dict[str, 
     drawn = draw_many(settings.n_held_out, 2 * seed + 1)
     held_out = _stack(_saved(out / PICTURES, _track(bars, drawn, settings.n_held_out, "held-out")), prepare)
     model = resnet18(num_classes=len(LABELS))
+    for part in model.layer4.modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3):
+            part.forward = partial(by_product, part)  # type: ignore[method-assign]
     accuracy = {}
     for stage in settings.stages:
         _train(model, training, stage, settings, bars)
@@ -83,6 +89,15 @@ def _saved(folder: Path, drawn: Iterable[Labelled]) -> Iterator[Labelled]:
 def _stack(drawn: Iterable[Labelled], prepare: Prepare) -> Inputs:
     inputs, labels = zip(*((prepare(picture), label) for picture, label in drawn), strict=True)
     return torch.stack(inputs), torch.tensor(labels)
+
+
+def by_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What a 3 x 3 convolution computes, as one product of matrices. On maps of 2 x 2 oneDNN's takes twice as long: a step took
+    170 ms on a Zen 3, and 128 with these products."""
+    side = (x.shape[2] - 1) // conv.stride[0] + 1
+    columns = nn.functional.unfold(x, 3, padding=1, stride=conv.stride).transpose(1, 2)
+    outputs: Tensor = (columns @ conv.weight.flatten(1).T).transpose(1, 2)
+    return outputs.view(len(x), -1, side, side)
 
 
 def _train(model: ResNet, training: Inputs, stage: Stage, settings: Settings, bars: Progress) -> None:
