@@ -44,7 +44,7 @@ LEAST_AGREEMENT = 0.995
 SEED = 1
 MAX_BYTES = MAX_PIXELS = 100_000_000
 MODEL_FOLDER = Path("var/demo/model")
-N_PICTURES, ROUNDS, PAIRS = 1000, 2, 3
+N_PICTURES, ROUNDS, PAIRS = 1000, 2, 4
 PART = 20  # pictures that are classified together
 MODULE = "bench.pictures"
 FAST, REFERENCE = "hotpool", "torchvision's transforms"

@@ -11,7 +11,7 @@ from threading import Event
 from hotpool.admin import Admin
 from hotpool.config import Config, find_config, find_home, load_config
 from hotpool.errors import HotpoolError, Unwritable
-from hotpool.home import Home, socket_path
+from hotpool.home import Home
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr
 
@@ -42,8 +42,7 @@ def main() -> int:
         # The journal's transactions and the epoch would stop a second controller too, but only once it has begun to act.
         with hold(home.lock("control"), "another controller (process {pid}) runs here; stop it first"):
             check = ["check", f"--load-memory-mb={config.pool.load_memory_mb}", *picture_options(config.pictures)]
-            template = socket_path(home.endpoint("scratch"))
-            scratch = Scratch(home, module_command("workers.scratch_call", [template, *check]))
+            scratch = Scratch(home, module_command("workers.scratch_call", [home.socket("scratch"), *check]))
             with closing(Prober(home, config.probe.interval_s)) as prober:
                 serve(home, config, scratch, prober)
     except HotpoolError as error:

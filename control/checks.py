@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
+from hotpool.child import end_with, give_way
 from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.manifest import WEIGHTS, read_manifest, version_folder
-from hotpool.niceness import give_way
 
 from .services import child_environment, describe_exit
 from .settings import Settings
@@ -48,9 +48,15 @@ class Scratch:
             command += ["--pictures", str(settings.eval_pictures)]
         self._started_at, self._timeout_s = monotonic(), settings.preflight_timeout_s
         self._timeout_s += settings.eval_timeout_s if settings.eval_folder else 0.0
+        parent = os.getpid()
+
+        def prepare() -> None:
+            end_with(parent)
+            give_way()
+
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=child_environment(), start_new_session=True,
-            preexec_fn=give_way,
+            preexec_fn=prepare,
         )  # fmt: skip
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)

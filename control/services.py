@@ -3,7 +3,6 @@
 `Runner` knows nothing of what the services do; `up.py` says when the pool is ready.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -16,14 +15,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
+from hotpool.child import end_with
 from hotpool.config import Config
 from hotpool.home import Home
 from hotpool.restart import Exit, GiveUp, Restart, decide_restart
 
 from . import exits
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)  # before any fork: the child must not load libraries
 SERVICE_NAMES = ("broker", "workers", "control", "gateway")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -175,7 +173,7 @@ class Runner:
                 stderr=log,
                 env=child_environment(),
                 start_new_session=True,
-                preexec_fn=lambda: _end_with(parent),
+                preexec_fn=lambda: end_with(parent),
             )
         self._say(f"started {seat.service.name} (process {seat.process.pid})")
 
@@ -226,11 +224,3 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """With all the processes it started: the service can no longer stop them itself."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _end_with(parent: int) -> None:
-    """Runs in the child before exec: when we are killed outright, the kernel tells our children (Linux only)."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before we asked

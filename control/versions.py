@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from hotpool.child import give_way
 from hotpool.config import Pictures
 from hotpool.errors import BadVersion, Conflict, UnknownVersion, Unwritable
 from hotpool.home import Home
@@ -41,7 +42,6 @@ from hotpool.manifest import (
     version_folder,
     write_atomically,
 )
-from hotpool.niceness import give_way
 
 from .services import child_environment, describe_exit, module_command
 

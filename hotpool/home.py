@@ -48,10 +48,14 @@ class Home:
         return self.run / f"{service}.lock"
 
     def endpoint(self, name: str) -> str:
-        """The address of the `clients`, `workers`, `admin`, `control` or `scratch` socket.
+        """The address of the `clients`, `workers`, `admin` or `control` socket. Raises ConfigError, as `socket`."""
+        return _SCHEME + self.socket(name)
+
+    def socket(self, name: str) -> str:
+        """The path of a Unix socket: one of these, or `scratch`, which has nothing to do with ZeroMQ.
 
         Raises:
-            ConfigError: the path is too long for a Unix socket.
+            ConfigError: it is too long for one.
         """
         path = str((self.run / f"{name}.sock").absolute())
         if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
@@ -59,7 +63,7 @@ class Home:
                 f"{path} is too long for a Unix socket ({len(path.encode())} bytes, allowed are "
                 f"{MAX_SOCKET_PATH_BYTES}); set HOTPOOL_HOME to a shorter folder"
             )
-        return _SCHEME + path
+        return path
 
 
 def socket_path(endpoint: str) -> str:

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from control import orders
@@ -28,6 +30,7 @@ from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
 from tests.full_disk import full_disk, needs_limits
+from tests.pool import ROOT, eventually
 
 K, S = EventKind, WorkerState
 
@@ -546,6 +549,33 @@ def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(wo
     nice, has_own_session = finding.reason.split()
     assert int(nice) > os.nice(0)
     assert has_own_session == "True", "or the kernel would not look at niceness"
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from control.checks import Scratch
+from control.settings import Settings
+from hotpool.config import Config
+from hotpool.home import Home
+scratch = Scratch(Home(Path(sys.argv[1])), [sys.executable, "-c", "import time; time.sleep(60)"])
+scratch.start("a" * 64, Settings(**Config().rollout.model_dump()), "b" * 64)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it goes on for as long as it takes")
+def test_a_scratch_process_ends_with_a_controller_that_is_killed(world: World) -> None:
+    command = [sys.executable, "-c", WAITING, str(world.home.root)]
+    with subprocess.Popen(command, cwd=ROOT) as controller:
+        children = psutil.Process(controller.pid).children
+        eventually(lambda: ["import time; time.sleep(60)" in one.cmdline() for one in children()] == [True], "it runs")
+        (scratch,) = children()
+        controller.kill()
+    eventually(
+        lambda: not scratch.is_running() or scratch.status() == psutil.STATUS_ZOMBIE, "the scratch process is gone"
+    )
 
 
 def test_a_page_that_the_last_controller_had_no_time_to_write_is_written_at_the_next_start(world: World) -> None:

@@ -241,7 +241,7 @@ class SeatTable:
         for seat in self._seats:
             if seat.ordered_at is not None:
                 seat.ordered_at, seat.restart_at = None, now
-        strangers = children - self.pids  # forked, but the template did not live to report them
+        strangers = children - self.pids  # they check a version, or the template did not live to report them
         actions: list[Action] = [Signal(pid, signal.SIGKILL) for pid in sorted(strangers)]
         for pid in sorted(self.pids - children):
             actions += self.exited(pid, None, "", now)

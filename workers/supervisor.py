@@ -11,7 +11,7 @@ from time import monotonic
 
 from hotpool.config import Config
 from hotpool.disk import overwrite
-from hotpool.home import Home, socket_path
+from hotpool.home import Home
 from hotpool.link import Link
 from hotpool.manifest import read_stable
 from hotpool.messages import Kill, Spares, ToWorker
@@ -39,7 +39,7 @@ class Supervisor:
         self._incarnations = home.run / "incarnation"
         self._highest_incarnation = self._last_incarnation()
         self._seats = SeatTable(config.pool.model, len(plan.core_sets), self._highest_incarnation)
-        self._forker = Forker(template, plan.threads, socket_path(home.endpoint("scratch")))
+        self._forker = Forker(template, plan.threads, home.socket("scratch"))
         self._is_subreaper = become_subreaper()
         self._template_exits: list[Exit] = []
         self._template_started_at = 0.0

@@ -4,10 +4,8 @@ No torch operator, no thread before a fork: a child has only the forking thread,
 held stays locked in it for ever. A fork is ready in a tenth of a second and shares the imported code; a fresh interpreter
 needs seconds and ten times the memory.
 
-It also forks the process that checks a version for a rollout (`scratch_call`), for the same reasons.
-
 Run by the supervisor: `python -m ...template CONTROL_FD LIFELINE_FD SOCKET`. It ends when its end of the socket pair closes.
-SOCKET: where it hears calls for scratch processes.
+SOCKET: where it is called for the process that checks a version for a rollout, which it forks for the same reasons (`lender`).
 """
 
 import gc
@@ -22,9 +20,9 @@ from typing import NoReturn
 
 from hotpool.logs import log_to_stderr
 
-from . import scratch_call
 from .batch import one_line
 from .cores import lower_priority, pin
+from .lender import Lender
 from .orders import Exited, Forked, NotForked, Settings, decode_order, encode_line, take_lines
 from .worker import note_exit, serve
 
@@ -42,6 +40,7 @@ def import_everything() -> Serve:
     import hotpool.torchvision_ops  # noqa: F401, I001  before torchvision
     from PIL import Image
 
+    from . import scratch  # noqa: F401
     from .torch_version import limit_threads, load_torch_version
 
     Image.init()  # Pillow finds its plugins now, not at the first picture of each worker
@@ -67,32 +66,31 @@ def main(preload: Callable[[], Serve] = import_everything) -> None:
     gc.enable()
     gc.freeze()  # a collection in a child would write to, and so copy, every page that it shares with us
     control_fd, lifeline, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    Template(socket.socket(fileno=control_fd), lifeline, do, scratch_call.listen(path)).run()
+    Template(socket.socket(fileno=control_fd), lifeline, do, path).run()
 
 
 class Template:
-    """Single-threaded: forks on order, reports each fork and each exit."""
+    """Single-threaded: forks on order, reports each fork of a worker and each exit."""
 
-    def __init__(self, control: socket.socket, lifeline: int, do: Serve, listener: socket.socket) -> None:
-        self._control, self._lifeline, self._do, self._listener = control, lifeline, do, listener
+    def __init__(self, control: socket.socket, lifeline: int, do: Serve, path: str) -> None:
+        self._control, self._lifeline, self._do = control, lifeline, do
         self._received = bytearray()
-        self._callers: dict[int, socket.socket] = {}  # by the scratch process that was forked for them
         self._wakeup, self._waker = socket.socketpair()
         self._wakeup.setblocking(False)
         self._waker.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up byte is all we want of it
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         self._selector = selectors.DefaultSelector()
-        for heard in (self._control, self._wakeup, self._listener):
-            self._selector.register(heard, selectors.EVENT_READ)
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._lender = Lender(path, self._selector, self._let_go)
 
     def run(self) -> None:
         """Until the supervisor closes the socket pair or is gone."""
         try:
             self._serve()
         finally:
-            for pid in self._callers:
-                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is nobody else's
+            self._lender.end()
 
     def _serve(self) -> None:
         while True:
@@ -103,15 +101,12 @@ class Template:
             if self._control in ready and not self._obey():
                 signal.set_wakeup_fd(-1)  # workers end now too, and the socket pair for their SIGCHLD goes with us
                 return
-            if self._listener in ready:
-                self._lend()
-            for pid in [pid for pid, caller in self._callers.items() if caller in ready]:
-                self._hang_up(pid)
+            self._lender.serve(ready)
 
     def _obey(self) -> bool:
         try:
             data = self._control.recv(RECEIVE_BYTES)
-        except ConnectionResetError:  # it was killed, and had not read all that we reported
+        except ConnectionResetError:  # it has not read all that we reported
             data = b""
         self._received += data
         for line in take_lines(self._received):
@@ -149,41 +144,13 @@ class Template:
             os._exit(code)
 
     def _let_go(self) -> None:
-        """In a child. Whoever waits for an end of file would wait for the child's end."""
+        """In a child."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
-        for inherited in (self._control, self._wakeup, self._waker, self._listener, *self._callers.values()):
+        self._lender.let_go()
+        for inherited in (self._control, self._wakeup, self._waker):
             inherited.close()
-
-    def _lend(self) -> None:
-        """A scratch process for whoever calls."""
-        if (call := scratch_call.take(self._listener)) is None:
-            return
-        try:
-            pid = os.fork()
-        except OSError as error:  # the caller will have as much trouble, and tells of it
-            log.warning("event=scratch_not_forked reason=%s", error)
-            scratch_call.close(call.connection, call.files)
-            return
-        if pid == 0:
-            scratch_call.become_scratch(call, self._let_go)
-        for file in call.files:
-            os.close(file)
-        log.info("event=scratch_forked pid=%d", pid)
-        self._callers[pid] = call.connection
-        self._selector.register(call.connection, selectors.EVENT_READ)
-        scratch_call.tell(call.connection, pid)
-
-    def _hang_up(self, pid: int) -> None:
-        """The caller is gone."""
-        os.kill(pid, signal.SIGKILL)
-        self._forget(pid)
-
-    def _forget(self, pid: int) -> None:
-        caller = self._callers.pop(pid)
-        self._selector.unregister(caller)
-        caller.close()
 
     def _reap(self) -> None:
         while True:
@@ -194,10 +161,7 @@ class Template:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            if pid in self._callers:
-                scratch_call.tell(self._callers[pid], code)
-                self._forget(pid)
-            else:
+            if not self._lender.exited(pid, code):
                 self._control.sendall(encode_line(Exited(pid, code)))
 
 
