@@ -64,7 +64,7 @@ docs: $(INSTALLED)
 up: $(INSTALLED)
 	$(BIN)/python -m examples.up
 
-## bench: the figures of bench/results.md, beside others' engines; ten minutes on an idle machine, thirteen where cores are slow
+## bench: the figures of bench/results.md, beside others' engines; ten minutes on an idle machine
 bench: $(VENV)/.bench load-generator
 	$(BIN)/python -m bench
 

@@ -35,6 +35,7 @@ from bench.measure import Asked, asked
 from bench.pool import write_pictures
 from bench.rivals import FloatArray, Forward, Prepare
 from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, Precision, Preprocessing, manifest_json
+from workers import operators
 from workers.calibration import Wish
 from workers.engine import Engine, make_engine, map_tensors
 from workers.preprocess import Preprocessor
@@ -52,6 +53,7 @@ QUICK = {1: (2, 2), 8: (1, 1)}
 N_CALIBRATION, N_HELD_OUT, N_PICTURES = 64, 16, 64
 NETWORK, ONNX, QUANTISED = "network.safetensors", "network.onnx", "network.xml"
 PICTURES, HELD_OUT, LOGITS = "pictures", "held-out.npy", "logits"
+WITHOUT_VNNI = "no VNNI here: int8 takes three instructions for one of its (docs/performance.md, Where machines differ)"
 # What a side needs that may be missing.
 PACKAGES = {ORT: ("onnx", "onnxruntime"), VINO: ("onnx", "openvino"), VINO_INT8: ("onnx", "openvino", "nncf")}
 # Sums in another order differ by 1e-5 at most on logits of this size; int8 was seen at 0.988 (OpenVINO).
@@ -84,6 +86,7 @@ def run(quick: bool = False) -> Findings:
         "each side in a process of its own, which has loaded and computed and nothing else, as in a server",
         "rival: ONNX Runtime for fp32, OpenVINO for int8",
         "agreement: with torch eager, on logits less their mean",
+        *[WITHOUT_VNNI] * operators.cuts_sums(),
         *(
             f"{side}: not installed: {', '.join(packages)} (requirements-bench.txt)"
             for side, packages in lacking.items()
