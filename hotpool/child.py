@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)  # before any fork: the child must not load libraries
 # Of a process that checks a version: low enough that requests hardly notice, not so low that a busy pool makes it take minutes.
 # The first counts within a session, the second between sessions.
-_NICE, _SESSION_NICE = 10, 5
+NICE, _SESSION_NICE = 10, 5
 # From all who are not root together, Linux takes one such wish in a tenth of a second.
 _AUTOGROUP = Path("/proc/self/autogroup")
 _N_WISHES, _BETWEEN_WISHES_S = 3, 0.1
@@ -22,7 +22,7 @@ def give_way() -> None:
 
     Linux shares the processor among sessions before it looks at niceness, unless control groups decide.
     """
-    os.nice(_NICE)
+    os.nice(NICE)
     for _ in range(_N_WISHES):
         try:
             _AUTOGROUP.write_text(str(_SESSION_NICE))

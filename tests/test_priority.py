@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from control import services
+from hotpool import child
 from hotpool.control_client import ControlClient
 from hotpool.manifest import write_stable
 from tests.gateway_process import ANY_PORT, add_noop_versions, running_gateway, start_controller
@@ -53,4 +53,4 @@ def test_every_thread_of_a_worker_comes_after_the_broker_the_gateway_the_control
 
 
 def test_the_preflight_comes_after_the_workers():
-    assert 0 < cores.NICE < services._NICE
+    assert 0 < cores.NICE < child.NICE
