@@ -64,10 +64,6 @@ class Lender:
         for inherited in filter(None, (self._listener, *self._callers)):
             inherited.close()
 
-    def end(self) -> None:
-        for pid in filter(None, self._callers.values()):
-            os.kill(pid, signal.SIGKILL)
-
     def _accept(self, listener: socket.socket) -> None:
         try:
             caller, _ = listener.accept()

@@ -87,12 +87,6 @@ class Template:
 
     def run(self) -> None:
         """Until the supervisor closes the socket pair or is gone."""
-        try:
-            self._serve()
-        finally:
-            self._lender.end()
-
-    def _serve(self) -> None:
         while True:
             ready = [key.fileobj for key, _ in self._selector.select()]
             if self._wakeup in ready:
