@@ -9,6 +9,9 @@ INSTALLED := $(VENV)/.installed
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# Images of Python for containers often set it: each process of a test would compile all of ours, and pytest all assertions, anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast browser load-generator check format up bench docs clean
 
 ## demo: the main job, end to end, with faults; the figures are printed and in var/demo/report.json

@@ -21,7 +21,7 @@ from examples.shapes.pictures import LABELS, draw_many
 from examples.shapes.train import ACCURACY, PICTURES, make_model
 from hotpool.config import Pictures
 from hotpool.home import Home
-from hotpool.manifest import Manifest, Preprocessing
+from hotpool.manifest import Manifest
 from workers.loading import load_verified
 from workers.pictures import decode
 
@@ -72,7 +72,7 @@ def add(home: Home, precision: str, calibrate: Path | None) -> Manifest:
     name = f"{precision}-{'given' if calibrate else 'drawn'}"
     made = prepare(
         home, str(MODEL_FOLDER / "v2.pth"), model="shapes", name=name, operator="bench", memory_mb=MEMORY_MB,
-        preprocessing=Preprocessing(resize=side, crop=side), precision=precision, calibrate=calibrate, min_agreement=0.0,
+        preprocessing={"resize": side, "crop": side}, precision=precision, calibrate=calibrate, min_agreement=0.0,
     )  # fmt: skip
     return publish(made)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from hotpool import Client
 from hotpool.home import Home
-from hotpool.manifest import write_stable
+from hotpool.stable import write_stable
 
 from .bare import Echo
 from .figures import Bar, Figure, Findings, ratios

@@ -7,7 +7,6 @@ on one core.
 """
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
-
 import gc
 import os
 import statistics
@@ -26,6 +25,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torchvision.models
+from msgspec import convert, json
 from PIL import Image
 
 from bench import rivals
@@ -193,7 +193,7 @@ def write_version(precision: Precision, folder: Path) -> None:
         "added_by": "bench",
         "added_ts": datetime.now(UTC),
     }
-    (version / MANIFEST).write_bytes(manifest_json(Manifest.model_validate({**content, **provenance})))
+    (version / MANIFEST).write_bytes(manifest_json(convert({**content, **provenance}, Manifest)))
 
 
 def load_side(side: str, folder: Path) -> Prepare:
@@ -217,7 +217,7 @@ def read_network(file: Path) -> torch.nn.Module:
 
 def load_engine(version: Path) -> Engine:
     """As in a worker."""
-    return make_engine(map_tensors(version / WEIGHTS), Manifest.model_validate_json((version / MANIFEST).read_bytes()))
+    return make_engine(map_tensors(version / WEIGHTS), json.decode((version / MANIFEST).read_bytes(), type=Manifest))
 
 
 def prepare_hotpool(engine: Engine) -> Prepare:

@@ -28,8 +28,9 @@ from hotpool import Client, Prediction
 from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
-from hotpool.manifest import Manifest, Preprocessing, write_stable
+from hotpool.manifest import Manifest
 from hotpool.messages import Changed, Report
+from hotpool.stable import write_stable
 from hotpool.states import WorkerState
 from workers.loading import load_verified
 from workers.pictures import Picture
@@ -169,7 +170,7 @@ def add_version(home: Home) -> Manifest:
     manifest = publish(
         prepare(
             home, str(source), model=MODEL, name="v1", operator="bench", memory_mb=8192,
-            preprocessing=Preprocessing(resize=CROP, crop=CROP),
+            preprocessing={"resize": CROP, "crop": CROP},
         )
     )  # fmt: skip
     write_stable(home, MODEL, manifest.digest)

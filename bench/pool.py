@@ -14,6 +14,7 @@ from time import monotonic, sleep
 
 import numpy as np
 import psutil
+from msgspec.structs import asdict
 from PIL import Image
 
 from control import orders
@@ -145,7 +146,7 @@ def add_version(home: Home, number: int, precision: str) -> None:
 
 def roll_out(home: Home, version: str, strategy: Strategy) -> Phase:
     """As `hotpool rollout start` orders it; how it ended."""
-    settings = Settings(**Config().rollout.model_dump() | {"bake_s": BAKE_S, "strategy": strategy, "steps": "none"})
+    settings = Settings(**asdict(Config().rollout) | {"bake_s": BAKE_S, "strategy": strategy, "steps": "none"})
     with Admin(home.endpoint("admin")) as admin, Journal(home.database) as journal:
         workers = admin.report().workers
         orders.start(journal, model=MODEL, version=version, workers=workers, settings=settings, operator="bench")

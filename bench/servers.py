@@ -22,7 +22,7 @@ import psutil
 
 from control.versions import list_versions
 from hotpool.home import Home
-from hotpool.manifest import write_stable
+from hotpool.stable import write_stable
 
 from .alone import MAX_BATCH
 from .figures import Bar, Figure, Findings, ratios

@@ -6,7 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from hotpool.config import find_config, find_home, load_config
+from hotpool.config import load_config
+from hotpool.environment import find_config, find_home
 from hotpool.errors import HotpoolError
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr

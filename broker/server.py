@@ -22,9 +22,9 @@ from hotpool.config import Config
 from hotpool.errors import RemoteProtocolError
 from hotpool.home import Home
 from hotpool.lookout import NEVER, wait
-from hotpool.manifest import read_stable
 from hotpool.messages import Changed, Message, Watch
 from hotpool.router import Connection, Router, raise_file_limit
+from hotpool.stable import read_stable
 from hotpool.wire import Decoder, encode, from_admin, from_client, from_worker
 
 from .actions import Action, ExamineSilence, Payload, ToClient, ToWorker, WatchProcess

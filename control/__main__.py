@@ -9,7 +9,8 @@ from pathlib import Path
 from threading import Event
 
 from hotpool.admin import Admin
-from hotpool.config import Config, find_config, find_home, load_config
+from hotpool.config import Config, load_config
+from hotpool.environment import find_config, find_home
 from hotpool.errors import HotpoolError, Unwritable
 from hotpool.home import Home
 from hotpool.locks import hold

@@ -1,12 +1,12 @@
 """Shell: `hotpool`, the command line. One file per group of commands; here what all of them share."""
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hotpool.config import find_home
+from hotpool import __version__
+from hotpool.environment import find_home
 
 from .cli_audit import audit
 from .cli_classify import classify
@@ -26,15 +26,8 @@ class _Commands(click.Group):
         return list(self.commands)  # in the order a new user needs them
 
 
-def _version() -> str:
-    try:
-        return version("hotpool")
-    except PackageNotFoundError:
-        return "from a checkout"
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="hotpool")
+@click.version_option(__version__, prog_name="hotpool")
 @click.option("--home", type=click.Path(path_type=Path), help="The pool's folder.  [HOTPOOL_HOME, else ./var]")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="Its configuration.  [HOTPOOL_CONFIG, else ./hotpool.toml]"

@@ -9,7 +9,7 @@ import click
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hotpool import Client, Prediction
+import hotpool
 from hotpool.errors import BrokerUnreachable, HotpoolError, UnknownModel, UnknownVersion
 
 from . import render
@@ -48,7 +48,7 @@ def classify(
       hotpool classify cat.jpg holiday/
     """
     files = list(_find(paths))
-    with Client(terminal.home.endpoint("clients")) as client:
+    with hotpool.Client(terminal.home.endpoint("clients")) as client:
         outcomes = client.classify_many(
             files, return_exceptions=True, model=model, version=version, top=top, timeout_s=timeout_s
         )
@@ -70,7 +70,7 @@ def _find(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _show(
-    terminal: Terminal, outcomes: Iterable[tuple[Path, Prediction | HotpoolError]], n: int, output: str
+    terminal: Terminal, outcomes: Iterable[tuple[Path, "hotpool.Prediction | HotpoolError"]], n: int, output: str
 ) -> tuple[int, list[dict[str, Any]]]:
     """Prints each as it comes. Returns how many failed, and all for `-o json`."""
     n_failed, views = 0, []
@@ -95,7 +95,7 @@ def _show(
     return n_failed, views
 
 
-def _text(file: Path, outcome: Prediction) -> RenderableType:
+def _text(file: Path, outcome: "hotpool.Prediction") -> RenderableType:
     again = f", attempt {outcome.attempt}" if outcome.attempt > 1 else ""
     origin = (
         f"{outcome.model} {outcome.version}, {outcome.worker}{again}, {outcome.queue_ms + outcome.service_ms:.1f} ms"

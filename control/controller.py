@@ -11,8 +11,8 @@ from hotpool import messages
 from hotpool.errors import BrokerUnreachable, RemoteProtocolError, StaleEpoch, Unwritable
 from hotpool.evidence import Counts
 from hotpool.home import Home
-from hotpool.manifest import read_stable, write_stable
 from hotpool.messages import Ack, Changed, Evidence, FromAdmin, Report, WorkerReport
+from hotpool.stable import read_stable, write_stable
 from hotpool.states import Phase
 
 from .actions import (

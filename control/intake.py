@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from hotpool.config import Config
 from hotpool.errors import BadVersion, UnknownVersion
 from hotpool.home import Home
@@ -70,11 +72,11 @@ def undo(
 
 def settings_for(config: Config, chosen: Mapping[str, Any], n_workers: int) -> Settings:
     """Raises BadRollout."""
-    return choose(config.rollout.model_dump(), gate_settings(config), chosen, n_workers)
+    return choose(asdict(config.rollout), gate_settings(config), chosen, n_workers)
 
 
 def gate_settings(config: Config) -> GateSettings:
-    return GateSettings(**config.gates.model_dump())
+    return GateSettings(**asdict(config.gates))
 
 
 def require_version(ledger: Ledger, model: str, version: str) -> None:

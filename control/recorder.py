@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hotpool.disk import write_atomically
 from hotpool.evidence import Counts
 from hotpool.home import Home
-from hotpool.manifest import write_atomically
 from hotpool.messages import Report
 
 from .journal import Journal

@@ -8,7 +8,8 @@ from typing import Any
 
 from hotpool.errors import BadVersion, Unwritable
 from hotpool.home import Home
-from hotpool.manifest import Manifest, public_view, read_stable, version_folder, write_stable
+from hotpool.manifest import Manifest, public_view, version_folder
+from hotpool.stable import read_stable, write_stable
 
 from .events import EventKind
 from .journal import Journal

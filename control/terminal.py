@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console, RenderableType
 
-from hotpool.config import Config, find_config, load_config
+from hotpool.config import Config, load_config
+from hotpool.environment import find_config
 from hotpool.errors import HotpoolError
 from hotpool.home import Home
 

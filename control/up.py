@@ -15,8 +15,8 @@ from hotpool.config import Config, Gateway
 from hotpool.errors import BrokerUnreachable, Conflict, NothingToDo
 from hotpool.home import Home
 from hotpool.locks import hold, holder
-from hotpool.manifest import read_stable
 from hotpool.messages import Report
+from hotpool.stable import read_stable
 
 from .exits import Exit
 from .health import Readiness, readiness

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,10 +22,11 @@ from time import monotonic
 from typing import Any
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
+from msgspec import ValidationError, convert
 
 from hotpool.child import give_way
 from hotpool.config import Pictures
+from hotpool.disk import sync_folder, write_atomically
 from hotpool.errors import BadVersion, Conflict, UnknownVersion, Unwritable
 from hotpool.home import Home
 from hotpool.manifest import (
@@ -33,14 +34,11 @@ from hotpool.manifest import (
     Manifest,
     Name,
     Preprocess,
-    Preprocessing,
     Three,
     manifest_json,
     read_manifest,
     read_preprocessing,
-    sync_folder,
     version_folder,
-    write_atomically,
 )
 
 from .services import child_environment, describe_exit, module_command
@@ -49,7 +47,6 @@ log = logging.getLogger("hotpool.control")
 
 DEFAULT_TIMEOUT_S = 600.0
 MIN_PREFIX = 4  # hexadecimal digits by which a version may be called
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _IN_PROGRESS = re.compile(r"\.(adding|removing)-(\d+)-")
 _LOOK_S = 0.1  # how often `stopping` is looked at
 _NEVER = Event()
@@ -85,7 +82,7 @@ def prepare(
     memory_mb: int,
     arch: str | None = None,
     labels: Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Mapping[str, object] | None = None,
     preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
@@ -100,8 +97,8 @@ def prepare(
     first if the name must be free.
 
     Args:
-        arch, labels, preprocessing: None for what the source knows of itself, else resnet18, "0", "1", ..., and ImageNet's.
-            Of `preprocessing` only the fields that were set override the source's.
+        arch, labels: None for what the source knows of itself, else resnet18 and "0", "1", ...
+        preprocessing: fields of a `Preprocessing` that win over what the source knows of itself, else ImageNet's.
         precision: `fp32`, `int8`, or `auto`: int8 if it names the same class as fp32 for `min_agreement` of the held-out
             pictures. They and those it is calibrated by are from the folder `calibrate`, or drawn.
         preprocess: "exact" for inputs bit for bit those of torchvision's reference transforms.
@@ -123,7 +120,7 @@ def prepare(
         options += [f"--preprocess={preprocess}", *_precision_options(precision, calibrate, min_agreement)]
         content = _run_scratch(["build", *options, "--", source, str(folder)], memory_mb, timeout_s, stopping)
         provenance = {"source": source, "added_by": operator, "added_ts": datetime.now(UTC), "parent": parent}
-        manifest = Manifest.model_validate({**content, "model": model, "name": name, **provenance})
+        manifest = convert({**content, "model": model, "name": name, **provenance}, Manifest)
         write_atomically(folder / MANIFEST, manifest_json(manifest))
     except BaseException:
         shutil.rmtree(folder)
@@ -131,14 +128,16 @@ def prepare(
     return Prepared(home, folder, manifest)
 
 
-def overrides(resize: int | None, crop: int | None, mean: Three | None, std: Three | None) -> Preprocessing:
+def overrides(resize: int | None, crop: int | None, mean: Three | None, std: Three | None) -> dict[str, object]:
     """What is given wins over what the source knows of itself, see `prepare`.
 
     Raises:
         BadVersion: names the field that is wrong.
     """
     given = {"resize": resize, "crop": crop, "mean": mean, "std": std}
-    return read_preprocessing({name: value for name, value in given.items() if value is not None})
+    asked = {name: value for name, value in given.items() if value is not None}
+    read = read_preprocessing(asked)
+    return {name: getattr(read, name) for name in asked}
 
 
 def publish(prepared: Prepared) -> Manifest:
@@ -320,13 +319,17 @@ def _settle(folder: Path) -> None:
 
 
 def _scratch_options(
-    arch: str | None, labels: Path | None, preprocessing: Preprocessing | None, sha256: str | None, md5: str | None
+    arch: str | None,
+    labels: Path | None,
+    preprocessing: Mapping[str, object] | None,
+    sha256: str | None,
+    md5: str | None,
 ) -> list[str]:
     options = {"--arch": arch, "--sha256": sha256, "--md5": md5}
     if labels:
         options["--labels"] = str(labels)
     if preprocessing:
-        options["--preprocessing"] = preprocessing.model_dump_json(exclude_unset=True)
+        options["--preprocessing"] = json.dumps(preprocessing)
     return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
@@ -337,7 +340,7 @@ def _precision_options(precision: str, calibrate: Path | None, min_agreement: fl
 
 def _check_name(field: str, value: str) -> None:
     try:
-        _NAME.validate_python(value)
+        convert(value, Name)
     except ValidationError:
         raise BadVersion(
             f"{field} {value!r} is not allowed: 1 to 64 letters, digits, '.', '_' or '-', no sign first"

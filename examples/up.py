@@ -9,7 +9,8 @@ from rich.console import Console
 
 from control.versions import list_versions
 from examples.shapes.train import Settings, UnexpectedAccuracy, make_model
-from hotpool.config import find_home, load_config
+from hotpool.config import load_config
+from hotpool.environment import find_home
 
 ROOT = Path(__file__).parent.parent
 MODEL_FOLDER = Path("var/demo/model")

@@ -12,7 +12,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from hotpool.config import find_config, find_home, load_config
+from hotpool.config import load_config
+from hotpool.environment import find_config, find_home
 from hotpool.errors import Conflict, HotpoolError
 from hotpool.logs import log_to_stderr
 

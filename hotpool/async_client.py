@@ -15,7 +15,7 @@ from .answers import Answer, Prediction, logits_of, prediction_of
 from .asking import Options, PictureOptions, new_call
 from .async_courier import AsyncCourier
 from .client import PIPELINE
-from .config import find_home
+from .environment import find_home
 from .errors import HotpoolError
 from .exchange import Ticket
 from .inputs import picture_work, tensor_work

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from .answers import Answer, Prediction, logits_of, prediction_of
 from .asking import Options, PictureOptions, new_call
-from .config import find_home
 from .courier import Courier
+from .environment import find_home
 from .errors import BadInput, HotpoolError, LocalProtocolError
 from .exchange import Ticket
 from .inputs import picture_work, tensor_work

@@ -1,75 +1,74 @@
 """Shell: the one TOML file. Every error names file, key, value and what is allowed."""
 
 import difflib
-import os
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta, Struct, ValidationError, convert, inspect
 
 from .errors import ConfigError
-from .home import Home
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Positive = Annotated[int, Meta(ge=1)]
 
 
-class Pool(_Section):
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """By msgspec and not by pydantic, whose import would be half of the time that a killed broker takes to come back."""
+
+
+class Pool(_Section, frozen=True):
     """Which model is served, by how many workers."""
 
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "default"
-    workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "default"
+    workers: Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"] = "auto"
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
     allow_oversubscription: bool = False
-    max_batch: Annotated[int, Field(ge=1, le=256)] = 4
-    load_memory_mb: Annotated[int, Field(ge=16)] = 8192
+    max_batch: Annotated[int, Meta(ge=1, le=256)] = 4
+    load_memory_mb: Annotated[int, Meta(ge=16)] = 8192
 
 
-class Dispatch(_Section):
+class Dispatch(_Section, frozen=True):
     """Queue, leases and heartbeats of the broker."""
 
     queue_max_requests: Positive = 10_000
     queue_max_bytes: Positive = 512 * 1024 * 1024
-    heartbeat_s: Annotated[float, Field(ge=0.01, le=10)] = 0.25
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=10)] = 0.25
     lease_s: Seconds = 10.0
-    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
 
 
-class Pictures(_Section):
+class Pictures(_Section, frozen=True):
     """What a request may carry. Checked before anything is decoded."""
 
-    max_bytes: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024 * 1024
+    max_bytes: Annotated[int, Meta(ge=1024, le=1024**3)] = 16 * 1024 * 1024
     max_pixels: Positive = 50_000_000
 
 
-class Rollout(_Section):
+class Rollout(_Section, frozen=True):
     """Defaults of `hotpool rollout start`."""
 
     strategy: Literal["drain", "beside", "surge"] = "drain"
-    max_unavailable: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
-    max_surge: Positive | Annotated[str, Field(pattern=r"^\d{1,3}%$")] = 1
-    bake_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
+    max_unavailable: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%$")] = 1
+    max_surge: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%$")] = 1
+    bake_s: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0
     progress_deadline_s: Seconds = 600.0
-    max_worker_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    preflight_memory_mb: Annotated[int, Field(ge=256)] = 8192
+    max_worker_retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    preflight_memory_mb: Annotated[int, Meta(ge=256)] = 8192
     preflight_timeout_s: Seconds = 120.0
     eval_timeout_s: Seconds = 3600.0
     steps: str = "auto"
     canary_workers: Positive = 1
-    step_min_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    step_min_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
     step_max_s: Seconds = 600.0
     on_inconclusive: Literal["pause", "abort"] = "pause"
-    watch_s: Annotated[float, Field(ge=0, le=604_800)] = 900.0
+    watch_s: Annotated[float, Meta(ge=0, le=604_800)] = 900.0
 
 
-class Gates(_Section):
+class Gates(_Section, frozen=True):
     """What the gates of a rollout hold the target to; `control/verdicts.py` says what each number means, and its range."""
 
     alpha: float = 0.01
@@ -88,27 +87,27 @@ class Gates(_Section):
     accuracy_margin: float = 0.01
 
 
-class Probe(_Section):
+class Probe(_Section, frozen=True):
     """Whether workers still answer as they should."""
 
-    interval_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
 
 
-class Gateway(_Section):
+class Gateway(_Section, frozen=True):
     """HTTP and the Web page."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     inference_token: bool = False
-    model_folders: list[Annotated[str, Field(pattern=r"^/")]] = []
-    max_connections: Annotated[int, Field(ge=8, le=65_536)] = 512
+    model_folders: list[Annotated[str, Meta(pattern=r"^/")]] = []
+    max_connections: Annotated[int, Meta(ge=8, le=65_536)] = 512
     header_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 20.0
-    max_upload_bytes: Annotated[int, Field(ge=1024)] = 2 * 1024**3
+    max_upload_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024**3
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """All of `configs/default.toml`."""
 
     pool: Pool = Pool()
@@ -135,41 +134,64 @@ def load_config(path: Path | None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, data, entry) for entry in error.errors())) from None
+        return convert(data, Config)
+    except ValidationError:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in _problems(data))) from None
 
 
-def find_config(explicit: Path | None) -> Path | None:
-    """`--config`, else `HOTPOOL_CONFIG`, else `hotpool.toml` in this folder if there is one."""
-    if explicit is not None:
-        return explicit
-    if name := os.environ.get("HOTPOOL_CONFIG"):
-        return Path(name)
-    here = Path("hotpool.toml")
-    return here if here.exists() else None
+def _problems(data: dict[str, Any]) -> Iterator[str]:
+    """All of them, where msgspec tells of the first; and what is allowed, which of words it does not say."""
+    sections = _fields(Config)
+    for name, given in data.items():
+        if not isinstance(section := sections.get(name), inspect.StructType):
+            yield _unknown(name, sections)
+        elif not isinstance(given, dict):
+            yield f"{name} = {given!r}: expected a table, [{name}]"
+        else:
+            yield from _problems_in(name, given, section.cls)
 
 
-def find_home(explicit: Path | None) -> Home:
-    """`--home`, else `HOTPOOL_HOME`, else `./var`."""
-    return Home((explicit or Path(os.environ.get("HOTPOOL_HOME", "var"))).absolute())
+def _problems_in(name: str, given: dict[str, Any], section: type[Struct]) -> Iterator[str]:
+    types, allowed = get_type_hints(section, include_extras=True), _fields(section)
+    for key, value in given.items():
+        if key not in types:
+            yield _unknown(f"{name}.{key}", [f"{name}.{one}" for one in types])
+            continue
+        try:
+            convert(value, types[key])
+        except ValidationError:
+            yield f"{name}.{key} = {value!r}: expected {_described(allowed[key])}"
 
 
-def _explain(path: Path, data: dict[str, Any], entry: Any) -> str:
-    keys = [str(part) for part in entry["loc"] if part not in ("int", "literal['auto']")]
-    key = ".".join(keys)
-    if entry["type"] == "extra_forbidden":
-        return f"{path}: unknown key {key!r}{_nearest(keys)}"
-    value = data
-    for part in keys:
-        value = value.get(part, value) if isinstance(value, dict) else value
-    return f"{path}: {key} = {value!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+def _fields(section: type[Struct]) -> dict[str, inspect.Type]:
+    described = inspect.type_info(section)
+    assert isinstance(described, inspect.StructType)
+    return {field.name: field.type for field in described.fields}
 
 
-def _nearest(keys: list[str]) -> str:
-    known = list(Config.model_fields)
-    if len(keys) > 1:
-        section = Config.model_fields[keys[0]].default
-        known = [f"{keys[0]}.{name}" for name in type(section).model_fields]
-    matches = difflib.get_close_matches(".".join(keys), known, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"
+def _unknown(key: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(known)}"
+    return f"unknown key {key!r}; {hint}"
+
+
+def _described(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.IntType():
+            return f"a whole number{_range(kind)}"
+        case inspect.FloatType():
+            return f"a number{_range(kind)}"
+        case inspect.StrType(pattern=pattern):
+            return f"text like {pattern}" if pattern else "text"
+        case inspect.ListType(item_type=item):
+            return f"a list, each {_described(item)}"
+        case inspect.LiteralType(values=values):
+            return " or ".join(map(repr, values))
+        case inspect.UnionType(types=types):
+            return ", or ".join(map(_described, types))
+    return "true or false"
+
+
+def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    limits = {"above": kind.gt, "from": kind.ge, "up to": kind.le}
+    return "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -19,11 +19,11 @@ def digest_json(value: object) -> str:
     return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
 
 
-def digest_tensors(tensors: Mapping[str, NDArray[Any]]) -> str:
+def digest_tensors(tensors: Mapping[str, "NDArray[Any]"]) -> str:
     """Of names, dtypes, shapes and values, in the order of the names; equal for equal tensors in any memory layout."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = np.ascontiguousarray(tensors[name])
-        total.update(f"{name}\0{tensor.dtype.str}\0{tensors[name].shape}\0".encode())
-        total.update(tensor.reshape(-1).view(np.uint8).data)
+        tensor = tensors[name]
+        total.update(f"{name}\0{tensor.dtype.str}\0{tensor.shape}\0".encode())
+        total.update(tensor.ravel().view("u1").data)
     return total.hexdigest()

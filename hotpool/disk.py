@@ -28,6 +28,34 @@ def overwrite(path: Path, text: str) -> None:
         os.close(file)
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside, sync, rename, sync the folder.
+
+    Raises:
+        OSError: names the file, which is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # else nobody would know which file
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in this folder survive a power failure."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(_there(path)).free
 

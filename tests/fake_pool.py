@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from msgspec import convert
+
 from control import orders
 from control.actions import Action, Record, SetTable
 from control.controller import Controller
@@ -30,7 +32,8 @@ from hotpool import messages as m
 from hotpool.errors import Unwritable
 from hotpool.evidence import Counts
 from hotpool.home import Home
-from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, write_stable
+from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json
+from hotpool.stable import read_stable, write_stable
 from hotpool.states import Phase, Strategy, WorkerState, is_spare, spare_name
 from tests.held import without_clocks
 
@@ -716,7 +719,7 @@ def make_version(home: Home, name: str) -> str:
     """A version's folder with some bytes as weights; returns its digest."""
     weights = f"weights of {name}".encode()
     sha256 = hashlib.sha256(weights).hexdigest()
-    manifest = Manifest.model_validate(
+    manifest = convert(
         {
             "model": MODEL,
             "arch": "resnet18",
@@ -730,7 +733,8 @@ def make_version(home: Home, name: str) -> str:
             "source": "test",
             "added_by": OPERATOR,
             "added_ts": datetime(2026, 1, 1, tzinfo=UTC),
-        }
+        },
+        Manifest,
     )
     folder = home.versions / manifest.digest
     folder.mkdir(parents=True)

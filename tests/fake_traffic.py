@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from broker.arms import WAIT_FOR_STABLE_S
 from hotpool.evidence import Arm, Counts, bucket, log_percent, tail_rank
-from hotpool.manifest import read_stable
 from hotpool.messages import ModelReport, Policy
+from hotpool.stable import read_stable
 from hotpool.states import WorkerState
 from tests.fake_pool import MODEL, FakePool
 

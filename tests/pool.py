@@ -15,8 +15,8 @@ from hotpool import Client
 from hotpool.admin import Admin
 from hotpool.errors import BrokerUnreachable
 from hotpool.home import Home
-from hotpool.manifest import write_stable
 from hotpool.messages import Report
+from hotpool.stable import write_stable
 from hotpool.states import WorkerState
 
 ROOT = Path(__file__).parent.parent

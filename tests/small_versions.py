@@ -1,13 +1,15 @@
 """A version of a small network with seeded random weights, made in a tenth of a second."""
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
-
 import os
 from datetime import UTC, datetime
 
 import safetensors.torch
 import torch
 import torchvision.models
+from msgspec import convert
+from msgspec.structs import asdict
+
 from hotpool.manifest import MANIFEST, Manifest, Preprocessing, manifest_json, version_folder
 from workers.golden import make_inputs
 from workers.preprocess import Preprocessor
@@ -47,9 +49,9 @@ def add_version(home, source, name="v1", model="shapes", preprocessing=SMALL, ar
     """What `control.versions.prepare` and `publish` do, in this process."""
     folder = home.versions / f".test-{os.getpid()}"
     folder.mkdir(parents=True)
-    content = build(str(source), folder, arch=arch, preprocessing=preprocessing, **options)
+    content = build(str(source), folder, arch=arch, preprocessing=asdict(preprocessing), **options)
     provenance = {"source": source.name, "added_by": "test", "added_ts": datetime.now(UTC)}
-    manifest = Manifest.model_validate({**content, **provenance, "model": model, "name": name})
+    manifest = convert({**content, **provenance, "model": model, "name": name}, Manifest)
     (folder / MANIFEST).write_bytes(manifest_json(manifest))
     folder.rename(version_folder(home, manifest.digest))
     return manifest

@@ -31,8 +31,9 @@ from hotpool import Client, Prediction
 from hotpool.admin import Admin
 from hotpool.control_client import ControlClient
 from hotpool.home import Home
-from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, read_stable, version_folder
+from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json, version_folder
 from hotpool.messages import Changed
+from hotpool.stable import read_stable
 from hotpool.states import Phase, WorkerState
 from tests import held
 from tests.command_line import CommandLine

@@ -15,7 +15,7 @@ from bench.callers import Callers
 from bench.noop import MODEL, noop_manifest
 from control import orders
 from hotpool import Client, Prediction
-from hotpool.manifest import read_stable
+from hotpool.stable import read_stable
 from hotpool.states import Phase
 from tests.pool import eventually
 from tests.stage import CANARY, SETTINGS, Stage, staged, unnoticed

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import asdict
 
 from control import orders, registry, terminal
 from control.cli import cli
@@ -26,17 +27,9 @@ from hotpool import errors
 from hotpool.config import Config
 from hotpool.home import Home
 from hotpool.locks import hold
-from hotpool.manifest import (
-    GOLDEN,
-    MANIFEST,
-    WEIGHTS,
-    Manifest,
-    Preprocessing,
-    manifest_json,
-    read_stable,
-    version_folder,
-)
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Manifest, Preprocessing, manifest_json, version_folder
 from hotpool.messages import WorkerReport
+from hotpool.stable import read_stable
 from hotpool.states import FINAL_PHASES, Phase, WorkerState
 from tests.full_disk import full_disk, needs_limits
 
@@ -89,7 +82,7 @@ def add(home, name, seed="1"):
 
 
 def start(home, version, reason="new"):
-    settings = Settings(**Config().rollout.model_dump() | {"steps": "none"})
+    settings = Settings(**asdict(Config().rollout) | {"steps": "none"})
     with Journal(home.database) as journal:
         stable = orders.read(journal).stable("default") or ""
         seats = [WorkerReport(f"worker-{n}", WorkerState.READY, "default", digest=stable) for n in range(2)]

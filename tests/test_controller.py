@@ -26,7 +26,8 @@ from control.view import Finding
 from hotpool import messages as m
 from hotpool.errors import BrokerUnreachable, JournalCorrupt, StaleEpoch
 from hotpool.evidence import Counts
-from hotpool.manifest import MANIFEST, WEIGHTS, read_stable
+from hotpool.manifest import MANIFEST, WEIGHTS
+from hotpool.stable import read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, SETTINGS, FakePool, World, fast_folder, settings
 from tests.full_disk import full_disk, needs_limits
@@ -554,12 +555,13 @@ def test_the_scratch_process_gives_way_to_the_pool_from_its_first_instruction(wo
 WAITING = """
 import sys, time
 from pathlib import Path
+from msgspec.structs import asdict
 from control.checks import Scratch
 from control.settings import Settings
 from hotpool.config import Config
 from hotpool.home import Home
 scratch = Scratch(Home(Path(sys.argv[1])), [sys.executable, "-c", "import time; time.sleep(60)"])
-scratch.start("a" * 64, Settings(**Config().rollout.model_dump()), "b" * 64)
+scratch.start("a" * 64, Settings(**asdict(Config().rollout)), "b" * 64)
 time.sleep(60)
 """
 

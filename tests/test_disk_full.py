@@ -10,7 +10,7 @@ import pytest
 from bench.callers import Callers
 from bench.noop import MODEL
 from control import orders
-from hotpool.manifest import read_stable
+from hotpool.stable import read_stable
 from hotpool.states import Phase
 from tests.full_disk import full_disk, needs_limits
 from tests.odd_workers import DISAGREES

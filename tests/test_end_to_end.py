@@ -15,7 +15,7 @@ import torch
 import torchvision.models
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from torchvision.transforms import v2 as transforms
+from torchvision import transforms
 
 from bench.callers import Callers
 from control.journal import Journal
@@ -130,8 +130,7 @@ def by_torchvision(version, path):
         [
             transforms.Resize(SMALL.resize),
             transforms.CenterCrop(SMALL.crop),
-            transforms.PILToTensor(),
-            transforms.ToDtype(torch.float32, scale=True),
+            transforms.ToTensor(),
             transforms.Normalize(SMALL.mean, SMALL.std),
         ]
     )

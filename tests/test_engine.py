@@ -1,7 +1,6 @@
 """Weights into memory: mapped, the right ones, and nothing changed when they are not."""
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
-
 import subprocess
 import sys
 from functools import partial
@@ -11,18 +10,20 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.models
+from msgspec.structs import replace
+
 from hotpool.digest import digest_tensors
 from hotpool.errors import BadVersion
 from hotpool.home import Home
-from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, version_folder
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, manifest_json, version_folder
 from hotpool.states import WorkerState
 from tests.own_onednn import needs_onednn
 from tests.seen_network import batch_of, seen_network
 from tests.small_versions import ARCH, CLASSES, CROP, add_version, make_tensors, save
-from workers.architecture import build_empty, check_arch, expected_tensors, find_classes
 from workers import operators
-from workers.engine import as_arrays, make_fp32, make_engine, map_tensors, reference_model, resnet_layout
-from workers.fp32 import FusedConv, Fp32ResNet, PlainConv
+from workers.architecture import build_empty, check_arch, expected_tensors, find_classes
+from workers.engine import as_arrays, make_engine, make_fp32, map_tensors, reference_model, resnet_layout
+from workers.fp32 import Fp32ResNet, FusedConv, PlainConv
 from workers.fp32_prepared import PreparedFp32ResNet
 from workers.golden import make_inputs, read_golden
 from workers.loading import load_verified
@@ -391,8 +392,8 @@ def rewrite(home, manifest, change, **said):
     change(held)
     safetensors.torch.save_file(held, folder / WEIGHTS)
     digest = digest_tensors({name: tensor.numpy() for name, tensor in held.items()})
-    manifest = manifest.model_copy(update={"tensors_sha256": digest, **said})
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    manifest = replace(manifest, tensors_sha256=digest, **said)
+    (folder / MANIFEST).write_bytes(manifest_json(manifest))
     folder.rename(version_folder(home, manifest.digest))
     return manifest
 

@@ -34,7 +34,8 @@ from control.rollout import Kind, Outcome, Part, PauseCause, Rollout
 from control.verdicts import GateResult, GateSettings, worst
 from control.view import Finding
 from hotpool.errors import BadRollout, Conflict, HotpoolError, JournalCorrupt, NothingToDo, StaleEpoch, Unwritable
-from hotpool.manifest import WEIGHTS, read_stable
+from hotpool.manifest import WEIGHTS
+from hotpool.stable import read_stable
 from hotpool.states import Phase, Strategy, WorkerState
 from tests.fake_pool import MODEL, Killed, World, fast_folder, settings
 from tests.fake_traffic import Behaviour, Traffic

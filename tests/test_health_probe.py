@@ -13,7 +13,7 @@ from control.rollout import Kind
 from control.rollout_metrics import rollout_families
 from hotpool import messages as m
 from hotpool.errors import Conflict
-from hotpool.manifest import read_stable
+from hotpool.stable import read_stable
 from hotpool.states import Phase, WorkerState
 from tests.fake_pool import MODEL, OPERATOR, FakeWorker, World, fast_folder, settings
 from tests.fake_traffic import Traffic

@@ -12,7 +12,7 @@ from PIL import Image
 from bench.pool import running_pool
 from hotpool import Client
 from hotpool.home import Home
-from hotpool.manifest import write_stable
+from hotpool.stable import write_stable
 from tests.gateway_process import running_gateway
 from tests.pool import short_home
 

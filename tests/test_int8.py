@@ -1,7 +1,6 @@
 """Versions in int8: made from pictures, compared with float32, stored, verified and served alike by both ways to compute."""
 
 import hotpool.torchvision_ops  # noqa: F401, I001  must come before torchvision
-
 import os
 import platform
 import subprocess
@@ -16,20 +15,22 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image
 
+from hotpool.digest import digest_tensors
 from hotpool.errors import BadVersion
 from hotpool.home import Home
+from hotpool.logits import TOLERANCES
 from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Preprocessing, manifest_json, version_folder
-from hotpool.digest import digest_tensors
 from tests import small_versions
 from tests.own_onednn import HAS_ONEDNN, needs_onednn
 from tests.seen_network import batch_of, seen_network
 from workers import calibration, engine, operators
 from workers.architecture import specs
 from workers.calibration import Wish, choose, quantise, read_inputs
-from workers.heap import give_back
 from workers.engine import as_arrays, make_engine, make_fp32, make_int8, map_tensors, resnet_layout
+from workers.heap import give_back
 from workers.int8 import (
     FusedInt8Conv,
     Int8ResNet,
@@ -41,12 +42,11 @@ from workers.int8 import (
     nearest_uint8,
 )
 from workers.int8_prepared import PreparedInt8ResNet
+from workers.layout import Conv
 from workers.loading import load_verified
 from workers.operators import Way
-from workers.layout import Conv
 from workers.quantise import LEVELS, fits_pairs, quantise_weight
 from workers.scratch import check
-from hotpool.logits import TOLERANCES
 
 pytestmark = pytest.mark.slow  # a ResNet-18 has 11 million weights
 ARCH, CLASSES, CROP = "resnet18", 5, 32
@@ -454,8 +454,8 @@ def test_a_version_in_int8_is_loaded_verified_and_says_what_it_is(home):
 
 def test_the_agreement_is_no_part_of_what_a_version_is(home):
     _, manifest = home
-    assert manifest.model_copy(update={"agreement": None}).digest == manifest.digest
-    assert manifest.model_copy(update={"precision": "fp32"}).digest != manifest.digest
+    assert replace(manifest, agreement=None).digest == manifest.digest
+    assert replace(manifest, precision="fp32").digest != manifest.digest
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_wrong_int8_tensors_are_refused_although_their_digest_is_right(home, tmp
         key: tensor.clone() for key, tensor in map_tensors(version_folder(home, manifest.digest) / WEIGHTS).items()
     }
     tensors[name] = change(tensors[name]).contiguous()
-    manifest = manifest.model_copy(update={"tensors_sha256": digest_tensors(as_arrays(tensors))})
+    manifest = replace(manifest, tensors_sha256=digest_tensors(as_arrays(tensors)))
     bad = Home(tmp_path)
     folder = version_folder(bad, manifest.digest)
     folder.mkdir(parents=True)
@@ -496,4 +496,4 @@ def test_the_engine_is_chosen_by_the_precision_in_the_manifest(home):
     home, manifest = home
     tensors = map_tensors(version_folder(home, manifest.digest) / WEIGHTS)
     with pytest.raises(BadVersion, match=r"tensors bn1\.bias, bn1\.num_batches_tracked, .* missing"):
-        make_engine(tensors, manifest.model_copy(update={"precision": "fp32"}))
+        make_engine(tensors, replace(manifest, precision="fp32"))

@@ -19,7 +19,7 @@ from control.up import create_folders
 from hotpool.config import Config, load_config
 from hotpool.errors import BadVersion, Conflict, NothingToDo
 from hotpool.home import Home
-from hotpool.manifest import read_stable
+from hotpool.stable import read_stable
 from tests.gateway_process import add_noop_versions
 from tests.pool import eventually, running_pool
 from tests.test_versions import CONTENT, prepared

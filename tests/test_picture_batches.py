@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from hotpool.home import Home
-from hotpool.manifest import write_stable
 from hotpool.messages import Done, Failed, Job, Serve, Work
+from hotpool.stable import write_stable
 from hotpool.wire import decode_result, encode_body, from_worker
 from tests.small_versions import CROP, add_version, make_tensors, save
 from workers.batch import FloatArray, answer

@@ -9,7 +9,7 @@ import pytest
 
 from hotpool import child
 from hotpool.control_client import ControlClient
-from hotpool.manifest import write_stable
+from hotpool.stable import write_stable
 from tests.gateway_process import ANY_PORT, add_noop_versions, running_gateway, start_controller
 from tests.pool import PATIENCE_S, ROOT, Pool, eventually, short_home
 from workers import cores

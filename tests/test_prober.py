@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from msgspec import convert
 
 from bench.callers import Callers
 from control.controller import Controller
@@ -24,8 +25,9 @@ from hotpool.admin import Admin
 from hotpool.errors import BadVersion
 from hotpool.home import Home
 from hotpool.locks import hold
-from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Manifest, manifest_json, version_folder, write_stable
+from hotpool.manifest import GOLDEN, MANIFEST, WEIGHTS, Manifest, manifest_json, version_folder
 from hotpool.messages import WorkerReport
+from hotpool.stable import write_stable
 from hotpool.states import WorkerState
 from tests.command_line import CommandLine
 from tests.pool import Pool, eventually, short_home
@@ -57,14 +59,13 @@ def make_version(home: Home, name: str = "v1") -> str:
 
 def make_manifest(golden: bytes, name: str = "v1") -> Manifest:
     sha256 = hashlib.sha256(name.encode()).hexdigest()
-    return Manifest.model_validate(
+    return convert(
         {
             "model": MODEL, "arch": "noop", "classes": 3, "labels": ("sum", "rows", "zero"),
             "preprocessing": {"resize": CROP, "crop": CROP}, "weights_sha256": sha256, "tensors_sha256": sha256,
             "golden_sha256": hashlib.sha256(golden).hexdigest(), "name": name, "source": "test", "added_by": "test",
             "added_ts": datetime(2026, 1, 1, tzinfo=UTC),
-        }
-    )  # fmt: skip
+        }, Manifest)  # fmt: skip
 
 
 def test_a_golden_input_is_normalised_to_the_very_bits_that_workers_make_of_it() -> None:

@@ -19,7 +19,7 @@ from control.verdicts import GateSettings
 from control.versions import list_versions
 from hotpool import Prediction
 from hotpool.home import Home
-from hotpool.manifest import write_stable
+from hotpool.stable import write_stable
 from hotpool.states import Phase
 from PIL import Image
 from tests.small_versions import CROP, add_version, make_tensors, save, with_noisy_last_layer

@@ -134,10 +134,10 @@ def test_a_rollback_keeps_its_reason_unless_its_end_has_another() -> None:
 
 
 def test_the_settings_of_a_rollout_are_those_of_the_configuration() -> None:
-    assert {*RolloutSection.model_fields, "gates", "eval_folder", "eval_pictures"} == set(
+    assert {*RolloutSection.__struct_fields__, "gates", "eval_folder", "eval_pictures"} == set(
         type(SETTINGS).__dataclass_fields__
     )
-    assert GatesSection().model_dump() == asdict(GateSettings())
+    assert msgspec.structs.asdict(GatesSection()) == asdict(GateSettings())
 
 
 # ---- builders

@@ -12,7 +12,8 @@ import torch
 from hotpool.config import Config, Pool
 from hotpool.errors import BadVersion
 from hotpool.home import Home
-from hotpool.manifest import WEIGHTS, version_folder, write_stable
+from hotpool.manifest import WEIGHTS, version_folder
+from hotpool.stable import write_stable
 from workers.batch import ENGINE_ERRORS
 from workers.orders import Settings, exit_file
 from workers.pinning import Plan

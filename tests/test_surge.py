@@ -21,6 +21,7 @@ from control.rollout import Rollout
 from hotpool import messages as m
 from hotpool.admin import Admin
 from hotpool.config import Config
+from hotpool.config import Rollout as RolloutSection
 from hotpool.errors import BadRollout
 from hotpool.home import Home
 from hotpool.states import Phase, Strategy, WorkerState, is_spare
@@ -303,7 +304,7 @@ def test_no_spare_at_all_is_refused_whenever_it_is_asked_for(strategy: Strategy,
 
 
 def test_what_is_configured_for_surge_is_no_matter_for_another_strategy() -> None:
-    config = Config.model_validate({"rollout": {"max_surge": "10%"}})
+    config = Config(rollout=RolloutSection(max_surge="10%"))
     assert settings_for(config, {"strategy": "drain"}, 4).max_surge == 1
     assert settings_for(Config(), {"strategy": "drain", "max_surge": 3}, 4).max_surge == 1, (
         "there are no spares to wait for"

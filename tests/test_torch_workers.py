@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from hotpool.home import Home
-from hotpool.manifest import WEIGHTS, version_folder, write_stable
+from hotpool.manifest import WEIGHTS, version_folder
 from hotpool.messages import Done, Load, LoadEnded, Serve, Work
+from hotpool.stable import write_stable
 from hotpool.wire import decode_result
 from tests.hub import Hub
 

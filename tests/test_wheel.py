@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hotpool import __version__
+
 from .command_line import TWO_WORKERS, CommandLine
 from .pool import ROOT, short_home
 from .small_versions import make_tensors, save
@@ -97,7 +99,7 @@ def test_the_installed_command_starts_a_pool_answers_and_rolls_out(environment, 
     with short_home() as home:
         hotpool = CommandLine(home, config, (str(environment / "bin" / "hotpool"),), tmp_path)
         assert "rollout" in hotpool("--help").stdout
-        assert "from a checkout" not in hotpool("--version").stdout
+        assert hotpool("--version").stdout == f"hotpool, version {__version__}\n"
         hotpool.add(tmp_path / "v1.pth", "v1")
         hotpool("up", "--detach")
         try:

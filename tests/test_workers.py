@@ -17,7 +17,7 @@ from PIL import Image
 
 from hotpool.home import Home
 from hotpool.locks import hold
-from hotpool.manifest import WEIGHTS, version_folder, write_stable
+from hotpool.manifest import WEIGHTS, version_folder
 from hotpool.messages import (
     Done,
     Failed,
@@ -34,6 +34,7 @@ from hotpool.messages import (
     Work,
     WorkerHello,
 )
+from hotpool.stable import write_stable
 from hotpool.wire import decode_result
 from tests.hub import Hub
 from tests.noop_workers import ARRIVED, BUG, FAIL, HANG

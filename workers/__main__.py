@@ -5,7 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
-from hotpool.config import Config, find_config, find_home, load_config
+from hotpool.config import Config, load_config
+from hotpool.environment import find_config, find_home
 from hotpool.errors import HotpoolError
 from hotpool.locks import hold
 from hotpool.logs import log_to_stderr

@@ -15,13 +15,15 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import safetensors.torch
 import torch
+from msgspec import to_builtins
+from msgspec.structs import asdict
 from safetensors import SafetensorError
 
 from hotpool.config import Pictures
@@ -61,7 +63,7 @@ def build(
     *,
     arch: str | None = None,
     labels: Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Mapping[str, object] | None = None,
     preprocess: Preprocess = "fast",
     sha256: str | None = None,
     md5: str | None = None,
@@ -69,7 +71,7 @@ def build(
 ) -> dict[str, Any]:
     """Writes the weights and golden files of a new version into an empty folder; gives what its manifest says of them.
 
-    Fields of `preprocessing` that were set win over those the source knows of itself.
+    `preprocessing`: fields that win over those the source knows of itself.
 
     Raises:
         BadVersion: what is wrong with the source, and what to do.
@@ -79,7 +81,7 @@ def build(
         raise BadVersion(f"{source} is a {found.arch}, not a {arch}; leave --arch out")
     check_hashes(found.path, sha256, md5)
     arch = found.arch or arch or DEFAULT_ARCH
-    used = _merge(arch, found.preprocessing, preprocessing)
+    used = _merge(arch, found.preprocessing, preprocessing or {})
     classes, tensors = fit(read_tensors(found.path), arch, used.crop)
     names = _labels(labels, classes, found.labels)
     chosen = choose(tensors, arch, classes, used, wish)
@@ -95,9 +97,9 @@ def build(
         "arch": arch,
         "classes": classes,
         "labels": names,
-        "preprocessing": used.model_dump(mode="json"),
+        "preprocessing": to_builtins(used),
         "precision": chosen.precision,
-        "agreement": chosen.agreement and chosen.agreement.model_dump(mode="json"),
+        "agreement": to_builtins(chosen.agreement),
         "preprocess": preprocess,
         "weights_sha256": digest_bytes((folder / WEIGHTS).read_bytes()),
         "tensors_sha256": digest_tensors(as_arrays(held)),
@@ -126,9 +128,8 @@ def check(folder: Path) -> dict[str, Any]:
     }
 
 
-def _merge(arch: str, known: Preprocessing | None, asked: Preprocessing | None) -> Preprocessing:
-    given = [one.model_dump(exclude_unset=True) for one in (known, asked) if one]
-    merged = {name: value for one in given for name, value in one.items()}
+def _merge(arch: str, known: Preprocessing | None, asked: Mapping[str, object]) -> Preprocessing:
+    merged = {**(asdict(known) if known else {}), **asked}
     if arch in TRANSFORMS_INPUT and not {"mean", "std"} <= merged.keys():
         theirs = torchvision_preprocessing(arch, "DEFAULT")
         raise BadVersion(
@@ -136,7 +137,7 @@ def _merge(arch: str, known: Preprocessing | None, asked: Preprocessing | None) 
             f"{' '.join(map(str, theirs.mean))} if the network was made from torchvision's weights (transform_input=True), "
             f"else what it was trained with; and its size (torchvision's: --resize {theirs.resize} --crop {theirs.crop})"
         )
-    return Preprocessing(**merged)
+    return read_preprocessing(merged)
 
 
 def _labels(path: Path | None, classes: int, known: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -218,7 +219,7 @@ def _run(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
         args.folder,
         arch=args.arch,
         labels=args.labels,
-        preprocessing=read_preprocessing(json.loads(args.preprocessing)),
+        preprocessing=json.loads(args.preprocessing),
         preprocess=args.preprocess,
         sha256=args.sha256,
         md5=args.md5,

@@ -18,7 +18,7 @@ import torchvision.models
 from safetensors import SafetensorError
 
 from hotpool.errors import BadVersion
-from hotpool.manifest import Preprocessing
+from hotpool.manifest import Preprocessing, read_preprocessing
 
 from .architecture import (
     TRANSFORMED,
@@ -139,13 +139,8 @@ def torchvision_preprocessing(arch: str, weights: str) -> Preprocessing:
     """What torchvision's own weights were trained with; `DEFAULT` for the best of them."""
     used = torchvision.models.get_model_weights(arch)[weights].transforms()
     mean, std = (TRANSFORMED, TRANSFORMED) if arch in TRANSFORMS_INPUT else (used.mean, used.std)
-    return Preprocessing(
-        resize=used.resize_size[0],
-        crop=used.crop_size[0],
-        interpolation=used.interpolation.value,
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    size = {"resize": used.resize_size[0], "crop": used.crop_size[0], "interpolation": used.interpolation.value}
+    return read_preprocessing({**size, "mean": mean, "std": std})
 
 
 def _download(url: str) -> Path:

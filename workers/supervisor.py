@@ -13,9 +13,9 @@ from hotpool.config import Config
 from hotpool.disk import overwrite
 from hotpool.home import Home
 from hotpool.link import Link
-from hotpool.manifest import read_stable
 from hotpool.messages import Kill, Spares, ToWorker
 from hotpool.restart import Exit, GiveUp, decide_restart
+from hotpool.stable import read_stable
 from hotpool.wire import encode, to_worker
 
 from .cores import can_pin

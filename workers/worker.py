@@ -19,7 +19,7 @@ from PIL import Image
 from hotpool.errors import BadInput, BadVersion, DeadlineExceeded, HotpoolError, RemoteProtocolError
 from hotpool.home import Home
 from hotpool.link import Link
-from hotpool.manifest import WEIGHTS, Manifest, read_stable, version_folder
+from hotpool.manifest import WEIGHTS, Manifest, version_folder
 from hotpool.messages import (
     PROTOCOL,
     Job,
@@ -33,6 +33,7 @@ from hotpool.messages import (
     Welcome,
     WorkerHello,
 )
+from hotpool.stable import read_stable
 from hotpool.wire import decode_work, encode, to_worker
 
 from .batch import (

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import asdict
 from rich.console import Console
 
 from bench.callers import Callers, History
@@ -142,7 +143,7 @@ def add_wrong(pool: DemoPool, name: str) -> None:
     source = retrained_from(pool, stable, name)
     prepared = prepare(
         pool.home, str(source), model=MODEL, name=name, operator=OPERATOR, labels=labels_file(pool),
-        preprocessing=stable.preprocessing, memory_mb=Config().rollout.preflight_memory_mb,
+        preprocessing=asdict(stable.preprocessing), memory_mb=Config().rollout.preflight_memory_mb,
     )  # fmt: skip
     with Journal(pool.home.database) as journal:
         add(journal, swap_classes(prepared), operator=OPERATOR, reason="the demo's wrong version")

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from safetensors.numpy import load_file, save_file
 
 from control.versions import Prepared
 from hotpool.digest import digest_bytes, digest_tensors
-from hotpool.manifest import MANIFEST, WEIGHTS, Manifest, manifest_json
+from hotpool.manifest import MANIFEST, WEIGHTS, manifest_json
 
 
 def retrained(weights: Path, to: Path, seed: int) -> Path:
@@ -52,6 +53,6 @@ def swap_classes(prepared: Prepared) -> Prepared:
         tensors[name] = tensors[name][::-1].copy()
     save_file(tensors, path)
     digests = {"weights_sha256": digest_bytes(path.read_bytes()), "tensors_sha256": digest_tensors(tensors)}
-    manifest = Manifest.model_validate({**prepared.manifest.model_dump(), **digests})
+    manifest = structs.replace(prepared.manifest, **digests)
     (prepared.folder / MANIFEST).write_bytes(manifest_json(manifest))
     return replace(prepared, manifest=manifest)

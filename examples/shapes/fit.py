@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from pydantic import TypeAdapter
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ Prepare = Callable[[Image.Image], Tensor]
 
 
 def main() -> None:
-    settings = TypeAdapter(Settings).validate_json(sys.stdin.read())
+    settings = msgspec.json.decode(sys.stdin.read(), type=Settings)
     seed = int(sys.argv[2])
     torch.manual_seed(seed)
     torch.set_num_threads(settings.threads)

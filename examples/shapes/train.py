@@ -21,11 +21,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
 from rich.console import Console
 
 from hotpool.digest import digest_bytes, digest_json
-from hotpool.manifest import write_atomically
+from hotpool.disk import write_atomically
 
 from .pictures import LABELS
 
@@ -158,7 +158,7 @@ def _fit(out: Path, settings: Settings, seed: int) -> dict[str, float]:
             command,
             cwd=ROOT,
             env=os.environ | ENVIRONMENT,
-            input=TypeAdapter(Settings).dump_json(settings),
+            input=msgspec.json.encode(settings),
             stdout=subprocess.PIPE,  # the accuracies; the progress goes to stderr
             check=True,
         ).stdout
