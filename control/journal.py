@@ -191,12 +191,12 @@ def _alone(path: Path) -> Iterator[None]:
 def _once(value: Any) -> Any:
     """The same, with strings that are one object wherever they come again, as digests and names of workers do: ledgers keep
     those of all rollouts."""
-    match value:
-        case list():
-            return [_once(one) for one in value]
-        case dict():
-            return {_once(key): _once(one) for key, one in value.items()}
-    return intern(value) if type(value) is str else value  # not members of an enum, which are there once as they are
+    kind = type(value)
+    if kind is str:  # not members of an enum, which are there once as they are
+        return intern(value)
+    if kind is list:
+        return [_once(one) for one in value]
+    return {_once(key): _once(one) for key, one in value.items()} if kind is dict else value
 
 
 def _row(event: Event) -> tuple[object, ...]:

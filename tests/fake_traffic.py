@@ -6,6 +6,7 @@ spikes. Everything is computed alone, in batches of one.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -180,8 +181,8 @@ class Run:
         _add_all(arm.classes, enumerate(rng.multinomial(n - bad, behaviour.classes).tolist()))
         _add_all(arm.confidence, enumerate(rng.multinomial(n - bad, CONFIDENCE).tolist()))
         us = self._service_us(n - bad, behaviour, rng)
-        buckets, numbers = np.unique(np.floor(50 * np.log(us)).astype(int), return_counts=True)
-        _add_all(arm.service.setdefault(1, {}), zip(buckets.tolist(), numbers.tolist(), strict=True))
+        buckets = np.floor(50 * np.log(us)).astype(int).tolist()
+        _add_all(arm.service.setdefault(1, {}), Counter(buckets).items())
         self._times[digest == self.key[2]].append(us)
         return n - bad
 
@@ -196,10 +197,10 @@ class Run:
         second = math.floor(now - self._began_at + 1e-9)
         if second == self._second:
             return
-        stable, target = (np.concatenate([np.empty(0), *times]) for times in self._times)
+        stable, target = (np.sort(np.concatenate([np.empty(0), *times])) for times in self._times)
         if min(len(stable), len(target)) >= LEAST_IN_WINDOW:
-            _add_all(self.counts.windows, [(log_percent(float(np.median(target) / np.median(stable))), 1)])
-            slow_us = float(np.sort(target)[-tail_rank(len(target))])
+            _add_all(self.counts.windows, [(log_percent(_median(target) / _median(stable)), 1)])
+            slow_us = float(target[-tail_rank(len(target))])
             _add_all(self.counts.tails.setdefault(1, {}), [(bucket(slow_us), 1)])
         self._second, self._times = second, ([], [])
         self._drift = 0.8 * self._drift + 0.1 * rng.normal()
@@ -211,6 +212,11 @@ class Run:
         us = SERVICE_US * behaviour.slower * np.exp(self._drift + 0.12 * rng.standard_normal(n))
         us *= np.where(rng.random(n) < 0.03, rng.uniform(1, 4, n), 1.0)
         return us * np.where(rng.random(n) < behaviour.tail, 3.0, 1.0)
+
+
+def _median(ordered: NDArray[Any]) -> float:
+    """numpy's own takes five times as long for so few."""
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _add_all(histogram: dict[int, int], counts: Iterable[tuple[int, int]]) -> None:
