@@ -11,10 +11,12 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON, description="why; kept in th
 Name = Annotated[
     str, Meta(min_length=1, max_length=128, description="a version's name, digest, or the beginning of its digest")
 ]
-NewName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="how people call the version")]
+NewName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)", description="how people call the version")
+]
 StrategyName = Literal["drain", "beside", "surge"]
 Workers = Annotated[int, Meta(ge=1, le=1024)]
-Share = Annotated[str, Meta(pattern=r"^[0-9]{1,3}%$")]
+Share = Annotated[str, Meta(pattern=r"^[0-9]{1,3}%$(?!\n)")]
 
 
 class Order(Struct, forbid_unknown_fields=True):

@@ -47,7 +47,7 @@ __all__ = [
     "__version__",
 ]
 
-# Imported when first asked for: with numpy and asyncio they take 0.1 s, and most processes of a pool need neither.
+# Imported when first asked for: with numpy and asyncio they take 0.1 s, and broker and command line need neither.
 _LATER = {"AsyncClient": "async_client", "ClassScore": "answers", "Client": "client", "Prediction": "answers"}
 
 

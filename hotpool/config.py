@@ -1,14 +1,13 @@
 """Shell: the one TOML file. Every error names file, key, value and what is allowed."""
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, ValidationError, convert, inspect
+from msgspec import Meta, Struct, ValidationError, convert
 
 from .errors import ConfigError
+from .fields import problems
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -21,7 +20,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True):
 class Pool(_Section, frozen=True):
     """Which model is served, by how many workers."""
 
-    model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "default"
+    model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")] = "default"
     workers: Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     allow_oversubscription: bool = False
@@ -50,8 +49,8 @@ class Rollout(_Section, frozen=True):
     """Defaults of `hotpool rollout start`."""
 
     strategy: Literal["drain", "beside", "surge"] = "drain"
-    max_unavailable: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%$")] = 1
-    max_surge: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%$")] = 1
+    max_unavailable: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%\Z")] = 1
+    max_surge: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%\Z")] = 1
     bake_s: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0
@@ -136,62 +135,4 @@ def load_config(path: Path | None) -> Config:
     try:
         return convert(data, Config)
     except ValidationError:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in _problems(data))) from None
-
-
-def _problems(data: dict[str, Any]) -> Iterator[str]:
-    """All of them, where msgspec tells of the first; and what is allowed, which of words it does not say."""
-    sections = _fields(Config)
-    for name, given in data.items():
-        if not isinstance(section := sections.get(name), inspect.StructType):
-            yield _unknown(name, sections)
-        elif not isinstance(given, dict):
-            yield f"{name} = {given!r}: expected a table, [{name}]"
-        else:
-            yield from _problems_in(name, given, section.cls)
-
-
-def _problems_in(name: str, given: dict[str, Any], section: type[Struct]) -> Iterator[str]:
-    types, allowed = get_type_hints(section, include_extras=True), _fields(section)
-    for key, value in given.items():
-        if key not in types:
-            yield _unknown(f"{name}.{key}", [f"{name}.{one}" for one in types])
-            continue
-        try:
-            convert(value, types[key])
-        except ValidationError:
-            yield f"{name}.{key} = {value!r}: expected {_described(allowed[key])}"
-
-
-def _fields(section: type[Struct]) -> dict[str, inspect.Type]:
-    described = inspect.type_info(section)
-    assert isinstance(described, inspect.StructType)
-    return {field.name: field.type for field in described.fields}
-
-
-def _unknown(key: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(known)}"
-    return f"unknown key {key!r}; {hint}"
-
-
-def _described(kind: inspect.Type) -> str:
-    match kind:
-        case inspect.IntType():
-            return f"a whole number{_range(kind)}"
-        case inspect.FloatType():
-            return f"a number{_range(kind)}"
-        case inspect.StrType(pattern=pattern):
-            return f"text like {pattern}" if pattern else "text"
-        case inspect.ListType(item_type=item):
-            return f"a list, each {_described(item)}"
-        case inspect.LiteralType(values=values):
-            return " or ".join(map(repr, values))
-        case inspect.UnionType(types=types):
-            return ", or ".join(map(_described, types))
-    return "true or false"
-
-
-def _range(kind: inspect.IntType | inspect.FloatType) -> str:
-    limits = {"above": kind.gt, "from": kind.ge, "up to": kind.le}
-    return "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems(data, Config))) from None

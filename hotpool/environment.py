@@ -1,7 +1,4 @@
-"""Shell: what the environment says of where the pool's folder and its configuration are.
-
-Apart from what reads them, so that a client does without pydantic, a tenth of a second of its start.
-"""
+"""Shell: what the environment says of where the pool's folder and its configuration are."""
 
 import os
 from pathlib import Path

@@ -9,15 +9,16 @@ from msgspec import DecodeError, Meta, Struct, ValidationError, convert, json, t
 
 from .digest import digest_json
 from .errors import BadVersion
+from .fields import problems
 from .home import Home
 
 WEIGHTS, MANIFEST, GOLDEN = "weights.safetensors", "manifest.json", "golden.safetensors"
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-# Of colours of 0 to 1: who has them of 0 to 255 divides by that.
-Mean = Annotated[float, Meta(ge=0, le=1)]
-Deviation = Annotated[float, Meta(ge=0.001, le=10)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_OF_COLOURS = "of colours from 0 to 1: who has them of 0 to 255 divides by that"
+Mean = Annotated[float, Meta(ge=0, le=1, description=_OF_COLOURS)]
+Deviation = Annotated[float, Meta(ge=0.001, le=10, description=_OF_COLOURS)]
 Three = tuple[float, float, float]
 Precision = Literal["fp32", "int8"]
 Preprocess = Literal["fast", "exact"]
@@ -26,7 +27,8 @@ Preprocess = Literal["fast", "exact"]
 class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
     """How a picture becomes an input: resize the shorter side, crop the centre, scale to 0..1, normalise.
 
-    The defaults are those of torchvision's classification models (ImageNet means and deviations of R, G, B).
+    What comes from outside goes through `read_preprocessing`: the constructor checks nothing. The defaults are those of
+    torchvision's classification models (ImageNet means and deviations of R, G, B).
     """
 
     resize: Annotated[int, Meta(ge=8, le=2048)] = 256
@@ -45,7 +47,10 @@ class Agreement(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a version is (the content, which its digest names) and where it came from (the provenance)."""
+    """What a version is (the content, which its digest names) and where it came from (the provenance).
+
+    What comes from outside is converted: the constructor checks nothing.
+    """
 
     # content
     model: Name
@@ -75,11 +80,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def read_preprocessing(given: Mapping[str, object]) -> Preprocessing:
-    """Raises BadVersion: names the field that is wrong."""
+    """Raises BadVersion: names the fields that are wrong, and what is allowed."""
     try:
         return convert(given, Preprocessing)
-    except ValidationError as error:
-        raise BadVersion(f"preprocessing {_plain(error)}") from None
+    except ValidationError:
+        raise BadVersion("\n".join(f"preprocessing {problem}" for problem in problems(given, Preprocessing))) from None
 
 
 def version_folder(home: Home, digest: str) -> Path:
@@ -93,14 +98,16 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise BadVersion(f"no version in {folder}: {MANIFEST} is missing") from None
-    except (OSError, DecodeError) as error:
+    except DecodeError as error:
         raise BadVersion(f"{path} can't be read: {_plain(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadVersion(f"{path} can't be read: {error}") from None
     if manifest.digest != folder.name:
         raise BadVersion(f"{path} was changed: its content has digest {manifest.digest[:12]}, not {folder.name[:12]}")
     return manifest
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: DecodeError) -> str:
     """`mean[0]: Expected float <= 1.0`, where msgspec says "Expected `float` <= 1.0 - at `$.mean[0]`"."""
     what, _, where = str(error).replace("`", "").partition(" - at $.")
     return f"{where}: {what}" if where else what

@@ -22,9 +22,9 @@ FOLDERS = ("hotpool", *SERVICES)
 # What a pure module may import from elsewhere: it computes. Anything that reads the clock, the disk, the network, the
 # environment or chance is missing on purpose. PIL is here for pictures that are open already; Path for the arithmetic.
 HARMLESS = {
-    "PIL", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq",
-    "hmac", "itertools", "json", "math", "msgspec", "numpy", "pathlib", "prometheus_client", "python_multipart", "re", "rich",
-    "signal", "statistics", "struct", "typing", "zlib",
+    "PIL", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "difflib", "enum", "functools",
+    "hashlib", "heapq", "hmac", "itertools", "json", "math", "msgspec", "numpy", "pathlib", "prometheus_client",
+    "python_multipart", "re", "rich", "signal", "statistics", "struct", "typing", "zlib",
 }  # fmt: skip
 # What harmless modules can be called for that reaches out all the same. `load` and `absolute` are not here: the first also
 # makes a PIL image decode that is open already, the second is arithmetic with one constant of the process.

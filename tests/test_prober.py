@@ -65,7 +65,9 @@ def make_manifest(golden: bytes, name: str = "v1") -> Manifest:
             "preprocessing": {"resize": CROP, "crop": CROP}, "weights_sha256": sha256, "tensors_sha256": sha256,
             "golden_sha256": hashlib.sha256(golden).hexdigest(), "name": name, "source": "test", "added_by": "test",
             "added_ts": datetime(2026, 1, 1, tzinfo=UTC),
-        }, Manifest)  # fmt: skip
+        },
+        Manifest,
+    )  # fmt: skip
 
 
 def test_a_golden_input_is_normalised_to_the_very_bits_that_workers_make_of_it() -> None:

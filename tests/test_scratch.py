@@ -414,7 +414,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, folder):
 
 
 def test_a_deviation_of_zero_is_refused():
-    with pytest.raises(BadVersion, match=r"std\[0\]: Expected float >= 0\.001"):
+    with pytest.raises(BadVersion, match=r"std = \(0, 1, 1\): expected 3 values, each a number from 0\.001 up to 10"):
         read_preprocessing({"crop": 32, "std": (0, 1, 1)})
 
 

@@ -66,6 +66,7 @@ def test_the_wheel_has_one_import_name_and_every_module(wheel):
     top = {name.partition("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"hotpool"}
     assert len(top) == 2
+    assert wheel.name.startswith(f"hotpool-{__version__}-")
     modules = {f"{inside}/{path.name}" for folder, inside in FOLDERS.items() for path in (ROOT / folder).glob("*.py")}
     gateway = ROOT / "gateway"
     page = {f"hotpool/gateway/{path.relative_to(gateway)}" for path in gateway.glob("static/**/*") if path.is_file()}
