@@ -19,7 +19,6 @@ import numpy as np
 from bench.callers import Callers, History
 from bench.noop import MODEL, noop_manifest
 from control import orders
-from control.controller import Controller
 from control.events import EventKind
 from control.journal import Journal
 from control.ledger import replay
@@ -37,7 +36,6 @@ from hotpool.stable import read_stable
 from hotpool.states import Phase, WorkerState
 from tests import held
 from tests.command_line import CommandLine
-from tests.control_process import GoodPreflight
 from tests.odd_workers import odd_class
 from tests.pool import Pool, eventually, supervised_pool
 
@@ -214,24 +212,6 @@ def note_versions(home: Home, manifests: Sequence[Manifest]) -> None:
             journal.append(EventKind.VERSION_ADDED, model=MODEL, operator="test", body=body)
             if manifest is manifests[0]:
                 journal.append(EventKind.STABLE_SET, model=MODEL, operator="test", body=body)
-
-
-@contextmanager
-def controlled(home: Home) -> Iterator[None]:
-    """A controller in a thread, and nothing the callers see may depend on it."""
-    stopping = threading.Event()
-    controller = threading.Thread(target=_control, args=(home, stopping))
-    controller.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        controller.join()
-
-
-def _control(home: Home, stopping: threading.Event) -> None:
-    with Admin(home.endpoint("admin"), watch=True) as broker, Journal(home.database) as journal:
-        Controller(home, MODEL, journal, broker, GoodPreflight(), "controller").run(stopping)
 
 
 def start(journal: Journal, admin: Admin, number: int, settings: Settings) -> None:

@@ -17,7 +17,7 @@ from hotpool.states import Phase
 from tests.gateway_process import ANY_PORT, Gateway, running_gateway
 from tests.pool import Pool, eventually, running_pool
 from tests.test_inference_http import IMAGE, batch, picture
-from tests.test_rollouts_under_load import BESIDE, SETTINGS, add_versions, controlled, roll_out
+from tests.test_rollouts_under_load import BESIDE, SETTINGS, add_versions, roll_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -121,7 +121,8 @@ def test_eight_callers_notice_nothing_of_rollouts_and_get_what_the_named_version
     allowed = [1, 1]
     with running_pool(2, ANY_PORT) as pool, running_gateway(pool.home, pool.config) as gateway:
         add_versions(pool.home, 6)
-        with controlled(pool.home), watched(gateway, "/readyz") as readyz:
+        pool.start_control()
+        with watched(gateway, "/readyz") as readyz:
             with HttpCallers(lambda: [gateway.url], allowed) as callers:
                 for number in range(2, 7):
                     callers.wait_for(200)

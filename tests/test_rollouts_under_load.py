@@ -29,7 +29,6 @@ from tests.stage import (
     Trace,
     add_versions,
     assert_nobody_noticed,
-    controlled,
     end_of_rollout,
     last,
     start,
@@ -107,7 +106,8 @@ def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
     allowed = [1, 1]
     with running_pool(N_WORKERS) as pool:
         add_versions(pool.home, N_ROLLOUTS + 1)
-        with controlled(pool.home), pool.client() as client, Trace(pool.home) as trace:
+        pool.start_control()
+        with pool.client() as client, Trace(pool.home) as trace:
             with Callers(client, 4, *ask_within(allowed)) as callers:
                 for number in range(2, N_ROLLOUTS + 2):
                     allowed[1] = number
@@ -129,7 +129,8 @@ def test_rollouts_beside_under_load_take_nobody_out_of_service(n_workers):
     allowed, n_rollouts = [1, 1], 30
     with running_pool(n_workers) as pool:
         add_versions(pool.home, n_rollouts + 1)
-        with controlled(pool.home), pool.client() as client, Trace(pool.home) as trace:
+        pool.start_control()
+        with pool.client() as client, Trace(pool.home) as trace:
             with Callers(client, 4, *ask_within(allowed)) as callers, PinnedCallers(client, 2, allowed) as pinned:
                 for number in range(2, n_rollouts + 2):
                     allowed[1] = number
@@ -154,8 +155,8 @@ def test_a_version_too_large_for_the_memory_is_refused_under_load_and_nobody_not
         add_versions(pool.home, 2)
         with (version_folder(pool.home, noop_manifest("v2").digest) / WEIGHTS).open("wb") as file:
             file.truncate(5 * 10**9)  # takes no room on the disk, and three times as much in memory
+        pool.start_control()
         with (
-            controlled(pool.home),
             pool.client() as client,
             Trace(pool.home) as trace,
             Journal(pool.home.database) as journal,
@@ -179,8 +180,8 @@ def test_an_abort_and_an_undo_beside_under_load_take_nobody_out_of_service():
     allowed = [1, 2]
     with running_pool(2) as pool:
         add_versions(pool.home, 2)
+        pool.start_control()
         with (
-            controlled(pool.home),
             pool.client() as client,
             Trace(pool.home) as trace,
             Admin(pool.home.endpoint("admin")) as admin,
@@ -205,8 +206,8 @@ def test_an_abort_and_an_undo_under_load_lose_nothing_and_keep_the_floor():
     allowed = [1, 2]
     with running_pool(N_WORKERS) as pool:
         add_versions(pool.home, 2)
+        pool.start_control()
         with (
-            controlled(pool.home),
             pool.client() as client,
             Trace(pool.home) as trace,
             Admin(pool.home.endpoint("admin")) as admin,
