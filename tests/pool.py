@@ -116,7 +116,9 @@ def running_pool(n_workers: int = 2, config: str = "", module: str = "bench.noop
 
 
 @contextmanager
-def supervised_pool(n_workers: int, module: str, fill: Callable[[Home], None]) -> Iterator[Pool]:
+def supervised_pool(
+    n_workers: int, module: str, fill: Callable[[Home], None], *, has_controller: bool = False
+) -> Iterator[Pool]:
     """module: what runs as the supervisor. fill: puts versions into the home, one of them stable."""
     with short_home() as home:
         pool = Pool(home, f"workers = {n_workers}\nallow_oversubscription = true\n")
@@ -124,6 +126,8 @@ def supervised_pool(n_workers: int, module: str, fill: Callable[[Home], None]) -
         try:
             pool.start_broker()
             pool.start_supervisor(module)
+            if has_controller:
+                pool.start_control()
             eventually(lambda: pool.ready() == n_workers, f"{n_workers} workers ready", patience_s=60)
             yield pool
         finally:

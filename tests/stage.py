@@ -100,6 +100,9 @@ class Stage:
 
     def start_control(self) -> None:
         self.pool.start_control()
+        self.wait_until_led()
+
+    def wait_until_led(self) -> None:
         eventually(self._is_led, "the controller has spoken")
 
     def kill_worker(self, name: str, number: int = signal.SIGKILL) -> None:
@@ -180,7 +183,7 @@ def staged(
 ) -> Iterator[Stage]:
     """When the block ends the oracle is asked. has_controller: if not, the test starts it, and leaves one that runs."""
     with (
-        supervised_pool(n_workers, supervisor, fill) as pool,
+        supervised_pool(n_workers, supervisor, fill, has_controller=has_controller) as pool,
         pool.client() as client,
         Journal(pool.home.database) as journal,
         Admin(pool.home.endpoint("admin")) as admin,
@@ -188,7 +191,7 @@ def staged(
     ):
         stage = Stage(pool, client, journal, admin, trace, floor=n_workers - 1)
         if has_controller:
-            stage.start_control()
+            stage.wait_until_led()
         yield stage
         stage.end()
 

@@ -96,6 +96,8 @@ def rejection(world: World) -> None:
     world.start("v2")
 
 
+TICK_S = 0.1  # it is killed where it acts, and not in between: to look more often would find nothing more
+
 _STEP = (K.STEP_STARTED, K.STEP_DRAINED, K.STEP_LOADED, K.STEP_FINISHED)
 _BACK = (K.STEP_STARTED, K.STEP_LOADED, K.STEP_FINISHED)
 _CANARY = (K.PREFLIGHT_STARTED, K.CANARY_STARTED, *_STEP, K.ANALYSIS_STARTED)
@@ -151,7 +153,7 @@ def every_crash_point(folder: Path, scenario: Scenario, strategy: Strategy) -> I
     """One finished run for each point, until a run has no more to be killed at."""
     for crash_at in count(1):
         world = World(folder / str(crash_at), settings=settings(strategy=strategy, **SETTINGS.get(scenario, {})))
-        world.crash_at = crash_at
+        world.crash_at, world.tick_s = crash_at, TICK_S
         scenario(world)
         world.run_to_end()
         if not world.crashed_in:
