@@ -28,11 +28,11 @@ from hotpool.child import give_way
 from hotpool.config import Pictures
 from hotpool.disk import sync_folder, write_atomically
 from hotpool.errors import BadVersion, Conflict, UnknownVersion, Unwritable
+from hotpool.fields import Name
 from hotpool.home import Home
 from hotpool.manifest import (
     MANIFEST,
     Manifest,
-    Name,
     Preprocess,
     Three,
     manifest_json,

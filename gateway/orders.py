@@ -11,6 +11,7 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON, description="why; kept in th
 Name = Annotated[
     str, Meta(min_length=1, max_length=128, description="a version's name, digest, or the beginning of its digest")
 ]
+# Not `\Z`, which the regular expressions of OpenAPI do not know.
 NewName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)", description="how people call the version")
 ]

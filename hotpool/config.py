@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, ValidationError, convert
 
 from .errors import ConfigError
-from .fields import problems
+from .fields import Name, problems
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Positive = Annotated[int, Meta(ge=1)]
+Percentage = Annotated[str, Meta(pattern=r"^\d{1,3}%\Z", description="a percentage like '25%'")]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,7 +21,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True):
 class Pool(_Section, frozen=True):
     """Which model is served, by how many workers."""
 
-    model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")] = "default"
+    model: Name = "default"
     workers: Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     allow_oversubscription: bool = False
@@ -49,8 +50,8 @@ class Rollout(_Section, frozen=True):
     """Defaults of `hotpool rollout start`."""
 
     strategy: Literal["drain", "beside", "surge"] = "drain"
-    max_unavailable: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%\Z")] = 1
-    max_surge: Positive | Annotated[str, Meta(pattern=r"^\d{1,3}%\Z")] = 1
+    max_unavailable: Positive | Percentage = 1
+    max_surge: Positive | Percentage = 1
     bake_s: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
     drain_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 60.0
@@ -99,7 +100,7 @@ class Gateway(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     inference_token: bool = False
-    model_folders: list[Annotated[str, Meta(pattern=r"^/")]] = []
+    model_folders: list[Annotated[str, Meta(pattern=r"^/", description="an absolute path")]] = []
     max_connections: Annotated[int, Meta(ge=8, le=65_536)] = 512
     header_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 20.0

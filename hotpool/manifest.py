@@ -9,12 +9,11 @@ from msgspec import DecodeError, Meta, Struct, ValidationError, convert, json, t
 
 from .digest import digest_json
 from .errors import BadVersion
-from .fields import problems
+from .fields import Name, problems
 from .home import Home
 
 WEIGHTS, MANIFEST, GOLDEN = "weights.safetensors", "manifest.json", "golden.safetensors"
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _OF_COLOURS = "of colours from 0 to 1: who has them of 0 to 255 divides by that"
 Mean = Annotated[float, Meta(ge=0, le=1, description=_OF_COLOURS)]
@@ -84,7 +83,7 @@ def read_preprocessing(given: Mapping[str, object]) -> Preprocessing:
     try:
         return convert(given, Preprocessing)
     except ValidationError:
-        raise BadVersion("\n".join(f"preprocessing {problem}" for problem in problems(given, Preprocessing))) from None
+        raise BadVersion("\n".join(problems(given, Preprocessing, "preprocessing."))) from None
 
 
 def version_folder(home: Home, digest: str) -> Path:

@@ -51,6 +51,13 @@ class Pool:
         """The versions of the home must be in its journal by now. module: what runs as the controller."""
         self._start("control", module, str(self.home.root))
 
+    def end_control(self) -> None:
+        """It is asked to end, does, and has had no fault that nobody expected."""
+        control = self.processes["control"]
+        control.terminate()
+        assert control.wait(10) == 0
+        assert "Traceback" not in (self.home.root / "control.log").read_text()
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         self.processes[name].send_signal(number)
         if number == signal.SIGKILL:

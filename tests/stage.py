@@ -137,10 +137,7 @@ class Stage:
     def end(self) -> None:
         """The oracle, and then the controller is asked to end and does."""
         self.check()
-        control = self.pool.processes["control"]
-        control.terminate()
-        assert control.wait(10) == 0
-        assert "Traceback" not in (self.pool.home.root / "control.log").read_text()
+        self.pool.end_control()
 
     def _check_journal(self) -> None:
         """What the running controller has in its memory is what one would read that starts now."""

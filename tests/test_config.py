@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hotpool.config import Config, load_config
-from hotpool.errors import ConfigError
+from hotpool.errors import BadVersion, ConfigError
+from hotpool.manifest import Preprocessing, read_preprocessing
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -37,16 +38,17 @@ def test_what_is_not_written_has_its_default(tmp_path):
         ("pool", "workers = true", "a whole number from 1 up to 1,024, or 'auto'"),
         ("pool", "threads = 1.5", "a whole number from 1 up to 256"),
         ("pool", "allow_oversubscription = 1", "true or false"),
-        ("pool", "model = '-x'", "text like ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\\Z"),
-        ("pool", 'model = "x\\n"', "text like ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\\Z"),
+        ("pool", "model = '-x'", "1 to 64 letters, digits, '.', '_' or '-', no sign first"),
+        ("pool", 'model = "x\\n"', "1 to 64 letters, digits, '.', '_' or '-', no sign first"),
         ("dispatch", "lease_s = 0", "a number above 0 up to 86,400"),
         ("dispatch", "lease_s = nan", "a number above 0 up to 86,400"),
         ("dispatch", "lease_s = inf", "a number above 0 up to 86,400"),
         ("gates", "alpha = '1'", "a number"),
         ("rollout", "strategy = 'blue-green'", "'beside' or 'drain' or 'surge'"),
-        ("rollout", "max_surge = 'half'", "a whole number from 1, or text like ^\\d{1,3}%\\Z"),
+        ("rollout", "max_surge = 'half'", "a whole number from 1, or a percentage like '25%'"),
+        ("rollout", 'max_unavailable = "50%\\n"', "a whole number from 1, or a percentage like '25%'"),
         ("gateway", "host = 8080", "text"),
-        ("gateway", "model_folders = ['models']", "a list, each text like ^/"),
+        ("gateway", "model_folders = ['models']", "a list, each an absolute path"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(tmp_path, section, line, expected):
@@ -96,3 +98,14 @@ def test_of_every_field_it_can_be_said_what_is_allowed(tmp_path, section):
     for key in getattr(Config(), section).__struct_fields__:
         (said,) = problems(tmp_path, f"[{section}]\n{key} = 2026-01-01\n")
         assert said.startswith(f"{section}.{key} = datetime.date(2026, 1, 1): expected ")
+
+
+def test_of_every_field_of_preprocessing_too():
+    wrong = dict.fromkeys(Preprocessing.__struct_fields__, b"") | {"crops": 1}
+    with pytest.raises(BadVersion) as caught:
+        read_preprocessing(wrong)
+    *said, unknown = str(caught.value).splitlines()
+    assert [line.partition(" = ")[0] for line in said] == [
+        f"preprocessing.{key}" for key in Preprocessing.__struct_fields__
+    ]
+    assert unknown == "unknown key 'preprocessing.crops'; did you mean 'preprocessing.crop'?"

@@ -131,6 +131,7 @@ def test_eight_callers_notice_nothing_of_rollouts_and_get_what_the_named_version
                     allowed[0] = number
                 callers.wait_for(max(200, N_REQUESTS - callers.answered.total()))
             assert {worker.version for worker in pool.report().workers} == {"v6"}
+        pool.end_control()
     print(f"{callers.answered.total()} answers of {dict(callers.answered)}, {readyz.total()} times ready")
     assert not callers.failed, callers.failed[:5]
     assert not callers.broken

@@ -115,6 +115,7 @@ def test_a_hundred_rollouts_under_load_lose_nothing_and_keep_the_floor():
                     allowed[0] = number
                 eventually(lambda: callers.history.answered >= N_REQUESTS, "enough requests", patience_s=120)
             report = pool.report()
+        pool.end_control()
     print(f"{callers.history.sent} requests, slowest answer {callers.history.slowest_s * 1e3:.0f} ms")
     assert_nobody_noticed(callers.history)
     assert {worker.version for worker in report.workers} == {f"v{N_ROLLOUTS + 1}"}
@@ -138,6 +139,7 @@ def test_rollouts_beside_under_load_take_nobody_out_of_service(n_workers):
                     allowed[0] = number
                 eventually(lambda: callers.history.answered >= 5_000, "enough requests", patience_s=120)
             report = pool.report()
+        pool.end_control()
     print(f"{callers.history.sent} requests; asked for a version: {pinned.answered.total()}, refused {pinned.refused}")
     assert_nobody_noticed(callers.history)
     assert not pinned.problems, pinned.problems[:5]
@@ -166,6 +168,7 @@ def test_a_version_too_large_for_the_memory_is_refused_under_load_and_nobody_not
             rollout, answered = last(journal), callers.history.answered
             eventually(lambda: callers.history.answered >= answered + 200, "answers after the rollout")
             report = pool.report()
+        pool.end_control()
     assert rollout.cause == "version"
     said = "weights.safetensors has 5000 MB, and loading it takes up to 15000 MB; allowed are 8192 MB"
     assert said in rollout.ending
@@ -198,6 +201,7 @@ def test_an_abort_and_an_undo_beside_under_load_take_nobody_out_of_service():
             orders.undo(journal, model=MODEL, workers=admin.report().workers, settings=BESIDE, operator="test")
             assert end_of_rollout(journal) is Phase.SUCCEEDED
             assert {worker.version for worker in admin.report().workers} == {"v1"}
+        pool.end_control()
     assert_nobody_noticed(callers.history)
     assert {(change.after, change.ready) for change in trace.changes} == {("ready", 2)}
 
@@ -224,5 +228,6 @@ def test_an_abort_and_an_undo_under_load_lose_nothing_and_keep_the_floor():
             orders.undo(journal, model=MODEL, workers=admin.report().workers, settings=SETTINGS, operator="test")
             assert end_of_rollout(journal) is Phase.SUCCEEDED
             assert {worker.version for worker in admin.report().workers} == {"v1"}
+        pool.end_control()
     assert_nobody_noticed(callers.history)
     assert trace.fewest_ready >= N_WORKERS - 1

@@ -287,14 +287,14 @@ def test_a_file_becomes_a_version_that_verifies_and_a_worker_can_load(home, sour
     [
         (
             {"mean": (103.5, 116.3, 123.7)},
-            "preprocessing mean = (103.5, 116.3, 123.7): expected 3 values, each a number from 0 up to 1 (of colours",
+            "preprocessing.mean = (103.5, 116.3, 123.7): expected 3 values, each a number from 0 up to 1 (of colours",
         ),
-        ({"mean": (0.5, float("nan"), 0.5)}, "preprocessing mean = (0.5, nan, 0.5): expected 3 values"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "preprocessing.mean = (0.5, nan, 0.5): expected 3 values"),
         (
             {"std": (1, 1, 0)},
-            "preprocessing std = (1, 1, 0): expected 3 values, each a number from 0.001 up to 10 (of colours",
+            "preprocessing.std = (1, 1, 0): expected 3 values, each a number from 0.001 up to 10 (of colours",
         ),
-        ({"std": (1, float("inf"), 1)}, "preprocessing std = (1, inf, 1): expected"),
+        ({"std": (1, float("inf"), 1)}, "preprocessing.std = (1, inf, 1): expected"),
     ],
 )
 def test_means_and_deviations_with_which_no_network_was_trained_are_refused(given, said):

@@ -76,14 +76,12 @@ def build(
     Raises:
         BadVersion: what is wrong with the source, and what to do.
     """
-    asked = {} if preprocessing is None else preprocessing
-    read_preprocessing(asked)
     found = find_source(source)
     if found.arch and arch not in (None, found.arch):
         raise BadVersion(f"{source} is a {found.arch}, not a {arch}; leave --arch out")
     check_hashes(found.path, sha256, md5)
     arch = found.arch or arch or DEFAULT_ARCH
-    used = _merge(arch, found.preprocessing, asked)
+    used = _merge(arch, found.preprocessing, preprocessing or {})
     classes, tensors = fit(read_tensors(found.path), arch, used.crop)
     names = _labels(labels, classes, found.labels)
     chosen = choose(tensors, arch, classes, used, wish)
