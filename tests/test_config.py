@@ -4,7 +4,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec import ValidationError, convert
 
+from gateway.orders import NewName, Share
 from hotpool.config import Config, load_config
 from hotpool.errors import BadVersion, ConfigError
 from hotpool.manifest import Preprocessing, read_preprocessing
@@ -72,10 +74,13 @@ def test_a_key_that_is_unknown_is_named_with_the_nearest_one(tmp_path, text, sai
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
-    found = problems(tmp_path, "[pool]\nworkers = 0\nthreds = 1\n[dispatch]\nmax_attempts = 99\nlease_s = 5\n")
+    found = problems(
+        tmp_path, "[pool]\nworkers = 0\nthreds = 1\nmax_batch = 0\n[dispatch]\nmax_attempts = 99\nlease_s = 5\n"
+    )
     assert [line.partition(":")[0] for line in found] == [
         "pool.workers = 0",
         "unknown key 'pool.threds'; did you mean 'pool.threads'?",
+        "pool.max_batch = 0",
         "dispatch.max_attempts = 99",
     ]
 
@@ -109,3 +114,10 @@ def test_of_every_field_of_preprocessing_too():
         f"preprocessing.{key}" for key in Preprocessing.__struct_fields__
     ]
     assert unknown == "unknown key 'preprocessing.crops'; did you mean 'preprocessing.crop'?"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(NewName, "v1"), (Share, "25%")])
+def test_what_comes_by_http_ends_where_it_ends_too(kind, name):
+    assert convert(name, kind) == name
+    with pytest.raises(ValidationError):
+        convert(f"{name}\n", kind)

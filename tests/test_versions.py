@@ -86,6 +86,20 @@ def test_a_published_version_is_a_folder_named_by_its_digest_with_read_only_file
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o444}
 
 
+def test_a_digest_is_that_of_the_content_alone_and_stays_what_it_was():
+    """Workers and journals of pools that are older know versions by it."""
+    given = {
+        "model": "m", "arch": "resnet18", "classes": 3, "labels": ("a", "\u00fc", "c"), "preprocess": "exact",
+        "preprocessing": {"resize": 36, "crop": 32, "interpolation": "bicubic", "mean": (0.485, 0, 1), "std": (1, 2, 0.001)},
+        "precision": "int8", "weights_sha256": "a" * 64, "tensors_sha256": "b" * 64, "golden_sha256": "c" * 64,
+        "name": "v1", "source": "x", "added_by": "ada", "added_ts": datetime(2026, 1, 2, tzinfo=UTC),
+    }  # fmt: skip
+    for other in ({}, {"name": "v2", "source": "y"}, {"weights_sha256": "d" * 64, "golden_sha256": "e" * 64}):
+        digest = convert(given | other, Manifest).digest
+        assert digest == "33111e0de8b2a434392e0865164c106bf8fb9800007a39ec217adccb5ced89b3"
+    assert convert(given | {"tensors_sha256": "f" * 64}, Manifest).digest != digest
+
+
 def test_a_version_that_is_only_prepared_is_not_in_the_store(home):
     prepared(home)
     assert list_versions(home) == []
